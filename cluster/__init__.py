@@ -1,0 +1,1 @@
+"""Clusters: starting them, submitting jobs to them, writing their manifests (floor 9)."""

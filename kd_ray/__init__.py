@@ -1,0 +1,1 @@
+"""kd-ray: distributed knowledge distillation on Ray."""

@@ -1,0 +1,159 @@
+"""The strict reader: TOML and overrides in, a `Recipe` or all of its problems out."""
+
+import tomllib
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from kd_ray.catalog import suggestion
+from kd_ray.config.schema import Named, Recipe
+from kd_ray.errors import ConfigError
+
+Rule = Callable[[Recipe], list[str]]
+"""A check that needs what lies on a higher floor: returns one sentence for each problem."""
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    folder = resources.files("kd_ray") / "recipes"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith("toml"))
+
+
+def recipe_text(source: str) -> tuple[str, str]:
+    """The place and the TOML text of a recipe given as a path or as a shipped recipe's name.
+
+    Raises:
+        ConfigError: neither a file nor a shipped recipe.
+    """
+    path = Path(source)
+    if path.suffix == ".toml" or path.is_file():
+        try:
+            return str(path), path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: a recipe must be a readable text file ({error})") from error
+    if source not in recipe_names():
+        raise ConfigError(
+            f"{source}: a recipe is a .toml file or a shipped name; "
+            f"{suggestion(source, recipe_names())}"
+        )
+    file = resources.files("kd_ray") / "recipes" / f"{source}.toml"
+    return f"recipe {source}", file.read_text(encoding="utf-8")
+
+
+def load_recipe(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    rules: Iterable[Rule] = (),
+) -> Recipe:
+    """Reads a recipe, applies `key.path=value` overrides in order, and checks everything.
+
+    Args:
+        source: path of a TOML file, or the name of a shipped recipe.
+        overrides: values are TOML; a bare word is a string.
+        rules: checks by the floors that know more than the schema.
+
+    Raises:
+        ConfigError: one message with every problem found, a line each.
+    """
+    place, text = recipe_text(str(source))
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{place}: must be TOML, but {error}") from error
+    for override in overrides:
+        apply_override(table, override)
+    return parse_recipe(table, place, rules)
+
+
+def parse_recipe(table: dict[str, Any], place: str, rules: Iterable[Rule] = ()) -> Recipe:
+    """A `Recipe` from a plain table; see `load_recipe` for the errors."""
+    try:
+        recipe = Recipe.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(_listed(place, _problems(error))) from None
+    problems = [problem for rule in rules for problem in rule(recipe)]
+    if problems:
+        raise ConfigError(_listed(place, problems))
+    return recipe
+
+
+def apply_override(table: dict[str, Any], override: str) -> None:
+    """Sets one `key.path=value` in a nested table, in place.
+
+    >>> table = {"objective": {"temperature": 4.0}}
+    >>> apply_override(table, "objective.temperature=8")
+    >>> apply_override(table, "data.name=mnist")
+    >>> table
+    {'objective': {'temperature': 8}, 'data': {'name': 'mnist'}}
+
+    Raises:
+        ConfigError: no `=` in it, or a part of the path is no table.
+    """
+    path, equals, text = override.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: must be key=value, such as train.epochs=5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for depth, key in enumerate(keys[:-1], start=1):
+        inner = table.setdefault(key, {})
+        if isinstance(inner, str):  # a bare name such as schedule = "cosine" grows options
+            inner = table[key] = {"name": inner}
+        if not isinstance(inner, dict):
+            where = ".".join(keys[:depth])
+            raise ConfigError(f"--set {override}: {where} is a value, not a table; set it whole")
+        table = inner
+    table[keys[-1]] = value
+
+
+def _listed(place: str, problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"{place}: {problems[0]}"
+    return f"{place}: {len(problems)} problems\n" + "\n".join(f"  {p}" for p in problems)
+
+
+def _problems(error: ValidationError) -> list[str]:
+    found = []
+    for detail in error.errors():
+        path = [str(part) for part in detail["loc"] if not str(part).startswith("literal[")]
+        where = ".".join(path)
+        if detail["type"] == "extra_forbidden":
+            found.append(f"{where}: unknown key; {suggestion(path[-1], _keys_at(path[:-1]))}")
+        elif detail["type"] == "missing":
+            found.append(f"{where}: this key is required; add it")
+        else:
+            rule = detail["msg"].removeprefix("Value error, ")
+            got = "" if "got" in rule or detail["type"] == "value_error" else _got(detail["input"])
+            found.append(f"{where}{': ' if where else ''}{rule[0].lower()}{rule[1:]}{got}")
+    return list(dict.fromkeys(found))
+
+
+def _got(value: Any) -> str:
+    text = repr(value)
+    return f", but got {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        inner = _model_in(field.annotation)
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *typing.get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel | Named):
+            return candidate
+    return None
