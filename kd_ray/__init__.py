@@ -1,1 +1,49 @@
-"""kd-ray: distributed knowledge distillation on Ray."""
+"""kd-ray: distributed knowledge distillation on Ray.
+
+The names below are the Python API; each is imported when it is first used, because torch takes
+seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kd_ray.artefacts import audit_transfer_set, evaluate_checkpoint
+    from kd_ray.config import Recipe
+    from kd_ray.errors import KdRayError
+    from kd_ray.pipeline import Run, open_recipe, run
+    from kd_ray.report.summary import Summary
+    from kd_ray.saved_model import load_model
+    from kd_ray.transfer_set import open_transfer_set
+
+__all__ = [
+    "KdRayError",
+    "Recipe",
+    "Run",
+    "Summary",
+    "audit_transfer_set",
+    "evaluate_checkpoint",
+    "load_model",
+    "open_recipe",
+    "open_transfer_set",
+    "run",
+]
+
+_HOMES = {
+    "KdRayError": "kd_ray.errors",
+    "Recipe": "kd_ray.config",
+    "Run": "kd_ray.pipeline",
+    "Summary": "kd_ray.report.summary",
+    "audit_transfer_set": "kd_ray.artefacts",
+    "evaluate_checkpoint": "kd_ray.artefacts",
+    "load_model": "kd_ray.saved_model",
+    "open_recipe": "kd_ray.pipeline",
+    "open_transfer_set": "kd_ray.transfer_set",
+    "run": "kd_ray.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kd_ray' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

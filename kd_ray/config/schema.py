@@ -290,7 +290,7 @@ class TransferSetOptions(Table):
     include_images: bool = False
     """Store the pixels too, so that a student needs no dataset."""
 
-    shard_rows: int = Field(default=65_536, ge=1)
+    shard_rows: int = Field(default=8192, ge=1)
     """Rows in one Parquet file."""
 
     compression: Literal["none", "zstd"] = "none"

@@ -1,0 +1,180 @@
+"""Looking at artefacts: evaluate a checkpoint, audit a transfer set, inspect whatever lies there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd_ray.checkpoint import META, Meta, read_meta
+from kd_ray.config import Recipe, Train
+from kd_ray.datasets import Dataset, open_dataset
+from kd_ray.errors import CheckpointError, ConfigError
+from kd_ray.feed import feed_of
+from kd_ray.labelling import Audit, audit
+from kd_ray.loop import evaluate
+from kd_ray.saved_model import load_model
+from kd_ray.stages import RESULT, read_result, result_model, teacher_folder
+from kd_ray.transfer_set import bytes_per_row, check_fit, open_transfer_set, read_manifest
+from kd_ray.transfer_set.manifest import MANIFEST
+from kd_ray.workers import Worker
+
+
+def this_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint that a path means: an epoch's folder, or the result of a finished training.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if (path / META).is_file():
+        return path
+    if (path / RESULT).is_file():
+        return result_model(path)
+    raise CheckpointError(
+        f"{path}: must be a checkpoint (a folder with {META}) or a finished training (with "
+        f"{RESULT}), but has neither; name one such as runs/mnist/student/distilled/seed-0"
+    )
+
+
+def evaluate_checkpoint(path: Path, root: str | None = None) -> dict[str, float]:
+    """Figures of a checkpoint on its dataset's test split; see `metrics.summarize`.
+
+    Args:
+        path: of a checkpoint or a finished training.
+        root: folder of the dataset's files, if not where the recipe or KD_RAY_DATA says.
+
+    Raises:
+        CheckpointError: no checkpoint, or the data is not what it was trained on.
+    """
+    device = this_device()
+    saved = load_model(checkpoint_at(path), device)
+    dataset = _dataset_of(saved.path, saved.meta, root)
+    feed = feed_of(dataset.test, saved.meta.input.mean, saved.meta.input.std).to(device)
+    worker = Worker(rank=0, world=1, device=device, threads=torch.get_num_threads())
+    return evaluate(saved.model, feed, worker, Train(precision="fp32"))
+
+
+def _dataset_of(path: Path, meta: Meta, root: str | None) -> Dataset:
+    recipe = Recipe.model_validate(meta.recipe)
+    options = recipe.data.model_copy(update={"root": root or recipe.data.root})
+    dataset = open_dataset(options)
+    wanted = meta.parents.get("dataset")
+    if wanted != dataset.fingerprint:
+        raise CheckpointError(
+            f"{path}: its dataset has fingerprint {wanted}, but {dataset.name} here has "
+            f"{dataset.fingerprint}; give the folder of the same files with --data-root"
+        )
+    return dataset
+
+
+def audit_transfer_set(
+    folder: Path,
+    run: Path | None = None,
+    *,
+    root: str | None = None,
+    sample: int | None = 1000,
+    seed: int = 0,
+) -> Audit:
+    """Verifies a transfer set's files, then runs its teachers again on sampled rows.
+
+    Args:
+        folder: the transfer set.
+        run: the run folder that has its teachers; by default the folder's parent.
+        root: folder of the dataset's files, if not where the recipe or KD_RAY_DATA says.
+        sample: rows per split; None for all.
+        seed: of the sample.
+
+    Raises:
+        TransferSetError: a file is not as it was written, or the set is of other data or teachers.
+        CheckpointError: a teacher is missing.
+    """
+    opened = open_transfer_set(folder)
+    if sample is not None and sample < 1:
+        raise ConfigError(f"--rows: must be at least 1, but got {sample}; leave it out for 1000")
+    home = run or folder.absolute().parent
+    device = this_device()
+    teachers = [
+        load_model(result_model(teacher_folder(home, member)), device)
+        for member in range(len(opened.manifest.plan.teachers))
+    ]
+    check_fit(opened.manifest, teacher_sha256s=[teacher.sha256 for teacher in teachers])
+    dataset = _dataset_of(teachers[0].path, teachers[0].meta, root)
+    check_fit(
+        opened.manifest,
+        dataset_fingerprint=dataset.fingerprint,
+        class_names=dataset.class_names,
+    )
+    return audit(opened, dataset, teachers, sample=sample, seed=seed, device=device)
+
+
+def inspect(path: Path) -> tuple[str, Mapping[str, Any]]:
+    """What lies at a path: a title, and facts by name.
+
+    Raises:
+        KdRayError: it is no artefact, or not a readable one.
+    """
+    if (path / MANIFEST).is_file():
+        return _transfer_set_facts(path)
+    if (path / META).is_file() or (path / RESULT).is_file():
+        return _checkpoint_facts(checkpoint_at(path))
+    if (path / "recipe.toml").is_file():
+        return _run_facts(path)
+    raise ConfigError(
+        f"{path}: must be a run folder, a checkpoint or a transfer set, but has none of "
+        f"recipe.toml, {META}, {MANIFEST}; name a folder such as runs/quickstart"
+    )
+
+
+def _transfer_set_facts(path: Path) -> tuple[str, dict[str, Any]]:
+    manifest = read_manifest(path)
+    plan = manifest.plan
+    return f"transfer set {path}", {
+        "dataset": f"{plan.dataset} ({plan.dataset_fingerprint[:12]})",
+        "classes": ", ".join(plan.class_names),
+        "rows": ", ".join(f"{name} {plan.rows_of(name):,}" for name in plan.splits),
+        "views": plan.views,
+        "logits": f"{plan.dtype}, M x K = {plan.logits_shape[0]} x {plan.logits_shape[1]}",
+        "images": "stored" if plan.include_images else "in the dataset",
+        **{
+            f"teacher {number}": f"{teacher.model['name']}, test accuracy {teacher.accuracy:.4f}, "
+            f"sha256 {teacher.sha256[:12]}"
+            for number, teacher in enumerate(plan.teachers)
+        },
+        "files": f"{len(manifest.files)}, {sum(f.bytes for f in manifest.files):,} bytes, "
+        f"{bytes_per_row(manifest):.1f} per row",
+        "sha256": manifest.sha256,
+    }
+
+
+def _checkpoint_facts(path: Path) -> tuple[str, dict[str, Any]]:
+    meta = read_meta(path)
+    last = meta.history[-1] if meta.history else {}
+    return f"{meta.kind} {path}", {
+        "epoch": meta.epoch,
+        "model": ", ".join(f"{key} = {value}" for key, value in meta.model.items()),
+        "input": f"(C, H, W) = {meta.input.shape}, mean {meta.input.mean}, std {meta.input.std}",
+        "classes": ", ".join(meta.class_names),
+        **{f"last {key}": value for key, value in last.items() if key != "epoch"},
+        **{f"parent {name}": sha256 for name, sha256 in meta.parents.items()},
+        **{f"sha256 {name}": sha256 for name, sha256 in meta.files.items()},
+        "versions": ", ".join(f"{name} {number}" for name, number in meta.versions.items()),
+    }
+
+
+def _run_facts(path: Path) -> tuple[str, dict[str, Any]]:
+    found: dict[str, Any] = {}
+    for file in sorted(path.rglob(RESULT)):
+        result = read_result(file.parent)
+        if result is not None:
+            figure = result["metrics"].get("accuracy")
+            shown = f"test accuracy {figure:.4f}" if figure else f"{result['metrics']['rows']} rows"
+            found[result["title"]] = f"{shown}, {result['seconds']} s, {file.parent}"
+    for folder in sorted({p.parent for p in path.rglob(f"epoch-*/{META}")}):
+        if not (folder / RESULT).is_file():
+            found[str(folder.relative_to(path))] = "unfinished; the same command goes on"
+    return f"run {path}", found

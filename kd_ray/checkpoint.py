@@ -1,0 +1,232 @@
+"""A checkpoint: weights and optimizer as safetensors, and a `meta.json` that says all about them.
+
+Nothing is pickled. Random numbers need no state: every epoch derives its seeds from the recipe's
+seed and the epoch's number, so a resumed run draws what an uninterrupted one would have drawn.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kd_ray.errors import CheckpointError
+from kd_ray.files import committed_folder, remove_drafts, sha256_of, write_json
+
+WEIGHTS, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
+FORMAT_VERSION = 1
+
+
+class ModelInput(BaseModel):
+    """What a model is fed: `(x / 255 - mean) / std` per channel.
+
+    Attributes:
+        shape: (C, H, W) of an image.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Meta(BaseModel):
+    """The description that rebuilds a model and lets its training go on.
+
+    Attributes:
+        kind: which stage made it.
+        epoch: finished epochs.
+        model: catalogue name under `name`, and the entry's options.
+        input: what the model is fed.
+        class_names: K names in the order of the outputs.
+        recipe: the resolved recipe.
+        identity: what determined the weights, dotted key to value; a resumed run must agree.
+        parents: artefact -> sha256.
+        progress: counters that the loop carries from epoch to epoch.
+        history: one record of metrics for each finished epoch.
+        files: name -> sha256.
+        versions: of the packages that made it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: Literal[1] = FORMAT_VERSION
+    kind: Literal["teacher", "student"]
+    epoch: int
+    model: dict[str, Any]
+    input: ModelInput
+    class_names: list[str]
+    recipe: dict[str, Any]
+    identity: dict[str, Any]
+    parents: dict[str, str] = {}
+    progress: dict[str, float | int | None] = {}
+    history: list[dict[str, Any]] = []
+    files: dict[str, str] = {}
+    versions: dict[str, str] = {}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    found = {}
+    for package in ("kd-ray", "torch", "torchvision", "ray", "pyarrow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue  # --local runs without Ray installed
+    return found
+
+
+def epoch_folder(folder: Path, epoch: int) -> Path:
+    """Where the checkpoint of an epoch lies below a run's artefact folder."""
+    return folder / f"epoch-{epoch:04d}"
+
+
+def epochs_in(folder: Path) -> list[int]:
+    """Numbers of the epochs that have a checkpoint, ascending."""
+    return sorted(int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-*[0-9]"))
+
+
+def save(folder: Path, meta: Meta, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+    """Commits the checkpoint of `meta.epoch` below `folder` and returns its path."""
+    path = epoch_folder(folder, meta.epoch)
+    with committed_folder(path) as draft:
+        _write_tensors(draft / WEIGHTS, model.state_dict())
+        _write_tensors(draft / OPTIMIZER, _flat(optimizer))
+        files = {name: sha256_of(draft / name) for name in (WEIGHTS, OPTIMIZER)}
+        described = meta.model_copy(update={"files": files, "versions": versions()})
+        write_json(draft / META, described.model_dump(mode="json"))
+    return path
+
+
+def retain(folder: Path, epochs: set[int]) -> None:
+    """Deletes the checkpoints of all other epochs, and drafts that a killed process left."""
+    remove_drafts(folder)
+    for epoch in epochs_in(folder):
+        if epoch not in epochs:
+            shutil.rmtree(epoch_folder(folder, epoch))
+
+
+def read_meta(path: Path) -> Meta:
+    """The description in a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, or it is not one that this version reads.
+    """
+    file = path / META
+    if not file.is_file():
+        raise CheckpointError(
+            f"{path}: a checkpoint is a folder with {META}, but there is none; name a folder "
+            "such as runs/mnist/teacher/member-00/epoch-0001"
+        )
+    with _readable(path, META):
+        return Meta.model_validate_json(file.read_bytes())
+
+
+def read_weights(path: Path, meta: Meta) -> dict[str, Tensor]:
+    """Parameters and buffers by name.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or altered.
+    """
+    return _read_tensors(path, WEIGHTS, meta)
+
+
+def restore(
+    path: Path, meta: Meta, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Loads weights, and the optimizer's state where one is given, in place.
+
+    Raises:
+        CheckpointError: a file is missing or altered, or is of another architecture.
+    """
+    try:
+        model.load_state_dict(read_weights(path, meta))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: the weights do not fit model {meta.model['name']!r} of its {META} "
+            f"({str(error).splitlines()[-1].strip()})"
+        ) from error
+    if optimizer is None:
+        return
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in _read_tensors(path, OPTIMIZER, meta).items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def check_identity(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuses an artefact that another recipe made.
+
+    Args:
+        where: the artefact.
+        found: dotted key -> value, as recorded in it.
+        wanted: the same of the run that wants to use it.
+
+    Raises:
+        CheckpointError: naming the first keys that differ, with both values.
+    """
+    differing = [
+        f"{key} is {_short(found.get(key))} there and {_short(wanted.get(key))} here"
+        for key in sorted({*found, *wanted})
+        if found.get(key) != wanted.get(key)
+    ]
+    if differing:
+        shown = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
+        raise CheckpointError(
+            f"{where}: was made by another recipe: {shown}; "
+            "choose another name (--set name=...) or remove the folder"
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{name}": value
+        for number, entries in state.items()
+        for name, value in entries.items()
+        if isinstance(value, Tensor)  # SGD without momentum keeps None
+    }
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+
+
+def _read_tensors(path: Path, name: str, meta: Meta) -> dict[str, Tensor]:
+    with _readable(path, name):
+        found = sha256_of(path / name)
+        if found != meta.files.get(name):
+            raise CheckpointError(
+                f"{path / name}: sha256 must be {meta.files.get(name)} by its {META}, "
+                f"but is {found}; the file was altered, use another checkpoint"
+            )
+        return load_file(path / name)
+
+
+@contextmanager
+def _readable(path: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise CheckpointError(
+            f"{path / name}: cannot be read as part of a checkpoint ({reason}); "
+            "remove this epoch's folder and run the same again to go on from an earlier one"
+        ) from error

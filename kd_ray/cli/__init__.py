@@ -1,0 +1,267 @@
+"""The `kd-ray` command (the roof): assembles every command; nothing imports it.
+
+Neither torch nor ray is imported before a command needs it, so `--help` is quick.
+"""
+
+import functools
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from kd_ray.errors import KdRayError
+
+P = ParamSpec("P")
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="kd-ray",
+    help="Distributed knowledge distillation on Ray. Any command run again goes on where it was.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="A .toml file, or a shipped recipe's name.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated."),
+]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", help="Processes that train one model together.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster to run on.")
+]
+LocalOption = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Ray's own log lines.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder of the dataset's files.")
+]
+
+
+def answered(command: Callable[P, None]) -> Callable[P, None]:
+    """Turns what the user can mend into one sentence and exit code 2, and Ctrl-C into advice."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KdRayError as error:
+            typer.echo(f"kd-ray: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            again = shlex.join(["kd-ray", *sys.argv[1:]])
+            typer.echo(
+                f"\nkd-ray: interrupted; finished epochs and shards are kept, go on with: {again}",
+                err=True,
+            )
+            raise typer.Exit(INTERRUPTED) from None
+
+    return wrapper
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Distributed knowledge distillation on Ray."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"kd-ray {version_of('kd-ray')}")
+        raise typer.Exit
+
+
+def perform(
+    recipe: str,
+    stages: tuple[str, ...],
+    overrides: list[str] | None,
+    runs: Path,
+    workers: int | None,
+    address: str | None,
+    local: bool,
+    verbose: bool,
+) -> None:
+    """Runs stages of a recipe with a display, then prints the closing table."""
+    from kd_ray.cli.run import run_with_display
+
+    sets = [*(overrides or [])]
+    if workers is not None:
+        sets.append(f"resources.workers={workers}")
+    run_with_display(recipe, stages, sets, runs, address=address, local=local, verbose=verbose)
+
+
+@app.command()
+@answered
+def quickstart(
+    overrides: SetOption = None,
+    runs: RunsOption = Path("runs"),
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    local: LocalOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """The whole path on real handwritten digits, on a CPU, in about a minute."""
+    stages = ("teach", "label", "distill")
+    perform("quickstart", stages, overrides, runs, workers, address, local, verbose)
+
+
+@app.command()
+@answered
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    runs: RunsOption = Path("runs"),
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    local: LocalOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Every stage of a recipe in order: teach, label, distill."""
+    stages = ("teach", "label", "distill")
+    perform(recipe, stages, overrides, runs, workers, address, local, verbose)
+
+
+@app.command()
+@answered
+def teach(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    runs: RunsOption = Path("runs"),
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    local: LocalOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train the teacher (every member of the ensemble)."""
+    perform(recipe, ("teach",), overrides, runs, workers, address, local, verbose)
+
+
+@app.command()
+@answered
+def label(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    runs: RunsOption = Path("runs"),
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    local: LocalOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write the teacher's logits into the transfer set."""
+    perform(recipe, ("label",), overrides, runs, workers, address, local, verbose)
+
+
+@app.command()
+@answered
+def distill(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    runs: RunsOption = Path("runs"),
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    local: LocalOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train the students: distilled from the transfer set, and the recipe's baselines."""
+    perform(recipe, ("distill",), overrides, runs, workers, address, local, verbose)
+
+
+@app.command()
+@answered
+def check(recipe: RecipeArgument, overrides: SetOption = None) -> None:
+    """Check a recipe and print it with all defaults filled in."""
+    import tomli_w
+
+    from kd_ray.pipeline import open_recipe
+
+    opened = open_recipe(recipe, overrides or [])
+    typer.echo(tomli_w.dumps(opened.model_dump(mode="json", exclude_none=True)), nl=False)
+
+
+@app.command()
+@answered
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="A checkpoint, or a finished training's folder.")],
+    data_root: DataOption = None,
+) -> None:
+    """Figures of a checkpoint on its dataset's test split."""
+    from rich.console import Console
+
+    from kd_ray.artefacts import evaluate_checkpoint
+    from kd_ray.cli.tables import facts
+
+    metrics = evaluate_checkpoint(path, root=str(data_root) if data_root else None)
+    Console().print(facts(f"{path}: test split", metrics))
+
+
+@app.command()
+@answered
+def audit(
+    transfer_set: Annotated[Path, typer.Argument(help="Folder of a transfer set.")],
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run folder of its teachers, if not its parent.")
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", help="Sampled rows per split.")] = 1000,
+    every: Annotated[bool, typer.Option("--all", help="All rows instead of a sample.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the sample.")] = 0,
+    data_root: DataOption = None,
+) -> None:
+    """Re-run the teacher on sampled rows; exit 1 if a stored logit is not the teacher's."""
+    from kd_ray.artefacts import audit_transfer_set
+
+    found = audit_transfer_set(
+        transfer_set,
+        run,
+        root=str(data_root) if data_root else None,
+        sample=None if every else rows,
+        seed=seed,
+    )
+    typer.echo(
+        f"{transfer_set}: {found.rows:,} rows compared with their teacher's logits, "
+        f"largest difference {found.largest_error:.2e}"
+    )
+    for what, wrong in (("logits", found.wrong_logits), ("label", found.wrong_labels)):
+        for split, row in wrong[:10]:
+            typer.echo(f"  {split} row {row}: the {what} stored there are not right")
+        if len(wrong) > 10:
+            typer.echo(f"  and {len(wrong) - 10} more rows with wrong {what}")
+    if not found.passed:
+        raise typer.Exit(1)
+    typer.echo("  every one is its teacher's, every label is the dataset's")
+
+
+@app.command()
+@answered
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A run folder, checkpoint or transfer set.")],
+) -> None:
+    """Say what lies at a path."""
+    from rich.console import Console
+
+    from kd_ray.artefacts import inspect as look
+    from kd_ray.cli.tables import facts
+
+    title, values = look(path)
+    Console().print(facts(title, values))
+
+
+@app.command()
+@answered
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+) -> None:
+    """Write report.html: the figures of a run and its curves, in one file."""
+    from kd_ray.report.page import write_report
+
+    typer.echo(f"{write_report(run)}: written")
+
+
+def main() -> None:
+    """Entry point of the executable."""
+    app()

@@ -1,0 +1,122 @@
+"""Datasets as tensors, and seeded views of their images (floor 2).
+
+Everything is read into memory once: uint8 images and labels in a fixed order, with a fingerprint.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from kd_ray.catalog import pick
+from kd_ray.config import DataOptions
+from kd_ray.datasets.cifar import read_cifar10, read_cifar100
+from kd_ray.datasets.dataset import Dataset, Split
+from kd_ray.datasets.digits import read_digits
+from kd_ray.datasets.imagefolder import read_imagefolder
+from kd_ray.datasets.mnist import read_fashion_mnist, read_mnist
+from kd_ray.datasets.selection import (
+    choose_rows,
+    class_numbers,
+    hidden_labels,
+    validation_rows,
+)
+from kd_ray.datasets.storage import given_root
+from kd_ray.datasets.svhn import read_svhn
+from kd_ray.datasets.views import check_augment, render, uniform
+from kd_ray.errors import DataError, UnknownNameError
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Split",
+    "check_augment",
+    "choose_rows",
+    "dataset_problems",
+    "given_root",
+    "hidden_labels",
+    "open_dataset",
+    "render",
+    "uniform",
+]
+
+DATASETS: Mapping[str, Callable[[DataOptions], Dataset]] = {
+    "digits": read_digits,
+    "mnist": read_mnist,
+    "fashion-mnist": read_fashion_mnist,
+    "cifar10": read_cifar10,
+    "cifar100": read_cifar100,
+    "svhn": read_svhn,
+    "imagefolder": read_imagefolder,
+}
+
+
+def dataset_problems(where: str, options: DataOptions) -> list[str]:
+    """What is wrong with `[data]` that shows before any file is read, one sentence each.
+
+    Args:
+        where: dotted place of the table in the recipe.
+        options: the table.
+    """
+    try:
+        pick("dataset", DATASETS, options.name)
+    except UnknownNameError as error:
+        return [f"{where}.name: {error}"]
+    return []
+
+
+def open_dataset(options: DataOptions) -> Dataset:
+    """The dataset that `[data]` describes.
+
+    First the classes are chosen, then validation rows are carved from the training split, then the
+    fraction of the rest is taken: so the validation split is the same for every fraction. Rows keep
+    their order.
+
+    Raises:
+        ConfigError: an unknown dataset or class, or no training row would be left.
+        DataError: files are missing, empty or corrupt.
+    """
+    dataset = pick("dataset", DATASETS, options.name)(options)
+    if options.classes is not None:
+        dataset = _of_classes(dataset, options.classes)
+    held_out = validation_rows(dataset.train.labels, options.validation, options.seed)
+    if options.validation:
+        validation = _rows(dataset.train, held_out.nonzero().flatten(), "validation")
+        train = _rows(dataset.train, (~held_out).nonzero().flatten(), "train")
+        dataset = replace(dataset, train=train, validation=validation)
+    if options.fraction < 1:
+        rows = choose_rows(
+            dataset.train.labels,
+            dataset.class_names,
+            fraction=options.fraction,
+            seed=options.seed,
+        )
+        dataset = replace(dataset, train=_rows(dataset.train, rows, "train"))
+    return dataset
+
+
+def _rows(split: Split, rows: Tensor, name: str) -> Split:
+    return Split(name, split.images[rows], split.labels[rows])
+
+
+def _of_classes(dataset: Dataset, classes: list[str]) -> Dataset:
+    """The rows of these classes, with labels renumbered from 0 in the order of all classes."""
+    kept = torch.tensor(class_numbers(dataset.class_names, classes))
+
+    def part(split: Split) -> Split:
+        few = _rows(split, torch.isin(split.labels, kept).nonzero().flatten(), split.name)
+        if split.rows and not few.rows:
+            raise DataError(
+                f"data.classes: the {split.name} split must have images of them, but has none; "
+                "choose other classes"
+            )
+        return replace(few, labels=torch.searchsorted(kept, few.labels))
+
+    return Dataset(
+        dataset.name,
+        tuple(dataset.class_names[number] for number in kept.tolist()),
+        train=part(dataset.train),
+        validation=part(dataset.validation),
+        test=part(dataset.test),
+    )

@@ -1,0 +1,120 @@
+"""A user's own pictures: one folder for each class, below train and test or directly."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_ray.config import DataOptions
+from kd_ray.datasets.dataset import Dataset, Split
+from kd_ray.datasets.selection import TEST, sample_of_each_class
+from kd_ray.datasets.storage import ENVIRONMENT_VARIABLE, given_root
+from kd_ray.errors import ConfigError, DataError
+
+TEST_SHARE = 0.2
+TEST_SEED = 0  # part of what the dataset is: figures on it are comparable across recipes
+
+
+def read_imagefolder(options: DataOptions) -> Dataset:
+    """Pictures in `root/train/CLASS` and `root/test/CLASS`, or in `root/CLASS`.
+
+    In the second layout a fixed fifth of every class becomes the test split. Pictures are made RGB
+    and square: the shorter side is resized to `data.image_size` (bilinear, antialiased) and the
+    centre is kept.
+
+    Raises:
+        ConfigError: no root is given.
+        DataError: there are no pictures, one cannot be read, or the classes of the splits differ.
+    """
+    root = given_root(options)
+    if root is None or options.image_size is None:
+        raise ConfigError(
+            "data.root: imagefolder needs the folder of the pictures, but got none; set data.root "
+            f"or {ENVIRONMENT_VARIABLE}"
+        )
+    if not root.is_dir():
+        raise DataError(f"{root}: must be a folder of pictures, but is none; check data.root")
+    if (root / "train").is_dir() != (root / "test").is_dir():
+        raise DataError(
+            f"{root}: must hold both train and test, or class folders and neither of them, but "
+            "only one of the two is there; add the other, or name the folder of the classes"
+        )
+    if not (root / "train").is_dir():
+        return _carved(root, options.name, options.image_size)
+    class_names, images, labels = _read(root / "train", options.image_size)
+    test_names, test_images, test_labels = _read(root / "test", options.image_size)
+    if test_names != class_names:
+        odd = sorted(set(class_names) ^ set(test_names))
+        raise DataError(
+            f"{root}: train and test must have the same class folders, but only one of them has "
+            f"{', '.join(odd)}; add or remove these"
+        )
+    return Dataset(
+        options.name,
+        class_names,
+        train=Split("train", images, labels),
+        validation=Split("validation", images[:0], labels[:0]),
+        test=Split("test", test_images, test_labels),
+    )
+
+
+def _carved(root: Path, name: str, size: int) -> Dataset:
+    class_names, images, labels = _read(root, size)
+    counts = torch.bincount(labels)
+    if int(counts.min()) < 2:
+        raise DataError(
+            f"{root / class_names[int(counts.argmin())]}: must hold at least two pictures, one to "
+            "learn from and one to test on, but holds one; add pictures"
+        )
+    test = sample_of_each_class(labels, TEST_SHARE, TEST_SEED, TEST)
+    return Dataset(
+        name,
+        class_names,
+        train=Split("train", images[~test], labels[~test]),
+        validation=Split("validation", images[:0], labels[:0]),
+        test=Split("test", images[test], labels[test]),
+    )
+
+
+def _read(folder: Path, size: int) -> tuple[tuple[str, ...], Tensor, Tensor]:
+    """Class names, sorted; `(N, 3, size, size)` uint8; `(N,)` int64; sorted by path."""
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = ImageFolder(folder)
+    except OSError as error:  # its FileNotFoundError names the classes without pictures
+        raise DataError(
+            f"{folder}: must hold class folders with at least one picture in each, but: {error}; "
+            "add pictures, or remove empty folders"
+        ) from error
+    pixels = np.empty((len(found.samples), 3, size, size), np.uint8)
+
+    def decode(row: int) -> None:
+        pixels[row] = read_picture(Path(found.samples[row][0]), size).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without the interpreter lock
+        for _ in pool.map(decode, range(len(pixels))):
+            pass
+    labels = torch.tensor(found.targets, dtype=torch.int64)
+    return tuple(found.classes), torch.from_numpy(pixels), labels
+
+
+def read_picture(path: Path, size: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    """A picture as `(size, size, 3)` uint8: RGB, shorter side resized, centre kept.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as picture:
+            square = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+            return np.asarray(square)
+    except Exception as error:  # each of Pillow's decoders has its own way to fail
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{path}: must be a picture, but cannot be decoded ({reason}); replace or remove it"
+        ) from error

@@ -1,0 +1,137 @@
+"""Choosing rows: classes by name, shares by seed, a validation split, hidden labels.
+
+Row numbers in, row numbers out; no pixels are touched here. Each choice has a stream of draws of
+its own, so the same seed may serve all of them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kd_ray.batch import UNLABELLED
+from kd_ray.catalog import suggestion
+from kd_ray.datasets.draws import hashed
+from kd_ray.errors import ConfigError, UnknownNameError
+
+# Draws are numbered apart from those of the views.
+TEST, VALIDATION, FRACTION, HIDDEN = 100, 101, 102, 103
+
+
+def class_numbers(class_names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Labels of the classes with these names, in the order of `class_names`.
+
+    Raises:
+        UnknownNameError: a name is not among `class_names`.
+    """
+    for name in classes:
+        if name not in class_names:
+            raise UnknownNameError(
+                f"classes: unknown class '{name}'; {suggestion(name, class_names)}"
+            )
+    return [number for number, name in enumerate(class_names) if name in set(classes)]
+
+
+def choose_rows(
+    labels: Tensor,
+    class_names: Sequence[str],
+    *,
+    classes: Sequence[str] | None = None,
+    fraction: float = 1.0,
+    seed: int = 0,
+) -> Tensor:
+    """Rows of the given classes, and of each the given share, at least one row.
+
+    Args:
+        labels: `(N,)` int64, 0 to K - 1.
+        class_names: K names.
+        classes: names of the classes to keep; None for all.
+        fraction: share to keep of every class, rounded to whole rows.
+        seed: chooses the rows; those of a smaller share are among those of a larger one.
+
+    Returns:
+        `(n,)` int64 row numbers, ascending.
+
+    Raises:
+        UnknownNameError: a name is not among `class_names`.
+    """
+    keep = sample_of_each_class(labels, fraction, seed, FRACTION)
+    if classes is not None:
+        keep &= torch.isin(labels, torch.tensor(class_numbers(class_names, classes)))
+    return keep.nonzero().flatten()
+
+
+def hidden_labels(labels: Tensor, share: float, seed: int) -> Tensor:
+    """The labels with a share of them set to `UNLABELLED`, rounded to whole rows.
+
+    Args:
+        labels: `(N,)` int64.
+        share: 0 hides none, 1 all.
+        seed: chooses the rows; those of a smaller share are among those of a larger one.
+
+    Returns:
+        `(N,)` int64, a new tensor.
+    """
+    hidden = _shuffled(len(labels), seed, HIDDEN)[: int(len(labels) * share + 0.5)]
+    return labels.index_fill(0, hidden, UNLABELLED)
+
+
+def sample_of_each_class(labels: Tensor, share: float, seed: int, purpose: int) -> Tensor:
+    """A share of every class, rounded to whole rows, at least one.
+
+    Args:
+        labels: `(N,)` int64, 0 to K - 1.
+        share: 0 to 1.
+        seed: chooses the rows.
+        purpose: which stream of draws.
+
+    Returns:
+        `(N,)` bool, true for the rows in the sample.
+    """
+    ranks, counts = _ranks(labels, seed, purpose)
+    quotas = (counts.double() * share + 0.5).long().clamp(min=1)
+    return ranks < quotas[labels]
+
+
+def validation_rows(labels: Tensor, rows: int, seed: int) -> Tensor:
+    """Exactly so many rows, spread over the classes as evenly as the classes themselves are.
+
+    Args:
+        labels: `(N,)` int64, 0 to K - 1.
+        rows: how many.
+        seed: chooses the rows.
+
+    Returns:
+        `(N,)` bool, true for the validation rows.
+
+    Raises:
+        ConfigError: no training row would be left.
+    """
+    if rows >= len(labels):
+        raise ConfigError(
+            f"data.validation: must leave at least one of the {len(labels)} training rows, "
+            f"but got {rows}; lower it"
+        )
+    ranks, counts = _ranks(labels, seed, VALIDATION)
+    order = _shuffled(len(labels), seed, VALIDATION)
+    # A row's place within its class, in (0, 1): the lowest n are n / N of every class. Equal
+    # classes tie, and the shuffle then says which of them gives one row more.
+    places = (ranks.double() + 0.5) / counts[labels]
+    first = order[torch.argsort(places[order], stable=True)][:rows]
+    return torch.zeros(len(labels), dtype=torch.bool).index_fill(0, first, True)
+
+
+def _shuffled(rows: int, seed: int, purpose: int) -> Tensor:
+    """A permutation of the row numbers."""
+    return torch.argsort(hashed(seed, torch.arange(rows), 0, purpose), stable=True)
+
+
+def _ranks(labels: Tensor, seed: int, purpose: int) -> tuple[Tensor, Tensor]:
+    """Each row's rank in its shuffled class, from 0, `(N,)`; and the rows of each class, `(K,)`."""
+    order = _shuffled(len(labels), seed, purpose)
+    by_class = order[torch.argsort(labels[order], stable=True)]
+    counts = torch.bincount(labels)
+    starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    ranks = torch.empty_like(labels)
+    ranks[by_class] = torch.arange(len(labels)) - starts
+    return ranks, counts

@@ -1,0 +1,127 @@
+"""Where the files of a dataset are, and how those that are missing get there.
+
+A download goes to a folder of its own and is moved file by file when it is whole, so a broken one
+leaves nothing that looks like data.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import io
+import os
+import shutil
+import socket
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from kd_ray.config import DataOptions
+from kd_ray.errors import DataError, KdRayError
+from kd_ray.files import locked, sync
+
+ENVIRONMENT_VARIABLE = "KD_RAY_DATA"
+DRAFT = ".tmp-kd-ray-download"
+SILENCE_S = 10.0  # a server that says nothing for so long is taken for dead
+OTHER_PROCESS_S = 1800.0  # a process waits so long for another one's download
+
+DOWNLOAD_ERRORS = (
+    OSError,  # includes URLError, timeouts and bad gzip files
+    RuntimeError,  # torchvision's, for a wrong checksum
+    EOFError,
+    ValueError,
+    http.client.HTTPException,
+    tarfile.TarError,
+    zlib.error,
+    KdRayError,
+)
+
+
+def data_root(options: DataOptions) -> Path:
+    """The folder of the datasets: `data.root`, else KD_RAY_DATA, else the user's cache.
+
+    It is absolute, so that a process with another working directory finds the same files.
+    """
+    given = given_root(options)
+    if given is not None:
+        return given
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser().absolute() / "kd-ray"
+
+
+def given_root(options: DataOptions) -> Path | None:
+    """The folder that the recipe or the environment names, if any."""
+    given = options.root or os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(given).expanduser().absolute() if given else None
+
+
+def need_files(
+    name: str, root: Path, files: Sequence[str], fetch: Callable[[Path], object]
+) -> None:
+    """Makes sure that the files are there, by downloading those that are not.
+
+    Args:
+        name: of the dataset.
+        root: folder that `files` are relative to.
+        files: relative paths.
+        fetch: downloads all the files to the folder it is given, laid out like `root`.
+
+    Raises:
+        DataError: a file is missing, and the download failed.
+    """
+    if not _missing(root, files):
+        return
+    new_root = not root.exists()
+    try:
+        with locked(root / DRAFT, wait_s=OTHER_PROCESS_S):
+            missing = _missing(root, files)  # another process may have fetched them meanwhile
+            if missing:
+                _download(root, missing, fetch)
+    except DOWNLOAD_ERRORS as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        missing = _missing(root, files) or list(files)
+        raise DataError(
+            f"{name}: {root} must hold {', '.join(missing)}, but not all of that is there and the "
+            f"download failed ({lines[-1]}); put the files there, or set data.root or "
+            f"{ENVIRONMENT_VARIABLE} to the folder that has them"
+        ) from error
+    finally:
+        shutil.rmtree(root / DRAFT, ignore_errors=True)
+        if new_root:
+            with contextlib.suppress(OSError):  # it stays if there is anything in it
+                root.rmdir()
+
+
+def _missing(root: Path, files: Sequence[str]) -> list[str]:
+    return [file for file in files if not os.path.isfile(root / file)]
+
+
+def _download(root: Path, files: Sequence[str], fetch: Callable[[Path], object]) -> None:
+    draft = root / DRAFT / "files"
+    shutil.rmtree(draft, ignore_errors=True)  # a killed process may have left half a download
+    draft.mkdir()
+    talk = io.StringIO()  # torchvision prints, and draws a progress bar
+    with _impatient(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
+        fetch(draft)
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        sync(draft / file)
+        os.replace(draft / file, root / file)
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """Sockets give up after `SILENCE_S`; torchvision has no option for it."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def md5_of(path: Path) -> str:
+    """Hex md5 of a file's bytes: the checksum that datasets publish, no protection."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+    return digest.hexdigest()

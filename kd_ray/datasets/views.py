@@ -1,0 +1,167 @@
+"""Views of images: seeded augmentations that are pure functions of (seed, index, view).
+
+A stored teacher logit and the student's pixels agree because both come from `render` with the same
+index and view. All arithmetic is on integers, so that they agree to the last bit on any device.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kd_ray.config import Augment
+from kd_ray.datasets.draws import below, uniform
+from kd_ray.errors import ConfigError
+
+__all__ = ["check_augment", "render", "rotated", "uniform"]
+
+# Which draw is for what. A number never changes its meaning, or stored logits would lose their
+# pixels; and none depends on which other augmentations are on.
+ROTATE = 0
+CROP_ROW, CROP_COLUMN, SHIFT_ROW, SHIFT_COLUMN, FLIP = 1, 2, 3, 4, 5
+
+ANGLE_BITS = 20  # binary places of a sine; a source place then has one more, being a half of a sum
+PLACE_BITS = 11  # binary places of a source pixel's place: 255 * 2^22 still fits 32 bits
+
+
+def check_augment(augment: Augment, height: int, width: int) -> None:
+    """Refuses an augmentation that images of this size cannot have.
+
+    Raises:
+        ConfigError: `crop` or `shift` is too large.
+    """
+    side = min(height, width)
+    if augment.crop > side - 1:
+        raise ConfigError(
+            f"augment.crop: must be at most {side - 1}, as a mirrored border repeats no edge of "
+            f"{height} x {width} images, but got {augment.crop}; lower it"
+        )
+    if augment.shift > side:
+        raise ConfigError(
+            f"augment.shift: must be at most {side}, the shorter side of {height} x {width} "
+            f"images, but got {augment.shift}; lower it"
+        )
+
+
+def render(
+    images: Tensor, index: Tensor, view: int | Tensor, augment: Augment, seed: int
+) -> Tensor:
+    """The given views of some images; view 0 is the plain image.
+
+    An image is turned, then a crop of the old size is taken from it with its mirrored border, then
+    it is shifted with black coming in, then flipped left to right: whatever `augment` asks for.
+
+    Args:
+        images: `(N, C, H, W)` uint8.
+        index: `(N,)` int64 row numbers of the images in their split, on the images' device.
+        view: one view for all, or `(N,)` int64 on the images' device.
+        augment: what may be done to an image.
+        seed: chooses among the streams of views.
+
+    Returns:
+        `(N, C, H, W)` uint8; it may be `images` itself, so do not write into it.
+
+    Raises:
+        ConfigError: `crop` or `shift` is too large for the images.
+    """
+    height, width = images.shape[2:]
+    check_augment(augment, height, width)
+    if augment.is_identity or (isinstance(view, int) and view == 0):
+        return images
+    changes = torch.as_tensor(view, device=index.device).expand_as(index) != 0
+    if augment.rotate > 0:
+        share = uniform(seed, index, view, ROTATE).double() * 2 - 1
+        images = rotated(images, share * augment.rotate * changes)
+    if augment.crop == 0 and augment.shift == 0 and not augment.flip:
+        return images
+
+    draws = torch.tensor([CROP_ROW, CROP_COLUMN, SHIFT_ROW, SHIFT_COLUMN, FLIP])
+    crop, shift = augment.crop, augment.shift
+    choices = torch.tensor([2 * crop + 1] * 2 + [2 * shift + 1] * 2 + [1 + augment.flip])
+    rest = torch.tensor([crop, crop, shift, shift, 0])  # the draw that leaves the image alone
+    draws, choices, rest = (
+        values[:, None].to(index.device, non_blocking=True) for values in (draws, choices, rest)
+    )
+    moves = (below(choices, seed, index, view, draws) - rest) * changes
+    crop_row, crop_column, shift_row, shift_column, flip = moves[:, :, None]
+
+    rows = torch.arange(height, device=index.device)
+    columns = torch.arange(width, device=index.device)
+    columns = torch.where(flip == 1, width - 1 - columns, columns)
+    row, row_inside = _source(rows, height, shift_row, crop_row)
+    column, column_inside = _source(columns, width, shift_column, crop_column)
+    taken = _taken(images, row[:, :, None] * width + column[:, None, :])
+    if shift:
+        taken *= (row_inside[:, :, None] & column_inside[:, None, :])[:, None]
+    return taken
+
+
+def _source(places: Tensor, side: int, shift: Tensor, crop: Tensor) -> tuple[Tensor, Tensor]:
+    """Where along one axis each pixel comes from.
+
+    Args:
+        places: `(side,)` or `(N, side)`.
+        side: pixels along the axis.
+        shift: `(N, 1)` pixels to the right, or down.
+        crop: `(N, 1)` pixels from the plain image to the crop.
+
+    Returns:
+        `(N, side)` places in the image, and whether each is inside it (else it is black).
+    """
+    places = places - shift
+    inside = (places >= 0) & (places < side)
+    places = (places.clamp(0, side - 1) + crop).abs()  # mirrored at the first pixel ...
+    return side - 1 - (side - 1 - places).abs(), inside  # ... and at the last
+
+
+def _taken(images: Tensor, places: Tensor) -> Tensor:
+    """Pixels of `(N, C, H, W)` at `(N, h, w)` places in the flattened image: `(N, C, h, w)`."""
+    channels = images.shape[1]
+    places = places[:, None].expand(-1, channels, -1, -1)
+    return images.flatten(2).gather(2, places.flatten(2)).view(places.shape)
+
+
+def rotated(images: Tensor, degrees: Tensor) -> Tensor:
+    """Images turned about their centres: bilinear, black outside, rounded to the nearest integer.
+
+    In fixed point: a bilinear sum in floats falls to either side of a half with the device and the
+    batch, and then the teacher's pixel and the student's would differ. An angle of 0 is exact.
+
+    Args:
+        images: `(N, C, H, W)` uint8.
+        degrees: `(N,)` float64, counter-clockwise.
+
+    Returns:
+        `(N, C, H, W)` uint8.
+    """
+    height, width = images.shape[2:]
+    radians = degrees.double().deg2rad()[:, None, None]
+    cosine = (radians.cos() * 2**ANGLE_BITS).round().long()
+    sine = (radians.sin() * 2**ANGLE_BITS).round().long()
+    # Twice the distance from the centre is an integer, for odd and for even sides.
+    down = (torch.arange(height, device=images.device) * 2 - (height - 1))[:, None]
+    right = torch.arange(width, device=images.device) * 2 - (width - 1)
+    row, row_part = _fixed_point(cosine * down + sine * right, height)
+    column, column_part = _fixed_point(cosine * right - sine * down, width)
+
+    padded = functional.pad(images, (1, 2, 1, 2)).int()
+    place = row.long() * (width + 3) + column
+    one = 1 << PLACE_BITS
+    total = torch.full_like(padded[:, :, :1, :1], 1 << (2 * PLACE_BITS - 1))  # a half, to round
+    for lower, row_share in ((0, one - row_part), (1, row_part)):
+        for later, column_share in ((0, one - column_part), (1, column_part)):
+            corner = _taken(padded, place + (lower * (width + 3) + later))
+            total = total + corner * (row_share * column_share)[:, None]
+    return (total >> (2 * PLACE_BITS)).to(torch.uint8)
+
+
+def _fixed_point(doubled: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """A place along one axis of the padded image, as whole pixels and a part of `PLACE_BITS` bits.
+
+    Args:
+        doubled: twice the distance from the centre, times 2 to `ANGLE_BITS`.
+        side: pixels along the axis; one black pixel comes before them.
+    """
+    spare = ANGLE_BITS + 1 - PLACE_BITS
+    place = (doubled + ((side - 1) << ANGLE_BITS) + (1 << (spare - 1))) >> spare
+    place = place.clamp(-(1 << PLACE_BITS), side << PLACE_BITS).int()
+    return (place >> PLACE_BITS) + 1, place & ((1 << PLACE_BITS) - 1)

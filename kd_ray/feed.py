@@ -1,0 +1,118 @@
+"""Rows as tensors on the device: a batch is one gather, one view, one normalization.
+
+Sets that are distilled from nearly always fit the device whole (60,000 MNIST images are 47 MB,
+their logits 1.2 MB), so there are no loader processes. It knows nothing of models or files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kd_ray.batch import UNLABELLED, Batch
+from kd_ray.config import Augment
+from kd_ray.datasets import Split, render
+
+PLAIN = Augment()
+
+
+@dataclass(frozen=True)
+class TensorFeed:
+    """N images with labels and, for students, teacher logits.
+
+    Attributes:
+        pixels: `(N, C, H, W)` uint8, rendered on the fly; or `(N, V, C, H, W)`, rendered before.
+        labels: `(N,)` int64, `UNLABELLED` where hidden.
+        index: `(N,)` int64 row numbers in the dataset's split; with the view they seed a rendering.
+        mean: `(C,)` float32 of pixels in [0, 1].
+        std: `(C,)` float32 of pixels in [0, 1].
+        logits: `(N, V, M, K)` float32 raw teacher logits, or None.
+        augment: what a view other than 0 does to an image.
+        seed: of the views.
+        views: V stored views that epochs go through in turn, or "fresh" for a new one each epoch.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    index: Tensor
+    mean: Tensor
+    std: Tensor
+    logits: Tensor | None = None
+    augment: Augment = PLAIN
+    seed: int = 0
+    views: int | Literal["fresh"] = 1
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "TensorFeed":
+        """The same rows on a device."""
+        moved = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+            if name in self.__dataclass_fields__
+        }
+        return TensorFeed(**moved)
+
+    def view(self, epoch: int) -> int:
+        """The view that an epoch (1-based) shows of every image.
+
+        With V stored views, epoch e shows view (e - 1) mod V, so that the number of steps in an
+        epoch does not depend on V; fresh views are numbered like the epochs and so never plain.
+        """
+        return epoch if self.views == "fresh" else (epoch - 1) % self.views
+
+    def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:
+        """This worker's part of the global batch of the rows `order`; see `batch.Feed`."""
+        rows = order[mine].to(self.labels.device, non_blocking=True)
+        view = self.view(epoch)
+        if self.pixels.dim() == 5:
+            images = self.pixels[rows, view]
+        else:
+            images = self.pixels[rows]
+            if view and not self.augment.is_identity:
+                images = render(images, self.index[rows], view, self.augment, self.seed)
+        return Batch(
+            images=self._normalized(images),
+            labels=self.labels[rows],
+            teacher_logits=None if self.logits is None else self.logits[rows, view],
+            global_rows=len(order),
+            global_labelled=self._labelled_among(order),
+        )
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        """`(N, C, H, W)` uint8 -> float32 of mean 0 and deviation 1, in one pass."""
+        scale, offset = self._affine
+        return torch.addcmul(offset, images.to(torch.float32), scale)
+
+    @cached_property
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        shape = (1, -1, 1, 1)
+        return (1 / (255 * self.std)).view(shape), (-self.mean / self.std).view(shape)
+
+    def _labelled_among(self, order: Tensor) -> int:
+        if self._labelled is None:
+            return len(order)
+        return int(self._labelled[order].sum())
+
+    @cached_property
+    def _labelled(self) -> Tensor | None:
+        """`(N,)` bool on the CPU, or None where no label is hidden (so no count is needed)."""
+        labelled = (self.labels != UNLABELLED).cpu()
+        return None if bool(labelled.all()) else labelled
+
+
+def feed_of(split: Split, mean: Sequence[float], std: Sequence[float]) -> TensorFeed:
+    """All plain images of a split, with its labels."""
+    return TensorFeed(
+        pixels=split.images,
+        labels=split.labels,
+        index=torch.arange(len(split.labels)),
+        mean=torch.tensor(mean, dtype=torch.float32),
+        std=torch.tensor(std, dtype=torch.float32),
+    )

@@ -1,0 +1,339 @@
+"""The training loop: one generator that teacher and student share, and one evaluation.
+
+It yields records and has no listeners; it knows nothing of Ray, files or the terminal. Every
+random number derives from (seed, epoch, rank), so a run that continues from a checkpoint draws
+what it would have drawn.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kd_ray.batch import UNLABELLED, Batch, Feed
+from kd_ray.config import Train
+from kd_ray.errors import ConfigError, TrainingError
+from kd_ray.losses import Loss
+from kd_ray.metrics import summarize, tally
+from kd_ray.models import project_
+from kd_ray.schedule import Schedule, make_schedule
+from kd_ray.workers import Worker, average_buffers, summed
+
+ObjectiveFunction = Callable[[Tensor, Batch, float], Loss]
+"""(student logits `(N, K)`, batch, share of the run done) -> loss."""
+
+TICK_S = 0.5
+EVALUATION_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Step:
+    """Somewhere inside an epoch; for progress displays, at most two a second."""
+
+    epoch: int
+    done: int
+    steps: int
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A finished epoch.
+
+    Attributes:
+        number: 1-based.
+        metrics: train_loss, hard_loss, soft_loss, train_accuracy, learning_rate, and where there
+            are validation rows, the figures of `metrics.summarize` on them.
+        seconds: training and evaluation.
+        images_per_s: of training alone, over all workers.
+    """
+
+    number: int
+    metrics: dict[str, float]
+    seconds: float
+    images_per_s: float
+
+    def record(self) -> dict[str, Any]:
+        """One flat line of a run's history."""
+        return {
+            "epoch": self.number,
+            **self.metrics,
+            "seconds": round(self.seconds, 4),
+            "images_per_s": round(self.images_per_s, 1),
+        }
+
+
+@dataclass
+class Training:
+    """What one epoch hands to the next; a checkpoint holds exactly this.
+
+    Attributes:
+        model: float weights in place.
+        optimizer: of the model's parameters.
+        epoch: finished epochs.
+        best_epoch: the one with the best validation accuracy, 0 before there is one.
+        best_accuracy: on the validation rows.
+        history: a record for each finished epoch.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -math.inf
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def note(self, epoch: Epoch) -> None:
+        """Counts a finished epoch in."""
+        self.epoch = epoch.number
+        self.history.append(epoch.record())
+        accuracy = epoch.metrics.get("accuracy")
+        if accuracy is not None and accuracy > self.best_accuracy:
+            self.best_epoch, self.best_accuracy = epoch.number, accuracy
+
+    def is_over(self, options: Train) -> bool:
+        """Whether all epochs are done, or patience has run out."""
+        waited = self.epoch - self.best_epoch
+        impatient = options.patience is not None and waited >= options.patience
+        return self.epoch >= options.epochs or (impatient and self.best_epoch > 0)
+
+    def result_epoch(self, options: Train) -> int:
+        """Which epoch's weights are the result so far."""
+        return self.best_epoch if options.keep == "best" and self.best_epoch else self.epoch
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 63-bit seed that is a pure function of its parts.
+
+    >>> derived_seed(0, "order", 1) == derived_seed(0, "order", 1) != derived_seed(1, "order", 1)
+    True
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def make_optimizer(model: nn.Module, options: Train) -> torch.optim.Optimizer:
+    """SGD, Adam or AdamW of all parameters; rates and momenta are set by the schedule each step."""
+    kinds: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "sgd": lambda: torch.optim.SGD(
+            model.parameters(),
+            lr=options.lr,
+            momentum=options.momentum,
+            nesterov=options.nesterov,
+            weight_decay=options.weight_decay,
+            fused=True,
+        ),
+        "adam": lambda: torch.optim.Adam(
+            model.parameters(),
+            lr=options.lr,
+            betas=(options.momentum, 0.999),
+            weight_decay=options.weight_decay,
+            fused=True,
+        ),
+        "adamw": lambda: torch.optim.AdamW(
+            model.parameters(),
+            lr=options.lr,
+            betas=(options.momentum, 0.999),
+            weight_decay=options.weight_decay,
+            fused=True,
+        ),
+    }
+    return kinds[options.optimizer]()
+
+
+def fit(
+    training: Training,
+    feed: Feed,
+    objective: ObjectiveFunction,
+    options: Train,
+    *,
+    seed: int,
+    worker: Worker,
+    validation: Feed | None = None,
+) -> Iterator[Step | Epoch]:
+    """Trains until `options` say it is over, from wherever `training` is.
+
+    Args:
+        training: changed in place; its state after an `Epoch` is what a checkpoint should hold.
+        feed: rows to learn from.
+        objective: the loss of one batch.
+        options: epochs, batch size, schedule, precision.
+        seed: of the order of rows and of dropout.
+        worker: this process among the workers; all of them call this with the same arguments.
+        validation: rows to choose among epochs by.
+
+    Yields:
+        `Step` now and then, `Epoch` after each epoch, on every worker.
+
+    Raises:
+        ConfigError: fewer rows or a smaller batch than workers.
+        TrainingError: a loss that is not finite.
+    """
+    if min(options.batch_size, feed.rows) < worker.world:
+        raise ConfigError(
+            f"train.batch_size: must be at least the number of workers ({worker.world}), "
+            f"but the batch has {min(options.batch_size, feed.rows)} rows; use fewer workers"
+        )
+    network = _runnable(training.model, options, worker)
+    schedule = make_schedule(options.schedule.name, options.schedule.options)
+    while not training.is_over(options):
+        started = time.perf_counter()
+        metrics = yield from _train_epoch(
+            training, network, feed, objective, options, schedule, seed=seed, worker=worker
+        )
+        images_per_s = metrics.pop("images_per_s")
+        average_buffers(training.model)
+        if validation is not None:
+            metrics |= evaluate(training.model, validation, worker, options)
+        seconds = time.perf_counter() - started
+        epoch = Epoch(training.epoch + 1, metrics, seconds, images_per_s)
+        training.note(epoch)
+        yield epoch
+
+
+def evaluate(
+    model: nn.Module,
+    feed: Feed,
+    worker: Worker,
+    options: Train,
+    ensemble: str = "arithmetic",
+) -> dict[str, float]:
+    """Figures of `metrics.summarize` over all rows of a feed, at T = 1, on plain images."""
+    model.eval()
+    part = worker.part_of(feed.rows)
+    total: Tensor | None = None
+    with torch.inference_mode():
+        for start in range(part.start, part.stop, EVALUATION_ROWS):
+            rows = torch.arange(start, min(start + EVALUATION_ROWS, part.stop))
+            batch = feed.batch(rows, slice(None), 1)
+            with autocast(options.precision, worker.device):
+                logits = model(batch.images)
+            sums = tally(logits.float(), batch.labels, batch.teacher_logits, ensemble)
+            total = sums if total is None else total + sums
+    if total is None:  # more workers than rows: this one adds nothing
+        batch = feed.batch(torch.arange(1), slice(None), 1)
+        with torch.inference_mode():
+            logits = model(batch.images).float()
+        total = torch.zeros_like(tally(logits, batch.labels, batch.teacher_logits, ensemble))
+    return summarize(summed(total))
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context of a forward pass: bf16 where asked for, or where `auto` finds a GPU with it."""
+    use = precision == "bf16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=use)
+
+
+def batch_bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
+    """Cuts `rows` into the fewest batches of at most `batch_size`, alike to within one row.
+
+    Every row is seen once an epoch and no batch is a small remainder.
+
+    >>> batch_bounds(10, 4)
+    [(0, 3), (3, 6), (6, 10)]
+    """
+    steps = math.ceil(rows / batch_size)
+    return [(rows * i // steps, rows * (i + 1) // steps) for i in range(steps)]
+
+
+def _runnable(model: nn.Module, options: Train, worker: Worker) -> Callable[[Tensor], Tensor]:
+    network: Any = model
+    if options.compile:
+        network = torch.compile(network)
+    if worker.world > 1:
+        network = DistributedDataParallel(network)
+    return network  # type: ignore[no-any-return]
+
+
+def _train_epoch(
+    training: Training,
+    network: Callable[[Tensor], Tensor],
+    feed: Feed,
+    objective: ObjectiveFunction,
+    options: Train,
+    schedule: Schedule,
+    *,
+    seed: int,
+    worker: Worker,
+) -> Iterator[Step]:
+    """One pass over the rows; a generator whose return value is the epoch's training metrics."""
+    number = training.epoch + 1
+    torch.manual_seed(derived_seed(seed, "dropout", number, worker.rank))
+    shuffle = torch.Generator().manual_seed(derived_seed(seed, "order", number))
+    order = torch.randperm(feed.rows, generator=shuffle)
+    bounds = batch_bounds(feed.rows, options.batch_size)
+    all_steps = len(bounds) * options.epochs
+    sums = torch.zeros(5, dtype=torch.float64, device=worker.device)
+    training.model.train()
+    started = ticked = time.perf_counter()
+    for step, (start, stop) in enumerate(bounds):
+        done = (number - 1) * len(bounds) + step
+        rate = _turn_knobs(training.optimizer, options, schedule, done, len(bounds), all_steps)
+        batch = feed.batch(order[start:stop], worker.part_of(stop - start), number)
+        with autocast(options.precision, worker.device):
+            logits = network(batch.images)
+        loss = objective(logits.float(), batch, done / all_steps)
+        # DistributedDataParallel averages over workers; these are parts of one sum.
+        (loss.total * worker.world).backward()  # type: ignore[no-untyped-call]
+        if options.grad_clip is not None:
+            nn.utils.clip_grad_norm_(training.model.parameters(), options.grad_clip)
+        training.optimizer.step()
+        training.optimizer.zero_grad()
+        project_(training.model)
+        sums += _step_sums(loss, logits, batch)
+        now = time.perf_counter()
+        if now - ticked > TICK_S:
+            ticked = now
+            yield Step(number, step + 1, len(bounds), stop / (now - started))
+    total, hard, soft, correct, labelled = summed(sums).tolist()
+    elapsed = time.perf_counter() - started
+    if not math.isfinite(total):
+        raise TrainingError(
+            f"epoch {number}: the loss must be finite, but is {total}; "
+            "lower the learning rate, clip gradients (grad_clip), or check the soft weight"
+        )
+    return {
+        "train_loss": total / len(bounds),
+        "hard_loss": hard / len(bounds),
+        "soft_loss": soft / len(bounds),
+        **({"train_accuracy": correct / labelled} if labelled else {}),
+        "learning_rate": rate,
+        "images_per_s": feed.rows / elapsed,
+    }
+
+
+def _turn_knobs(
+    optimizer: torch.optim.Optimizer,
+    options: Train,
+    schedule: Schedule,
+    done: int,
+    steps: int,
+    all_steps: int,
+) -> float:
+    """Sets the step's learning rate and momentum; returns the rate."""
+    knobs = schedule(done, steps, all_steps)
+    for group in optimizer.param_groups:
+        group["lr"] = options.lr * knobs.lr_scale
+        if knobs.momentum is None:
+            continue
+        if "betas" in group:
+            group["betas"] = (knobs.momentum, group["betas"][1])
+        else:
+            group["momentum"] = knobs.momentum
+    return options.lr * knobs.lr_scale
+
+
+def _step_sums(loss: Loss, logits: Tensor, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        labelled = batch.labels != UNLABELLED
+        correct = (logits.argmax(1) == batch.labels).sum()
+        parts = (loss.total, loss.hard, loss.soft, correct, labelled.sum())
+        return torch.stack([part.detach().double() for part in parts])

@@ -1,0 +1,189 @@
+"""The objective as pure functions on tensors: hard loss, soft targets, soft loss, their sum.
+
+With student logits z, teacher logits v and q_T = softmax(z / T):
+
+    loss = h * CE(softmax(z), y) + c * CE(q_T, soft targets)
+
+Hinton, Vinyals and Dean 2015, section 2. The temperature T and the soft weight c are numbers, or
+tensors with one value for each row, so that students with different T and c can share one batch.
+Nothing here knows of devices, optimizers, workers or epochs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_ray.batch import UNLABELLED
+from kd_ray.catalog import pick
+
+
+def hard_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy with the labels at T = 1, in nats; 0 for an unlabelled row.
+
+    Args:
+        logits: student logits z, `(N, K)`.
+        labels: `(N,)` int64; `UNLABELLED` where the label is hidden.
+        smoothing: share of the label's mass that is spread evenly over all K classes.
+
+    Returns:
+        `(N,)`.
+    """
+    return F.cross_entropy(
+        _exact(logits), labels, ignore_index=UNLABELLED, reduction="none", label_smoothing=smoothing
+    )
+
+
+def soft_targets(
+    teacher_logits: Tensor, temperature: float | Tensor, ensemble: str = "arithmetic"
+) -> Tensor:
+    """The teachers' joint distribution at temperature T (Hinton et al. 2015, equation 1).
+
+    Args:
+        teacher_logits: raw logits v, `(N, M, K)`.
+        temperature: T, a number or a tensor `()` or `(N, 1)`.
+        ensemble: a key of `ENSEMBLES`.
+
+    Returns:
+        `(N, K)`; rows add up to 1.
+
+    Raises:
+        UnknownNameError: no such ensemble.
+    """
+    return pick("ensemble", ENSEMBLES, ensemble)(_exact(teacher_logits), temperature)
+
+
+def _arithmetic(teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
+    if isinstance(temperature, Tensor) and temperature.dim() == 2:
+        temperature = temperature.unsqueeze(1)  # (N, 1, 1): the same T for all members of a row
+    return (teacher_logits / temperature).softmax(dim=-1).mean(dim=1)
+
+
+def _geometric(teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
+    # The normalized geometric mean of softmaxes is the softmax of the mean logit.
+    return (teacher_logits.mean(dim=1) / temperature).softmax(dim=-1)
+
+
+ENSEMBLES: Mapping[str, Callable[[Tensor, float | Tensor], Tensor]] = {
+    "arithmetic": _arithmetic,
+    "geometric": _geometric,
+}
+
+
+def soft_loss(logits: Tensor, targets: Tensor, temperature: float | Tensor) -> Tensor:
+    """Cross-entropy of the student at temperature T with soft targets, in nats.
+
+    Its gradient in the logits is (q_T - targets) / T: the same as that of `divergence`.
+
+    Args:
+        logits: student logits z, `(N, K)`.
+        targets: a distribution in each row, `(N, K)`.
+        temperature: T, a number or a tensor `()` or `(N, 1)`.
+
+    Returns:
+        `(N,)`.
+    """
+    return -(targets * _log_student(logits, temperature)).sum(dim=-1)
+
+
+def divergence(logits: Tensor, targets: Tensor, temperature: float | Tensor) -> Tensor:
+    """KL(targets || q_T) in nats: what of `soft_loss` the student can still remove.
+
+    Args:
+        logits: student logits z, `(N, K)`.
+        targets: a distribution in each row, `(N, K)`; zeros are allowed.
+        temperature: T, a number or a tensor `()` or `(N, 1)`.
+
+    Returns:
+        `(N,)`.
+    """
+    log_student = _log_student(logits, temperature)
+    return F.kl_div(log_student, targets, reduction="none").sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One worker's part of a global batch's loss; the parts of all workers add up to the whole.
+
+    Attributes:
+        total: `()`, h * hard + c * soft; the one to take gradients of.
+        hard: `()`, the hard term before its weight; 0 where it is skipped.
+        soft: `()`, the soft term before its weight; 0 where it is skipped.
+    """
+
+    total: Tensor
+    hard: Tensor
+    soft: Tensor
+
+
+def distillation_loss(
+    logits: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor | None,
+    *,
+    temperature: float | Tensor,
+    soft_weight: float | Tensor,
+    hard_weight: float | Tensor,
+    targets: Literal["teacher", "labels"] = "teacher",
+    ensemble: str = "arithmetic",
+    smoothing: float = 0.0,
+    global_rows: int,
+    global_labelled: int,
+) -> Loss:
+    """The objective of a global batch, restricted to this worker's rows.
+
+    Each term is a mean over the rows of the *global* batch that take part in it, so workers with
+    unequal numbers of labelled rows still add up to what one worker would have computed.
+
+    Args:
+        logits: student logits z, `(N, K)`; computed on in float32 even where they are lower.
+        labels: `(N,)` int64; an `UNLABELLED` row takes part in the teacher's soft term only.
+        teacher_logits: raw logits v, `(N, M, K)`; None where no soft term needs them.
+        temperature: T of both softmaxes in the soft term, a number or a tensor `()` or `(N, 1)`.
+        soft_weight: c, multiplies the soft term literally; a number or a tensor `()` or `(N,)`.
+            The number 0 skips the term.
+        hard_weight: h, likewise.
+        targets: the teacher's soft targets, or one-hot labels (a control without a teacher).
+        ensemble: a key of `ENSEMBLES`.
+        smoothing: label smoothing of the hard term.
+        global_rows: rows of the batch over all workers.
+        global_labelled: labelled rows of the batch over all workers.
+
+    Raises:
+        ValueError: a soft term with the teacher's targets, but no teacher logits.
+    """
+    # A skipped term is a sum over no rows: zero, yet backward() works where both are skipped.
+    nothing = _exact(logits)[:0].sum()
+    total, hard, soft = nothing, nothing, nothing
+    if not _is_zero(hard_weight):
+        rows = hard_loss(logits, labels, smoothing) / max(global_labelled, 1)
+        hard = rows.sum()
+        total = total + (hard_weight * rows).sum()
+    if not _is_zero(soft_weight):
+        if targets == "labels":
+            rows = hard_loss(_exact(logits) / temperature, labels) / max(global_labelled, 1)
+        elif teacher_logits is None:
+            raise ValueError("soft_weight must be 0 where there are no teacher logits")
+        else:
+            distribution = soft_targets(teacher_logits, temperature, ensemble)
+            rows = soft_loss(logits, distribution, temperature) / max(global_rows, 1)
+        soft = rows.sum()
+        total = total + (soft_weight * rows).sum()
+    return Loss(total, hard.detach(), soft.detach())
+
+
+def _log_student(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    return (_exact(logits) / temperature).log_softmax(dim=-1)
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """At least float32: bf16 has 8 bits for a sum that must be right to far more."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _is_zero(weight: float | Tensor) -> bool:
+    # Looking at a tensor's value would wait for the device.
+    return not isinstance(weight, Tensor) and weight == 0

@@ -1,0 +1,100 @@
+"""What an evaluation counts: sums over rows that add up over batches and over workers.
+
+`tally` turns rows into sums on their device, sums of sums are sums, `summarize` turns them into
+figures. Nothing here knows how the sums travel between workers.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_ray.batch import UNLABELLED
+
+BINS = 15
+"""Equal bins of confidence, as Guo et al. 2017 count calibration error."""
+
+_SCALARS = ("rows", "labelled", "correct", "loss", "taught", "agreed", "divergence")
+
+
+def tally(
+    logits: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor | None = None,
+    ensemble: str = "arithmetic",
+) -> Tensor:
+    """Sums over the given rows; add the tallies of parts to get the tally of the whole.
+
+    Everything is measured at T = 1, whatever the student was trained at.
+
+    Args:
+        logits: student logits z, `(N, K)`; N may be 0.
+        labels: `(N,)` int64; an `UNLABELLED` row counts for agreement and divergence only.
+        teacher_logits: raw logits v, `(N, M, K)`, or None where there is no teacher.
+        ensemble: how several teachers' distributions are averaged, arithmetic or geometric.
+
+    Returns:
+        `(S,)` float64 sums on the device of `logits`; only `summarize` knows their order.
+    """
+    log_student = logits.float().log_softmax(dim=-1)
+    confidence, top = log_student.exp().max(dim=-1)
+    labelled = labels != UNLABELLED
+    correct = top == labels  # never true of UNLABELLED
+    negative = F.nll_loss(log_student, labels, ignore_index=UNLABELLED, reduction="none")
+    everything = torch.ones_like(labelled)
+    if teacher_logits is None:
+        taught = agreed = torch.zeros_like(labelled)
+        divergence = torch.zeros_like(confidence)
+    else:
+        teacher = _distribution(teacher_logits.float(), ensemble)
+        taught = everything
+        agreed = teacher.argmax(dim=-1) == top
+        divergence = F.kl_div(log_student, teacher, reduction="none").sum(dim=-1)
+    columns = (everything, labelled, correct, negative, taught, agreed, divergence)
+    scalars = torch.stack([column.double().sum() for column in columns])
+    # Guo et al.: bin b holds confidences in (b / BINS, (b + 1) / BINS]; only the gap of confidence
+    # and correctness in a bin matters, so one signed sum a bin is enough.
+    bins = (torch.ceil(confidence * BINS).long() - 1).clamp(0, BINS - 1)
+    gap = (correct.double() - confidence.double()) * labelled
+    gaps = (F.one_hot(bins, BINS) * gap.unsqueeze(1)).sum(dim=0)
+    return torch.cat([scalars, gaps])
+
+
+def summarize(sums: Tensor) -> dict[str, float]:
+    """The figures of a tally.
+
+    Args:
+        sums: `(S,)` float64, added up over all batches and workers.
+
+    Returns:
+        `rows`; where rows have labels `accuracy` (share), `errors` (count), `loss` (mean negative
+        log-likelihood, nats) and `calibration_error` (share, Guo et al. 2017, section 2);
+        where there is a teacher `agreement` (share of rows with the teacher's top-1) and
+        `divergence` (mean KL(teacher || student), nats). Keys without rows are absent, not NaN.
+
+    Raises:
+        ValueError: no rows at all.
+    """
+    values = sums.tolist()
+    if len(values) != len(_SCALARS) + BINS:
+        raise ValueError(f"sums must come from tally, but got {len(values)} of them")
+    count = dict(zip(_SCALARS, values, strict=False))
+    if count["rows"] == 0:
+        raise ValueError("at least one row is needed, but got none")
+    figures: dict[str, float] = {"rows": int(count["rows"])}
+    if labelled := count["labelled"]:
+        figures["accuracy"] = count["correct"] / labelled
+        figures["errors"] = int(labelled - count["correct"])
+        figures["loss"] = count["loss"] / labelled
+        figures["calibration_error"] = sum(map(abs, values[len(_SCALARS) :])) / labelled
+    if taught := count["taught"]:
+        figures["agreement"] = count["agreed"] / taught
+        figures["divergence"] = count["divergence"] / taught
+    return figures
+
+
+def _distribution(teacher_logits: Tensor, ensemble: str) -> Tensor:
+    if ensemble == "geometric":
+        return teacher_logits.mean(dim=1).softmax(dim=-1)
+    if ensemble == "arithmetic":
+        return teacher_logits.softmax(dim=-1).mean(dim=1)
+    raise ValueError(f"ensemble must be arithmetic or geometric, but got {ensemble!r}")

@@ -1,0 +1,114 @@
+"""The model catalogue: names and options of a recipe to modules with fresh, seeded weights.
+
+Every model is an ordinary module from images `(N, C, H, W)` to logits `(N, K)`. A name that is not
+in `MODELS` is looked for among torchvision's classification models.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from kd_ray.catalog import call_problems, suggestion
+from kd_ray.errors import ConfigError, UnknownNameError
+from kd_ray.models.convnet import convnet
+from kd_ray.models.mlp import mlp, project_
+from kd_ray.models.resnet import resnet20, resnet32, resnet56
+from kd_ray.models.zoo import zoo_model, zoo_names
+
+__all__ = ["MODELS", "build_model", "model_problems", "parameter_count", "project_"]
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "convnet": convnet,
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet56": resnet56,
+}
+GIVEN = ("shape", "classes")
+# Large enough for every option that suits any image: only options are checked on it.
+_ANY_SHAPE = (3, 2**12, 2**12)
+
+
+def build_model(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int,
+) -> nn.Module:
+    """A model on the CPU whose weights are a function of the arguments alone.
+
+    Args:
+        name: a key of `MODELS`, or a torchvision classification model.
+        options: keyword arguments of the entry; torchvision's models take none.
+        shape: `(C, H, W)` of an image.
+        classes: K.
+        seed: of the weights; the process's own random state is left as it was.
+
+    Raises:
+        UnknownNameError: no such model.
+        ConfigError: an option breaks a rule, or the model does not take such images.
+    """
+    _check_name(name)
+    if problems := _option_problems("model", name, options):
+        raise ConfigError("; ".join(problems))
+    # Only the CPU's generator: torch.manual_seed would reseed the accelerators as well.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            if name in MODELS:
+                return MODELS[name](shape=shape, classes=classes, **options)
+            return zoo_model(name, shape=shape, classes=classes)
+        except ConfigError as error:
+            raise ConfigError(f"model '{name}': {error}") from error
+
+
+def model_problems(where: str, name: str, options: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a model in a recipe, one sentence each; empty when nothing is.
+
+    Whether the model takes the images is left to `build_model`, which knows their shape.
+
+    Args:
+        where: dotted place of the model in the recipe.
+        name: key of `MODELS`, or a torchvision classification model.
+        options: the other keys of its table.
+    """
+    try:
+        _check_name(name)
+    except UnknownNameError as error:
+        return [f"{where}.name: {error}"]
+    problems = _option_problems(where, name, options)
+    if problems or name not in MODELS:
+        return problems
+    try:
+        # On the meta device a model of any size costs no memory.
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            MODELS[name](shape=_ANY_SHAPE, classes=2, **options)
+    except ConfigError as error:
+        return [f"{where}: {error}"]
+    return []
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Trainable numbers in the model."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _check_name(name: str) -> None:
+    if name in MODELS:
+        return
+    names = [*MODELS, *zoo_names()]
+    if name not in names:
+        raise UnknownNameError(f"unknown model '{name}'; {suggestion(name, names)}")
+
+
+def _option_problems(where: str, name: str, options: Mapping[str, Any]) -> list[str]:
+    if name in MODELS:
+        return call_problems(where, MODELS[name], options, given=GIVEN)
+    return [
+        f"{where}.{key}: torchvision's models take no options, but got {value!r}; leave it out"
+        for key, value in options.items()
+    ]

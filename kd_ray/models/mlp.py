@@ -1,0 +1,99 @@
+"""The fully connected network of Hinton et al. 2015, section 3, with its two regularizers."""
+
+from collections import OrderedDict
+from itertools import pairwise
+from math import inf, prod
+
+import torch
+from torch import Tensor, nn
+
+from kd_ray.errors import ConfigError
+
+
+class BoundedLinear(nn.Linear):
+    """A linear layer whose units' incoming weight vectors keep a norm of at most `max_norm`.
+
+    Hinton et al. 2012 (1207.0580), section "max-norm": a hard bound instead of a penalty lets
+    dropout train with large learning rates. The bound is restored by `project_` after every step.
+    """
+
+    weight: Tensor
+
+    def __init__(self, inputs: int, outputs: int, max_norm: float):
+        super().__init__(inputs, outputs)
+        self.max_norm = max_norm
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Scales back, in place, every row of the weight that is too long."""
+        self.weight.renorm_(p=2, dim=0, maxnorm=self.max_norm)
+
+    def extra_repr(self) -> str:
+        """The layer's arguments, for printing."""
+        return f"{super().extra_repr()}, max_norm={self.max_norm}"
+
+
+def project_(model: nn.Module) -> None:
+    """Restores every constraint on the model's weights, in place; most models have none."""
+    for module in model.modules():
+        if isinstance(module, BoundedLinear):
+            module.project_()
+
+
+def mlp(
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    hidden: list[int],
+    dropout: list[float] | None = None,
+    max_norm: float | None = None,
+) -> nn.Sequential:
+    """Linear layers with ReLU between them, on the flattened image.
+
+    Args:
+        shape: `(C, H, W)` of an image.
+        classes: K.
+        hidden: units of each hidden layer; none is a linear classifier.
+        dropout: share of dropped units of the input and then of each hidden layer.
+        max_norm: bound on each unit's incoming weight vector; none for no bound.
+
+    Returns:
+        A model from `(N, C, H, W)` to logits `(N, K)`.
+
+    Raises:
+        ConfigError: a width below 1, a share outside [0, 1), a wrong number of shares, or a bound
+            that is not positive.
+    """
+    if any(width < 1 for width in hidden):
+        raise ConfigError(f"hidden must be widths of at least 1, but got {hidden}")
+    shares = [0.0] * (len(hidden) + 1) if dropout is None else dropout
+    if len(shares) != len(hidden) + 1:
+        raise ConfigError(
+            f"dropout must have {len(hidden) + 1} shares, one for the input and one for each "
+            f"hidden layer, but got {dropout}"
+        )
+    if not all(0 <= share < 1 for share in shares):
+        raise ConfigError(f"dropout must be shares in [0, 1), but got {dropout}")
+    if max_norm is not None and not 0 < max_norm < inf:
+        raise ConfigError(f"max_norm must be finite and above 0, but got {max_norm}")
+
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    widths = [prod(shape), *hidden, classes]
+    for depth, ((inputs, outputs), share) in enumerate(zip(pairwise(widths), shares, strict=True)):
+        if depth > 0:
+            layers[f"relu{depth}"] = nn.ReLU()
+        if share > 0:
+            layers[f"dropout{depth}"] = nn.Dropout(share)
+        layers[f"linear{depth + 1}"] = _linear(inputs, outputs, max_norm)
+    model = nn.Sequential(layers)
+    project_(model)
+    return model
+
+
+def _linear(inputs: int, outputs: int, max_norm: float | None) -> nn.Linear:
+    layer = (
+        nn.Linear(inputs, outputs) if max_norm is None else BoundedLinear(inputs, outputs, max_norm)
+    )
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,90 @@
+"""Residual networks for small pictures: He et al. 2015 (1512.03385), section 4.2.
+
+Three stages of n blocks of two 3x3 convolutions, 6n + 2 layers; the channels double where the
+sides halve. Shortcuts have no parameters (option A).
+"""
+
+from collections import OrderedDict
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_ray.errors import ConfigError
+
+
+def resnet20(*, shape: tuple[int, int, int], classes: int, width: int = 16) -> nn.Sequential:
+    """20 layers; see `_resnet`."""
+    return _resnet(3, shape, classes, width)
+
+
+def resnet32(*, shape: tuple[int, int, int], classes: int, width: int = 16) -> nn.Sequential:
+    """32 layers; see `_resnet`."""
+    return _resnet(5, shape, classes, width)
+
+
+def resnet56(*, shape: tuple[int, int, int], classes: int, width: int = 16) -> nn.Sequential:
+    """56 layers; see `_resnet`."""
+    return _resnet(9, shape, classes, width)
+
+
+def _resnet(blocks: int, shape: tuple[int, int, int], classes: int, width: int) -> nn.Sequential:
+    """A model from `(N, C, H, W)`, of any sides, to logits `(N, K)`.
+
+    Args:
+        blocks: n, residual blocks in a stage.
+        shape: `(C, H, W)` of an image.
+        classes: K.
+        width: channels of the first stage.
+
+    Raises:
+        ConfigError: width is below 1.
+    """
+    if width < 1:
+        raise ConfigError(f"width must be at least 1, but got {width}")
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv=_convolution(shape[0], width, stride=1), norm=nn.BatchNorm2d(width), relu=nn.ReLU()
+    )
+    inputs = width
+    for stage in range(3):
+        outputs = width * 2**stage
+        for place in range(blocks):
+            layers[f"block{stage + 1}_{place + 1}"] = ResidualBlock(inputs, outputs)
+            inputs = outputs
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["head"] = nn.Linear(inputs, classes)
+    return nn.Sequential(layers)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; with more outputs than inputs it halves the sides.
+
+    Each ReLU is a module of its own, so that each can be replaced by a quantizer.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.extra = outputs - inputs
+        self.stride = 2 if self.extra else 1
+        self.conv1 = _convolution(inputs, outputs, self.stride)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU()
+        self.conv2 = _convolution(outputs, outputs, stride=1)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to `(N, C', H', W')`."""
+        residual = self.relu1(self.norm1(self.conv1(x)))
+        residual = self.norm2(self.conv2(residual))
+        if self.extra:
+            # Every second pixel, and zeros for the new channels.
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        relu: Tensor = self.relu2(residual + x)
+        return relu
+
+
+def _convolution(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer

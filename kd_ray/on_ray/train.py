@@ -1,0 +1,169 @@
+"""Tasks on Ray Train: [1] the worker function, [2] the driver that starts it and relays events.
+
+One worker group performs all the tasks it is given, one after the other, because starting a group
+costs 10 to 20 seconds. Artefacts and resume are the stages' own; Ray Train starts the workers,
+joins them in a process group, and replaces those that die. Nothing is reported through Ray: events
+travel in a queue and checkpoints lie in the run folder, so a run looks alike with and without Ray.
+"""
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from kd_ray.config import Resources
+from kd_ray.errors import ClusterError, KdRayError
+from kd_ray.on_ray.session import connected, place
+from kd_ray.stages.events import Event
+from kd_ray.stages.task import Task
+
+POLL_S = 0.25
+
+
+def work(config: dict[str, Any]) -> None:
+    """[1] One worker of the group: performs the tasks, sends what happens to the driver.
+
+    A `KdRayError` is sent and not raised: it would be the same after a restart of the group.
+    """
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    from kd_ray.labelling import ShardDone
+    from kd_ray.stages import perform_all
+    from kd_ray.workers import Worker
+
+    context = ray.train.get_context()
+    device = get_device() if config["gpus"] else torch.device("cpu")
+    worker = Worker(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=device,
+        threads=config["cpus"],
+    )
+    mailbox = config["mailbox"]
+    tasks: Sequence[Task] = config["tasks"]
+    try:
+        for task, event in perform_all(tasks, worker):
+            if worker.is_first or isinstance(event, ShardDone):
+                mailbox.put((task, event))
+    except KdRayError as error:
+        if worker.is_first:
+            mailbox.put(error)
+
+
+def perform_on_ray(
+    tasks: Sequence[Task],
+    resources: Resources,
+    *,
+    address: str | None = None,
+    verbose: bool = False,
+) -> Iterator[tuple[Task, Event]]:
+    """[2] Performs tasks on a group of Ray Train workers and yields their events as they come.
+
+    Args:
+        tasks: as for `stages.perform_all`.
+        resources: how many workers, and what each gets.
+        address: HOST:PORT of a cluster; None for this machine.
+        verbose: let Ray's own log lines through.
+
+    Raises:
+        KdRayError: what a worker raised.
+        ClusterError: the workers do not fit, or died more often than `max_failures`.
+    """
+    if not tasks:
+        return
+    with connected(address, verbose):
+        from ray.util.queue import Empty, Queue
+
+        placement = place(resources)
+        mailbox = Queue(actor_options={"num_cpus": 0})
+        config = {
+            "tasks": list(tasks),
+            "cpus": placement.cpus,
+            "gpus": placement.gpus,
+            "mailbox": mailbox,
+        }
+        group = _Group(config, resources, verbose)
+        group.start()
+        while True:
+            running = group.is_alive()
+            try:
+                message = mailbox.get(timeout=POLL_S)
+            except Empty:
+                if running:
+                    continue
+                break
+            if isinstance(message, KdRayError):
+                raise message
+            yield message
+        if group.error is not None:
+            raise group.error
+
+
+class _Group(threading.Thread):
+    """Runs `TorchTrainer.fit` beside the driver's loop, which so stays free for Ctrl-C."""
+
+    def __init__(self, config: dict[str, Any], resources: Resources, verbose: bool) -> None:
+        super().__init__(daemon=True)
+        self.error: Exception | None = None
+        self._config = config
+        self._resources = resources
+        self._verbose = verbose
+
+    def run(self) -> None:
+        """Starts the group and waits for its end; an error is kept for the driver."""
+        import ray.train
+        from ray.train.torch import TorchTrainer
+
+        # Ray Train would resume what it finds under an old name. This folder must be seen from all
+        # nodes, as the run folder is.
+        scratch = tempfile.mkdtemp(prefix=".ray-", dir=self._config["tasks"][0].run)
+        try:
+            TorchTrainer(
+                work,
+                train_loop_config=self._config,
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=self._resources.workers,
+                    use_gpu=self._config["gpus"] > 0,
+                    resources_per_worker={
+                        "CPU": self._config["cpus"],
+                        **({"GPU": self._config["gpus"]} if self._config["gpus"] else {}),
+                    },
+                ),
+                run_config=ray.train.RunConfig(  # type: ignore[call-arg]
+                    name="group",
+                    storage_path=scratch,
+                    failure_config=ray.train.FailureConfig(
+                        max_failures=self._resources.max_failures
+                    ),
+                    logging_config=ray.train.LoggingConfig(
+                        log_level="INFO" if self._verbose else "ERROR"
+                    ),
+                ),
+            ).fit()
+        except Exception as error:  # whatever it is, the driver raises it
+            self.error = _with_cause(error)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _with_cause(error: Exception) -> Exception:
+    """A worker's own exception where Ray wraps one; a lost worker becomes a `ClusterError`."""
+    from ray.exceptions import RayActorError
+    from ray.train import WorkerGroupError
+
+    if not isinstance(error, WorkerGroupError):
+        return error
+    for rank, failure in sorted(error.worker_failures.items()):
+        cause = getattr(failure, "cause", None) or failure
+        if isinstance(cause, KdRayError):
+            return cause
+        if isinstance(cause, RayActorError):
+            return ClusterError(
+                f"worker {rank}: must stay alive, but died more often than "
+                f"resources.max_failures allows ({str(cause).splitlines()[0]}); look for a lack of "
+                "memory, then run the same again to go on from the last epoch"
+            )
+    return error

@@ -1,0 +1,210 @@
+"""The stages of a recipe in order, each skipped when its artefact is whole (floor 7).
+
+`Run.events` is the whole service in one generator: the command line shows its events, a notebook
+may ignore them.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+import torch
+
+from kd_ray.config import Recipe, load_recipe
+from kd_ray.catalog import suggestion
+from kd_ray.datasets import DATASETS, given_root
+from kd_ray.errors import ClusterError, ConfigError
+from kd_ray.files import committed_file, locked, remove_drafts
+from kd_ray.models import model_problems
+from kd_ray.report.summary import Summary, summarize_results
+from kd_ray.schedule import schedule_problems
+from kd_ray.stages import Event, Finished, Task, found_result, perform_all
+from kd_ray.student import DISTILLED
+from kd_ray.transfer_set import read_manifest
+from kd_ray.workers import Worker
+
+Stage = Literal["teach", "label", "distill"]
+STAGES: tuple[Stage, ...] = ("teach", "label", "distill")
+
+
+def open_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by path or shipped name, checked as far as that is possible without data.
+
+    Args:
+        source: path of a TOML file, or the name of a shipped recipe.
+        overrides: `key.path=value`, applied in order.
+
+    Raises:
+        ConfigError: one message with every problem found.
+    """
+    return load_recipe(source, overrides, rules=[catalogue_problems])
+
+
+def catalogue_problems(recipe: Recipe) -> list[str]:
+    """What is wrong with the names and options in a recipe, against the catalogues."""
+    found = []
+    if recipe.data.name not in DATASETS:
+        known = suggestion(recipe.data.name, DATASETS)
+        found.append(f"data.name: unknown dataset '{recipe.data.name}'; {known}")
+    student = recipe.student.model
+    found += model_problems("student.model", student.name, student.options)
+    found += schedule_problems(
+        "train.schedule", recipe.train.schedule.name, recipe.train.schedule.options
+    )
+    if recipe.teacher is not None:
+        teacher, train = recipe.teacher.model, recipe.teacher.train
+        found += model_problems("teacher.model", teacher.name, teacher.options)
+        found += schedule_problems(
+            "teacher.train.schedule", train.schedule.name, train.schedule.options
+        )
+    return found
+
+
+@dataclass
+class Run:
+    """A recipe and the folder that its artefacts lie in.
+
+    Attributes:
+        recipe: what to make.
+        folder: `runs/<name>`, absolute.
+        local: perform in this process, without Ray.
+        address: HOST:PORT of a Ray cluster; None for this machine.
+        verbose: let Ray's own log lines through.
+        results: of the tasks finished so far, by title; filled by `events`.
+    """
+
+    recipe: Recipe
+    folder: Path
+    local: bool = False
+    address: str | None = None
+    verbose: bool = False
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def tasks(self, stages: Sequence[Stage] = STAGES) -> list[Task]:
+        """Every artefact of some stages, in order."""
+        recipe = self.recipe
+        root = given_root(recipe.data)
+        label = Task(
+            "label",
+            recipe=recipe.model_dump(mode="json", exclude_none=True),
+            run=str(self.folder),
+            data_root=None if root is None else str(root.absolute()),
+        )
+        found: list[Task] = []
+        if recipe.transfer_set.path is None and recipe.teacher is not None:
+            members = range(recipe.teacher.members)
+            if "teach" in stages:
+                found += [replace(label, stage="teach", member=member) for member in members]
+            if "label" in stages:
+                found.append(label)
+        if "distill" in stages:
+            found += [
+                replace(label, stage="distill", variant=variant, seed=seed)
+                for seed in recipe.train.seeds
+                for variant in (*recipe.student.baselines, DISTILLED)
+            ]
+        return found
+
+    def events(self, stages: Sequence[Stage] = STAGES) -> Iterator[tuple[Task, Event]]:
+        """Performs what is not done yet; yields a `Finished` for what is.
+
+        Raises:
+            KdRayError: see its children; what was done until then stays, and is resumed.
+        """
+        tasks = self.tasks(stages)
+        if self.recipe.transfer_set.path is not None:
+            if "distill" not in stages:
+                raise ConfigError(
+                    "transfer_set.path: names a finished transfer set, so there is nothing to "
+                    f"{' or '.join(stages)}; leave it out to make one"
+                )
+            read_manifest(Path(self.recipe.transfer_set.path))
+        with locked(self.folder):
+            remove_drafts(self.folder)
+            found = [(task, found_result(task)) for task in tasks]
+            self._write_recipe()
+            for task, result in found:
+                if result is not None:
+                    self.results[task.title] = result
+                    yield task, Finished(result, found=True)
+            todo = [task for task, result in found if result is None]
+            for task, event in self._perform(todo):
+                if isinstance(event, Finished):
+                    self.results[task.title] = event.result
+                yield task, event
+
+    def _perform(self, tasks: list[Task]) -> Iterator[tuple[Task, Event]]:
+        if not self.local:
+            from kd_ray.on_ray import perform_on_ray
+
+            resources = self.recipe.resources
+            return perform_on_ray(tasks, resources, address=self.address, verbose=self.verbose)
+        return perform_all(tasks, self._this_process())
+
+    def _this_process(self) -> Worker:
+        resources = self.recipe.resources
+        if resources.workers != 1:
+            raise ClusterError(
+                f"--local: is one worker in this process, but resources.workers is "
+                f"{resources.workers}; leave --local out, or use --workers 1"
+            )
+        available = len(os.sched_getaffinity(0))
+        threads = available if resources.cpus_per_worker == "auto" else resources.cpus_per_worker
+        if threads > available:
+            raise ClusterError(
+                f"resources.cpus_per_worker: {threads} threads were asked for, but this machine "
+                f"has {available} CPUs; use {available} or fewer"
+            )
+        gpus = torch.cuda.is_available() and resources.gpus_per_worker != 0
+        if resources.gpus_per_worker == 1 and not gpus:
+            raise ClusterError(
+                "resources.gpus_per_worker: 1 GPU was asked for, but this machine has none; "
+                "use gpus_per_worker = 0"
+            )
+        device = torch.device("cuda", torch.cuda.current_device()) if gpus else torch.device("cpu")
+        return Worker(rank=0, world=1, device=device, threads=threads)
+
+    def _write_recipe(self) -> None:
+        table = self.recipe.model_dump(mode="json", exclude_none=True)
+        with committed_file(self.folder / "recipe.toml") as draft:
+            draft.write_text(tomli_w.dumps(table), encoding="utf-8")
+
+
+def run(
+    recipe: Recipe | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | Path = "runs",
+    stages: Sequence[Stage] = STAGES,
+    local: bool = False,
+    address: str | None = None,
+    verbose: bool = False,
+    listener: Callable[[Task, Event], None] | None = None,
+) -> Summary:
+    """Performs the stages of a recipe, going on where an earlier call left off.
+
+    Args:
+        recipe: a recipe, its path, or the name of a shipped one.
+        overrides: `key.path=value`; only with a path or a name.
+        runs: folder of run folders.
+        stages: some of "teach", "label", "distill", in this order.
+        local: perform in this process, without Ray; breakpoints work.
+        address: HOST:PORT of a Ray cluster; None for this machine.
+        verbose: let Ray's own log lines through.
+        listener: called with every task and event, such as a `loop.Epoch`.
+
+    Returns:
+        The figures of everything in the run folder that these stages made or found.
+
+    Raises:
+        KdRayError: see its children; what was done until then stays, and is resumed.
+    """
+    opened = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
+    work = Run(opened, Path(runs).absolute() / opened.name, local, address, verbose)
+    for task, event in work.events(stages):
+        if listener is not None:
+            listener(task, event)
+    return summarize_results(work.folder, list(work.results.values()))

@@ -1,0 +1,49 @@
+"""A model back from its checkpoint: architecture and shapes come from the checkpoint's own meta."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kd_ray.checkpoint import WEIGHTS, Meta, read_meta, restore
+from kd_ray.models import build_model
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model in evaluation mode, and what its checkpoint says of it."""
+
+    path: Path
+    meta: Meta
+    model: nn.Module
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights file; the identity of this model."""
+        return self.meta.files[WEIGHTS]
+
+    def normalization(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and deviation `(C,)` of the pixels in [0, 1] that this model was trained on."""
+        mean = torch.tensor(self.meta.input.mean, dtype=torch.float32, device=device)
+        return mean, torch.tensor(self.meta.input.std, dtype=torch.float32, device=device)
+
+
+def load_model(path: Path, device: torch.device) -> SavedModel:
+    """The model of a checkpoint folder, on a device.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint, or was altered.
+        ConfigError: its architecture is unknown to this version.
+    """
+    meta = read_meta(path)
+    options = {key: value for key, value in meta.model.items() if key != "name"}
+    model = build_model(
+        meta.model["name"],
+        options,
+        shape=meta.input.shape,
+        classes=len(meta.class_names),
+        seed=0,
+    )
+    restore(path, meta, model)
+    return SavedModel(path, meta, model.to(device).eval())

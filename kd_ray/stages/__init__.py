@@ -1,0 +1,64 @@
+"""Stages as tasks: what to do is plain data, doing it is a generator of events (floor 5).
+
+A task can be sent anywhere. Performed in this process, in a Ray Train worker or in a test it is the
+same code, and performed twice it goes on where it was, or says that it is done. Artefacts lie below
+the run folder and are the only thing that stages hand to each other.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from kd_ray.files import locked
+from kd_ray.stages.events import Event, Finished, Started
+from kd_ray.stages.label import label_stage
+from kd_ray.stages.shelf import Shelf
+from kd_ray.stages.task import (
+    RESULT,
+    Task,
+    found_result,
+    read_result,
+    result_model,
+    teacher_folder,
+    transfer_set_folder,
+)
+from kd_ray.stages.training import train
+from kd_ray.workers import Worker, together
+
+__all__ = [
+    "RESULT",
+    "Event",
+    "Finished",
+    "Started",
+    "Task",
+    "found_result",
+    "perform_all",
+    "read_result",
+    "result_model",
+    "teacher_folder",
+    "transfer_set_folder",
+]
+
+ORPHAN_WAIT_S = 60.0
+
+
+def perform_all(tasks: Iterable[Task], worker: Worker) -> Iterator[tuple[Task, Event]]:
+    """Performs tasks in order on this worker; all workers of a group call it alike.
+
+    Raises:
+        KdRayError: on all workers alike, if a task fails on one of them.
+    """
+    torch.set_num_threads(worker.threads)
+    shelf = Shelf()
+    for task in tasks:
+        with ExitStack() as stack:
+            with together(worker.device):
+                if worker.is_first:
+                    # An orphan of a killed driver lives on for seconds and must not write along.
+                    run = Path(task.run)
+                    stack.enter_context(locked(run, name=".writer.lock", wait_s=ORPHAN_WAIT_S))
+            perform = label_stage if task.stage == "label" else train
+            for event in perform(task, worker, shelf):
+                yield task, event

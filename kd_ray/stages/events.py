@@ -1,0 +1,36 @@
+"""What performing a task tells whoever listens."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from kd_ray.labelling import ShardDone
+from kd_ray.loop import Epoch, Step
+
+
+@dataclass(frozen=True)
+class Started:
+    """A task begins.
+
+    Attributes:
+        epochs: in all; 0 for labelling.
+        done: epochs that an earlier run had finished.
+    """
+
+    epochs: int
+    done: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A task's artefact is whole.
+
+    Attributes:
+        result: content of its `result.json`.
+        found: whether an earlier run had finished it.
+    """
+
+    result: dict[str, Any]
+    found: bool
+
+
+Event = Started | Step | Epoch | ShardDone | Finished

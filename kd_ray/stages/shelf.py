@@ -1,0 +1,78 @@
+"""Datasets and transfer sets that the tasks of one process share, opened once and checked."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd_ray.config import Recipe
+from kd_ray.datasets import Dataset, open_dataset
+from kd_ray.saved_model import SavedModel, load_model
+from kd_ray.stages.task import (
+    Task,
+    read_result,
+    result_model,
+    teacher_folder,
+    transfer_set_folder,
+)
+from kd_ray.student import StudentFeeds, student_feeds
+from kd_ray.transfer_set import TransferSet, check_fit, open_transfer_set, read_manifest
+
+
+class Shelf:
+    """Opens what a task needs, and hands the same thing out again."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[str, Dataset] = {}
+        self._students: dict[str, tuple[TransferSet, StudentFeeds]] = {}
+
+    def dataset(self, recipe: Recipe) -> Dataset:
+        """The images and labels of `[data]`."""
+        key = recipe.data.model_dump_json()
+        if key not in self._datasets:
+            self._datasets[key] = open_dataset(recipe.data)
+        return self._datasets[key]
+
+    def students(
+        self, task: Task, recipe: Recipe, device: torch.device
+    ) -> tuple[TransferSet, StudentFeeds]:
+        """The verified transfer set of a run, and its rows on the device.
+
+        Raises:
+            TransferSetError: the set is altered, or does not fit the data or the run's teachers.
+        """
+        folder = transfer_set_folder(recipe, Path(task.run))
+        manifest = read_manifest(folder)
+        key = f"{folder} {manifest.sha256} {recipe.data.model_dump_json()} {device}"
+        if key not in self._students:
+            if recipe.transfer_set.path is None:
+                hashes = [saved.sha256 for saved, _ in load_teachers(task, recipe)]
+                check_fit(manifest, teacher_sha256s=hashes, views=recipe.transfer_set.views)
+            dataset = None
+            if not manifest.plan.include_images:
+                dataset = self.dataset(recipe)
+                check_fit(
+                    manifest,
+                    dataset_fingerprint=dataset.fingerprint,
+                    class_names=dataset.class_names,
+                )
+            opened = open_transfer_set(folder)
+            self._students[key] = (opened, student_feeds(opened, dataset).to(device))
+        return self._students[key]
+
+
+def load_teachers(
+    task: Task, recipe: Recipe, device: torch.device | None = None
+) -> list[tuple[SavedModel, dict[str, Any]]]:
+    """Every member of a run's ensemble with its result, in order, on the CPU or `device`.
+
+    Raises:
+        CheckpointError: a member has not finished.
+    """
+    members = recipe.teacher.members if recipe.teacher else 0
+    found = []
+    for member in range(members):
+        folder = teacher_folder(Path(task.run), member)
+        saved = load_model(result_model(folder), device or torch.device("cpu"))
+        found.append((saved, read_result(folder) or {}))
+    return found

@@ -1,0 +1,162 @@
+"""A task is plain data: which artefact to make, from which recipe, in which run folder.
+
+Also what a finished task left behind: its folder, its `result.json`, and what determined it.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kd_ray.checkpoint import check_identity, epoch_folder, epochs_in, read_meta
+from kd_ray.config import Recipe
+from kd_ray.errors import CheckpointError
+from kd_ray.student import variant_options
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One artefact to make.
+
+    Attributes:
+        stage: which kind.
+        recipe: the resolved recipe as a plain table.
+        run: absolute run folder.
+        data_root: absolute folder of the dataset's files, as the driver found it, or None.
+        member: of the ensemble, for "teach".
+        variant: of the student, for "distill".
+        seed: of the student, for "distill".
+    """
+
+    stage: Literal["teach", "label", "distill"]
+    recipe: dict[str, Any]
+    run: str
+    data_root: str | None = None
+    member: int = 0
+    variant: str = ""
+    seed: int = 0
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        if self.stage == "teach":
+            return f"teacher {self.member}"
+        if self.stage == "label":
+            return "transfer set"
+        return f"student {self.variant}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its artefact lies."""
+        run = Path(self.run)
+        if self.stage == "teach":
+            return teacher_folder(run, self.member)
+        if self.stage == "label":
+            return run / "transfer_set"
+        return run / "student" / self.variant / f"seed-{self.seed}"
+
+    def read_recipe(self) -> Recipe:
+        """The recipe with the dataset's folder filled in."""
+        recipe = Recipe.model_validate(self.recipe)
+        data = recipe.data.model_copy(update={"root": self.data_root})
+        return recipe.model_copy(update={"data": data})
+
+
+def teacher_folder(run: Path, member: int) -> Path:
+    """Where a member of the ensemble lies below a run folder."""
+    return run / "teacher" / f"member-{member:02d}"
+
+
+def transfer_set_folder(recipe: Recipe, run: Path) -> Path:
+    """The transfer set that a run's students learn from."""
+    path = recipe.transfer_set.path
+    return run / "transfer_set" if path is None else Path(path)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The finished result of an artefact's folder, or None.
+
+    Raises:
+        CheckpointError: there is a file, but no result in it.
+    """
+    file = folder / RESULT
+    try:
+        result = json.loads(file.read_bytes())
+        return dict(result) if result["status"] == "finished" else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file}: must be a finished result, but cannot be read ({error}); "
+            "remove it and run the same again"
+        ) from error
+
+
+def result_model(folder: Path) -> Path:
+    """The checkpoint that is the result of a teacher's or student's folder.
+
+    Raises:
+        CheckpointError: its training has not finished.
+    """
+    result = read_result(folder)
+    if result is None:
+        raise CheckpointError(
+            f"{folder}: training must have finished, but there is no {RESULT}; run it again first"
+        )
+    return folder / str(result["checkpoint"])
+
+
+def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys.
+
+    >>> flattened({"train": {"lr": 0.1}}, "teacher.")
+    {'teacher.train.lr': 0.1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def identity(task: Task) -> dict[str, Any]:
+    """The part of the recipe that determines an artefact: dotted key -> value."""
+    recipe = Recipe.model_validate(task.recipe)
+    data = recipe.data.model_dump(mode="json", exclude={"root"})
+    if task.stage == "distill":
+        objective, train = variant_options(recipe, task.variant)
+        parts: dict[str, Any] = {
+            "student.model": recipe.student.model.model_dump(mode="json"),
+            "objective": objective.model_dump(mode="json"),
+            "train": train.model_dump(mode="json", exclude={"seeds"}),
+            "seed": task.seed,
+        }
+        return flattened(parts)
+    assert recipe.teacher is not None
+    if task.stage == "teach":
+        teacher = recipe.teacher.model_dump(mode="json", exclude={"members"})
+        return flattened({"data": data, "teacher": teacher, "member": task.member})
+    options = recipe.transfer_set.model_dump(mode="json", exclude={"path"})
+    members = recipe.teacher.members
+    return flattened({"data": data, "transfer_set": options, "teacher.members": members})
+
+
+def found_result(task: Task) -> dict[str, Any] | None:
+    """The result of a task that an earlier run finished, or None; reads no dataset.
+
+    Raises:
+        CheckpointError: another recipe, or another parent, made what is in the folder.
+    """
+    result = read_result(task.folder)
+    if result is not None:
+        check_identity(task.folder, result["identity"], identity(task))
+        return result
+    latest = epochs_in(task.folder)
+    if latest:
+        path = epoch_folder(task.folder, latest[-1])
+        check_identity(path, read_meta(path).identity, identity(task))
+    return None

@@ -1,0 +1,208 @@
+"""The stages that train: a teacher, or a student; checkpointed each epoch and resumed by itself."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+from torch import nn
+
+from kd_ray.checkpoint import (
+    WEIGHTS,
+    Meta,
+    ModelInput,
+    check_identity,
+    epoch_folder,
+    epochs_in,
+    read_meta,
+    restore,
+    retain,
+    save,
+    versions,
+)
+from kd_ray.config import Train
+from kd_ray.feed import TensorFeed, feed_of
+from kd_ray.files import remove_drafts, write_json
+from kd_ray.loop import Epoch, Step, Training, evaluate, make_optimizer
+from kd_ray.models import parameter_count
+from kd_ray.stages.events import Event, Finished, Started
+from kd_ray.stages.shelf import Shelf
+from kd_ray.stages.task import RESULT, Task, identity, read_result
+from kd_ray.student import distill, new_student, variant_options
+from kd_ray.teacher import new_teacher, teach
+from kd_ray.workers import Worker, from_first, together
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that can begin or go on.
+
+    Attributes:
+        kind: of its checkpoints.
+        model: before training.
+        model_table: catalogue name and options.
+        input: what the model is fed.
+        class_names: K names.
+        options: epochs, schedule, what to keep.
+        parents: artefact -> sha256.
+        events: the generator that trains.
+        test: rows for the final figure.
+        ensemble: how teachers are averaged where agreement is measured.
+    """
+
+    kind: Literal["teacher", "student"]
+    model: nn.Module
+    model_table: dict[str, Any]
+    input: ModelInput
+    class_names: list[str]
+    options: Train
+    parents: dict[str, str]
+    events: Callable[[Training], Iterator[Step | Epoch]]
+    test: TensorFeed
+    ensemble: str
+
+
+def train(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
+    """Trains the model of a "teach" or "distill" task to its end, from wherever it is.
+
+    In order: 1. a finished result is checked and reported; 2. else the latest checkpoint is
+    restored; 3. each epoch is checkpointed before it is reported; 4. the test split is touched.
+    """
+    with together(worker.device):
+        prepare = prepare_teacher if task.stage == "teach" else prepare_student
+        prepared = prepare(task, worker, shelf)
+        result = read_result(task.folder)
+        if result is not None:
+            check_identity(task.folder, result["identity"], identity(task))
+            check_identity(task.folder, result["parents"], prepared.parents)
+    if from_first(int(result is not None), worker.device):
+        yield Finished(result or {}, found=True)
+        return
+    with together(worker.device):
+        model = prepared.model.to(worker.device)
+        training = Training(model, make_optimizer(model, prepared.options))
+        resumed_from = _resume(task, prepared, training, worker)
+    yield Started(prepared.options.epochs, training.epoch)
+    for event in prepared.events(training):
+        if isinstance(event, Epoch):
+            with together(worker.device):
+                if worker.is_first:
+                    _checkpoint(task, prepared, training)
+        yield event
+    with together(worker.device):
+        finished = _finish(task, prepared, training, worker, resumed_from)
+    yield Finished(finished, found=False)
+
+
+def prepare_teacher(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
+    """One member of the ensemble, with the dataset it learns from."""
+    recipe = task.read_recipe()
+    teacher = recipe.teacher
+    assert teacher is not None
+    dataset = shelf.dataset(recipe)
+    return Prepared(
+        kind="teacher",
+        model=new_teacher(teacher, dataset, task.member),
+        model_table=teacher.model.model_dump(mode="json"),
+        input=ModelInput(shape=dataset.image_shape, mean=dataset.mean, std=dataset.std),
+        class_names=list(dataset.class_names),
+        options=teacher.train,
+        parents={"dataset": dataset.fingerprint},
+        events=lambda training: teach(training, teacher, dataset, task.member, worker),
+        test=feed_of(dataset.test, dataset.mean, dataset.std).to(worker.device),
+        ensemble="arithmetic",
+    )
+
+
+def prepare_student(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
+    """One student, with the transfer set it learns from."""
+    recipe = task.read_recipe()
+    transfer_set, feeds = shelf.students(task, recipe, worker.device)
+    plan = transfer_set.manifest.plan
+    return Prepared(
+        kind="student",
+        model=new_student(recipe, transfer_set, task.seed),
+        model_table=recipe.student.model.model_dump(mode="json"),
+        input=ModelInput(shape=plan.image_shape, mean=tuple(plan.mean), std=tuple(plan.std)),
+        class_names=list(plan.class_names),
+        options=variant_options(recipe, task.variant)[1],
+        parents={
+            "transfer_set": transfer_set.manifest.sha256,
+            "dataset": plan.dataset_fingerprint,
+        },
+        events=lambda training: distill(training, recipe, task.variant, task.seed, feeds, worker),
+        test=feeds.test,
+        ensemble=recipe.objective.ensemble,
+    )
+
+
+def _resume(task: Task, prepared: Prepared, training: Training, worker: Worker) -> int | None:
+    """Brings `training` to the latest checkpoint, if there is one, and returns its epoch."""
+    if worker.is_first:
+        remove_drafts(task.folder)
+    latest = from_first((epochs_in(task.folder) or [0])[-1], worker.device)
+    if not latest:
+        return None
+    path = epoch_folder(task.folder, latest)
+    meta = read_meta(path)
+    check_identity(path, meta.identity, identity(task))
+    check_identity(path, meta.parents, prepared.parents)
+    restore(path, meta, training.model, training.optimizer)
+    training.epoch = meta.epoch
+    training.history = list(meta.history)
+    training.best_epoch = int(meta.progress["best_epoch"] or 0)
+    best = meta.progress["best_accuracy"]
+    training.best_accuracy = float("-inf") if best is None else float(best)
+    return latest
+
+
+def _checkpoint(task: Task, prepared: Prepared, training: Training) -> None:
+    best = training.best_accuracy if training.best_epoch else None
+    meta = Meta(
+        kind=prepared.kind,
+        epoch=training.epoch,
+        model=prepared.model_table,
+        input=prepared.input,
+        class_names=prepared.class_names,
+        recipe=task.recipe,
+        identity=identity(task),
+        parents=prepared.parents,
+        progress={"best_epoch": training.best_epoch, "best_accuracy": best},
+        history=training.history,
+    )
+    save(task.folder, meta, training.model, training.optimizer)
+    retain(task.folder, {training.epoch, training.result_epoch(prepared.options)})
+
+
+def _finish(
+    task: Task, prepared: Prepared, training: Training, worker: Worker, resumed_from: int | None
+) -> dict[str, Any]:
+    """Evaluates the result on the test split, once, and commits `result.json`."""
+    path = epoch_folder(task.folder, training.result_epoch(prepared.options))
+    meta = read_meta(path)
+    restore(path, meta, training.model)
+    test, options = prepared.test, prepared.options
+    result = {
+        "stage": task.stage,
+        "name": task.recipe["name"],
+        "status": "finished",
+        "title": task.title,
+        "variant": task.variant,
+        "seed": task.seed,
+        "metrics": evaluate(training.model, test, worker, options, prepared.ensemble),
+        "parameters": parameter_count(training.model),
+        "images_per_s": median(record["images_per_s"] for record in training.history),
+        "seconds": round(sum(record["seconds"] for record in training.history), 2),
+        "epochs": training.epoch,
+        "checkpoint": path.name,
+        "weights_sha256": meta.files[WEIGHTS],
+        "resumed_from": resumed_from,
+        "parents": prepared.parents,
+        "identity": identity(task),
+        "recipe": task.recipe,
+        "versions": versions(),
+        "history": training.history,
+    }
+    if worker.is_first:
+        write_json(task.folder / RESULT, result)
+    return result

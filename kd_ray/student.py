@@ -1,0 +1,153 @@
+"""Student training on a transfer set: distilled, and the baselines that stand beside it.
+
+A variant is the recipe's objective, or one that a distilled figure should be compared with; all of
+them see the same rows and views with the same budget (KD.md section 1, table of exercises).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from kd_ray.batch import Batch
+from kd_ray.config import Augment, Objective, Recipe, SoftWeight, StudentTrain
+from kd_ray.datasets import Dataset, Split
+from kd_ray.errors import ConfigError
+from kd_ray.feed import TensorFeed
+from kd_ray.loop import Epoch, ObjectiveFunction, Step, Training, derived_seed, fit
+from kd_ray.losses import Loss, distillation_loss
+from kd_ray.models import build_model
+from kd_ray.transfer_set import Rows, TransferSet
+from kd_ray.workers import Worker
+
+DISTILLED = "distilled"
+NO_SOFT_TERM = SoftWeight(factor=0.0, times_temperature_squared=False)
+
+
+@dataclass(frozen=True)
+class StudentFeeds:
+    """Rows to learn from, rows to choose epochs by (or None), rows for the final figure."""
+
+    train: TensorFeed
+    validation: TensorFeed | None
+    test: TensorFeed
+
+    def to(self, device: torch.device) -> "StudentFeeds":
+        """The same rows on a device."""
+        validation = self.validation.to(device) if self.validation else None
+        return StudentFeeds(self.train.to(device), validation, self.test.to(device))
+
+
+def variant_options(recipe: Recipe, variant: str) -> tuple[Objective, StudentTrain]:
+    """The objective and training options of a variant: `distilled` or a name of `baselines`."""
+    objective, train = recipe.objective, recipe.train
+    hard_only = {"hard_weight": 1.0, "soft_weight": NO_SOFT_TERM}
+    variants = {
+        DISTILLED: ({}, {}),
+        "labels": (hard_only, {}),
+        "smoothing": (hard_only, {"label_smoothing": 0.1}),
+        "softened-labels": ({"hard_weight": 1.0, "targets": "labels"}, {}),
+    }
+    changed, trained = variants[variant]
+    return objective.model_copy(update=changed), train.model_copy(update=trained)
+
+
+def new_student(recipe: Recipe, transfer_set: TransferSet, seed: int) -> nn.Module:
+    """The student before training; a function of the recipe's model and the seed."""
+    plan = transfer_set.manifest.plan
+    return build_model(
+        recipe.student.model.name,
+        recipe.student.model.options,
+        shape=plan.image_shape,
+        classes=len(plan.class_names),
+        seed=derived_seed(seed, "student weights"),
+    )
+
+
+def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> StudentFeeds:
+    """The rows of a transfer set joined with their pixels.
+
+    Args:
+        transfer_set: logits, and perhaps pixels.
+        dataset: where pixels come from if the set has none; its fit was checked by the caller.
+
+    Raises:
+        ConfigError: neither of the two has pixels.
+    """
+    plan = transfer_set.manifest.plan
+
+    def joined(rows: Rows, split: Split | None) -> TensorFeed:
+        if rows.images is not None:
+            pixels = rows.images
+        elif split is not None:
+            pixels = split.images
+            if len(rows.index) != len(pixels):  # a subset of the split was labelled
+                pixels = pixels[rows.index]
+        else:
+            raise ConfigError(
+                "transfer_set: a student needs pixels, but the set was written with "
+                "include_images = false and no dataset is given; name one under [data]"
+            )
+        return TensorFeed(
+            pixels=pixels,
+            labels=rows.labels,
+            index=rows.index,
+            mean=torch.tensor(plan.mean, dtype=torch.float32),
+            std=torch.tensor(plan.std, dtype=torch.float32),
+            logits=rows.logits,
+        )
+
+    train, validation, test = (
+        joined(getattr(transfer_set, name), getattr(dataset, name) if dataset else None)
+        for name in ("train", "validation", "test")
+    )
+    views = replace(
+        train, views=plan.views, augment=Augment.model_validate(plan.augment), seed=plan.seed
+    )
+    return StudentFeeds(views, validation if validation.rows else None, test)
+
+
+def objective_function(objective: Objective, smoothing: float) -> ObjectiveFunction:
+    """The loss of a batch, with c as it stands when a share of the run is done."""
+    soft_weight = objective.soft_weight.value(objective.temperature)
+
+    def loss(logits: Tensor, batch: Batch, progress: float) -> Loss:
+        return distillation_loss(
+            logits,
+            batch.labels,
+            batch.teacher_logits,
+            temperature=objective.temperature,
+            soft_weight=soft_weight * (1 - objective.soft_decay * progress),
+            hard_weight=objective.hard_weight,
+            targets=objective.targets,
+            ensemble=objective.ensemble,
+            smoothing=smoothing,
+            global_rows=batch.global_rows,
+            global_labelled=batch.global_labelled,
+        )
+
+    return loss
+
+
+def distill(
+    training: Training,
+    recipe: Recipe,
+    variant: str,
+    seed: int,
+    feeds: StudentFeeds,
+    worker: Worker,
+) -> Iterator[Step | Epoch]:
+    """Trains one student; see `loop.fit` for what it yields and raises."""
+    objective, train = variant_options(recipe, variant)
+    return fit(
+        training,
+        feeds.train,
+        objective_function(objective, train.label_smoothing),
+        train,
+        # Not of the variant: all variants draw the same order of rows, so they differ in the
+        # objective alone.
+        seed=derived_seed(seed, "student"),
+        worker=worker,
+        validation=feeds.validation,
+    )

@@ -1,0 +1,64 @@
+"""Teacher training: hard labels, fresh random views in every epoch."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from kd_ray.batch import Batch
+from kd_ray.config import TeacherOptions
+from kd_ray.datasets import Dataset
+from kd_ray.feed import feed_of
+from kd_ray.loop import Epoch, Step, Training, derived_seed, fit
+from kd_ray.losses import Loss, distillation_loss
+from kd_ray.models import build_model
+from kd_ray.workers import Worker
+
+
+def new_teacher(options: TeacherOptions, dataset: Dataset, member: int) -> nn.Module:
+    """Member `member` of the ensemble before training; members differ by their seeds alone."""
+    return build_model(
+        options.model.name,
+        options.model.options,
+        shape=dataset.image_shape,
+        classes=len(dataset.class_names),
+        seed=derived_seed(options.train.seed + member, "teacher weights"),
+    )
+
+
+def teach(
+    training: Training,
+    options: TeacherOptions,
+    dataset: Dataset,
+    member: int,
+    worker: Worker,
+) -> Iterator[Step | Epoch]:
+    """Trains one member on the training split; see `loop.fit` for what it yields and raises."""
+    train = options.train
+    seed = train.seed + member
+    plain = feed_of(dataset.train, dataset.mean, dataset.std)
+    feed = replace(plain, views="fresh", augment=train.augment, seed=seed)
+    validation = feed_of(dataset.validation, dataset.mean, dataset.std)
+
+    def objective(logits: Tensor, batch: Batch, progress: float) -> Loss:
+        return distillation_loss(
+            logits,
+            batch.labels,
+            None,
+            temperature=1.0,
+            soft_weight=0.0,
+            hard_weight=1.0,
+            smoothing=train.label_smoothing,
+            global_rows=batch.global_rows,
+            global_labelled=batch.global_labelled,
+        )
+
+    return fit(
+        training,
+        feed.to(worker.device),
+        objective,
+        train,
+        seed=derived_seed(seed, "teacher"),
+        worker=worker,
+        validation=validation.to(worker.device) if validation.rows else None,
+    )

@@ -1,0 +1,46 @@
+"""Transfer sets: writing, describing, verifying and reading teachers' logits in Parquet (floor 2).
+
+Arrays in, arrays out: which teacher made the logits is for a higher floor to know.
+"""
+
+from kd_ray.transfer_set.manifest import (
+    FileEntry,
+    Manifest,
+    bytes_per_row,
+    check_fit,
+    read_manifest,
+    write_manifest,
+)
+from kd_ray.transfer_set.plan import (
+    SPLITS,
+    Plan,
+    Split,
+    SplitPlan,
+    TeacherIdentity,
+    index_sha256,
+)
+from kd_ray.transfer_set.read import Rows, TransferSet, open_transfer_set
+from kd_ray.transfer_set.shards import Shard, shard_ranges, shard_state, shards, write_shard
+
+__all__ = [
+    "SPLITS",
+    "FileEntry",
+    "Manifest",
+    "Plan",
+    "Rows",
+    "Shard",
+    "Split",
+    "SplitPlan",
+    "TeacherIdentity",
+    "TransferSet",
+    "bytes_per_row",
+    "check_fit",
+    "index_sha256",
+    "open_transfer_set",
+    "read_manifest",
+    "shard_ranges",
+    "shard_state",
+    "shards",
+    "write_manifest",
+    "write_shard",
+]

@@ -1,0 +1,157 @@
+"""The columns of a shard: their Parquet types, and what they must hold.
+
+Every column is plain Parquet, so that pyarrow, pandas and DuckDB read it without this package.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kd_ray.batch import UNLABELLED
+from kd_ray.errors import TransferSetError
+from kd_ray.transfer_set.plan import Plan, Split
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Consecutive rows of one split.
+
+    Attributes:
+        index: row numbers in the split of the dataset, `(n,)`.
+        view: `(n,)`.
+        label: `(n,)`; `UNLABELLED` (-1) where the label is hidden.
+        logits: raw teacher logits, `(n, M, K)`.
+        image: `(n, C, H, W)` uint8, or None.
+    """
+
+    index: npt.NDArray[np.int64]
+    view: npt.NDArray[np.int32]
+    label: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.floating[Any]]
+    image: npt.NDArray[np.uint8] | None
+
+    def table(self, plan: Plan, metadata: dict[bytes, bytes]) -> pa.Table:
+        """The rows as they are stored, with `metadata` in the schema."""
+        schema = parquet_schema(plan)
+        flat = np.ascontiguousarray(self.logits, dtype=plan.dtype).reshape(-1)
+        arrays = [
+            pa.array(self.index, pa.int64()),
+            pa.array(self.view, pa.int32()),
+            pa.array(self.label, pa.int64(), mask=self.label == UNLABELLED),
+            pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field("logits").type),
+        ]
+        if self.image is not None:
+            kind = schema.field("image").type
+            pixels = pa.py_buffer(np.ascontiguousarray(self.image))
+            arrays.append(
+                pa.FixedSizeBinaryArray.from_buffers(kind, len(self.image), [None, pixels])
+            )
+        return pa.table(arrays, schema=schema.with_metadata(metadata))
+
+
+def parquet_schema(plan: Plan) -> pa.Schema:
+    """Names and types of the columns; the list's item has the name that Parquet gives it."""
+    members, classes = plan.logits_shape
+    value = pa.float16() if plan.dtype == "float16" else pa.float32()
+    item = pa.field("element", value, nullable=False)
+    fields = [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("view", pa.int32(), nullable=False),
+        pa.field("label", pa.int64()),
+        pa.field("logits", pa.list_(item, members * classes), nullable=False),
+    ]
+    if plan.include_images:
+        fields.append(pa.field("image", pa.binary(plan.image_bytes), nullable=False))
+    return pa.schema(fields)
+
+
+def first_disorder(
+    views: int,
+    start: int,
+    index: npt.NDArray[np.int64],
+    view: npt.NDArray[np.int32],
+    label: npt.NDArray[np.int64],
+) -> int | None:
+    """The first row that breaks the order of a split, None if none does.
+
+    Views count from 0 to V - 1 within an index, indices ascend, and all views of an index have the
+    same label.
+
+    Args:
+        views: V.
+        start: number of the first row in its split; the answer counts from it.
+        index: `(n,)`.
+        view: `(n,)`.
+        label: `(n,)`.
+
+    >>> first_disorder(2, 0, np.array([4, 4, 7]), np.array([0, 1, 0]), np.array([1, 1, 3]))
+    >>> first_disorder(2, 0, np.array([4, 4, 4]), np.array([0, 1, 0]), np.array([1, 1, 1]))
+    2
+    """
+    wanted = np.arange(start, start + len(index)) % views
+    good = (view == wanted) & (index >= 0)
+    step = np.diff(index)
+    good[1:] &= np.where(wanted[1:] == 0, step > 0, (step == 0) & (np.diff(label) == 0))
+    return None if good.all() else int(np.argmin(good))
+
+
+def array_problems(
+    plan: Plan, split: Split, start: int, stop: int, columns: Columns
+) -> Iterator[str]:
+    """What a caller got wrong about rows `start` to `stop` of a split, worst first."""
+    rows = stop - start
+    members, classes = plan.logits_shape
+    if (columns.image is not None) != plan.include_images:
+        yield "images must be given if, and only if, the plan includes them"
+    arrays: list[tuple[str, npt.NDArray[Any], tuple[int, ...], Any]] = [
+        ("index", columns.index, (rows,), np.integer),
+        ("view", columns.view, (rows,), np.integer),
+        ("label", columns.label, (rows,), np.integer),
+        ("logits", columns.logits, (rows, members, classes), np.floating),
+    ]
+    if columns.image is not None:
+        arrays.append(("image", columns.image, (rows, *plan.image_shape), np.uint8))
+    for name, array, shape, kind in arrays:
+        if array.shape != shape or not np.issubdtype(array.dtype, kind):
+            yield f"{name} must be {kind.__name__} {shape}, but got {array.dtype} {array.shape}"
+    index, label = columns.index, columns.label
+    row = first_disorder(plan.views_of(split), start, index, columns.view, label)
+    if row is not None:
+        yield f"rows must be in order of (index, view), but row {start + row} is not"
+    if index.max() >= plan.splits[split].dataset_rows:
+        yield f"index must be below the rows of the dataset, but got {index.max()}"
+    if label.min() < UNLABELLED or label.max() >= classes:
+        yield f"label must be in -1..{classes - 1}, but got {label.min()}..{label.max()}"
+
+
+def check_logits(plan: Plan, split: Split, start: int, columns: Columns) -> None:
+    """Refuses logits that are not finite, or that the stored type cannot hold.
+
+    Raises:
+        TransferSetError: naming the first such value.
+    """
+    logits = columns.logits
+    limit = float(min(np.finfo(plan.dtype).max, np.finfo(logits.dtype).max))
+    # A comparison with NaN is false, so one pass finds NaN, infinities and large values.
+    fits = np.abs(logits) <= limit
+    if fits.all():
+        return
+    row, member, output = (int(place) for place in np.argwhere(~fits)[0])
+    value = float(logits[row, member, output])
+    where = (
+        f"transfer set, {split} row {start + row} (index {columns.index[row]}, "
+        f"view {columns.view[row]}, teacher {member}, class {output})"
+    )
+    if np.isfinite(value):
+        raise TransferSetError(
+            f"{where}: {plan.dtype} logits must be within ±{limit:g}, but got {value:g}; "
+            'set transfer_set.dtype = "float32"'
+        )
+    raise TransferSetError(
+        f"{where}: logits must be finite, but got {value}; "
+        "train the teacher again with a lower teacher.train.lr"
+    )

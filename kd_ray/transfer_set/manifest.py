@@ -1,0 +1,227 @@
+"""The manifest: what a finished transfer set is, and whether it fits a run.
+
+It is committed after every shard, so a folder without one is visibly unfinished. It knows the
+identities of data, classes and teachers, and nothing of how any of them is made.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from kd_ray.errors import TransferSetError
+from kd_ray.files import sha256_of, write_json
+from kd_ray.transfer_set.plan import (
+    FORMAT_VERSION,
+    Described,
+    Plan,
+    Sha256,
+    Split,
+    canonical_json,
+    class_difference,
+)
+from kd_ray.transfer_set.shards import shard_state, shards
+
+MANIFEST = "manifest.json"
+
+
+class FileEntry(Described):
+    """One Parquet file of a finished set."""
+
+    name: str
+    split: Split
+    rows: int = Field(ge=1)
+    bytes: int = Field(ge=1)
+    sha256: Sha256
+
+
+class Manifest(Described):
+    """What a finished transfer set is."""
+
+    plan: Plan
+    """Everything that determined the bytes."""
+
+    files: Annotated[tuple[FileEntry, ...], Field(strict=False)]
+    """In the order of `shards(plan)`."""
+
+    created_with: dict[str, str]
+    """Versions of the programs that wrote it."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex sha256 of plan and files: the identity of the set, whoever wrote it and when."""
+        content = self.model_dump(mode="json", include={"plan", "files"})
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, plan: Plan) -> Manifest:
+    """Hashes the shards and commits the manifest; the set is finished from here on.
+
+    Raises:
+        TransferSetError: a shard is missing, or a file does not belong to this plan.
+        StorageError: the manifest cannot be written.
+    """
+    planned = shards(plan)
+    missing = [shard.name for shard in planned if shard_state(folder, plan, shard) == "missing"]
+    if missing:
+        raise TransferSetError(
+            f"{folder}: a transfer set needs all of its {len(planned)} files, but {len(missing)} "
+            f"are missing, first {missing[0]}; run kd-ray label again"
+        )
+    # Other programs read the folder as *.parquet, so nothing else may be there under that name.
+    strangers = {path.name for path in folder.glob("*.parquet")} - {shard.name for shard in planned}
+    if strangers:
+        raise TransferSetError(
+            f"{folder}: this folder may hold files of the transfer set only, but got "
+            f"{min(strangers)}; move it away, then run kd-ray label again"
+        )
+    paths = [folder / shard.name for shard in planned]
+    with ThreadPoolExecutor() as pool:
+        files = tuple(
+            FileEntry(
+                name=shard.name,
+                split=shard.split,
+                rows=shard.rows,
+                bytes=path.stat().st_size,
+                sha256=sha256,
+            )
+            for shard, path, sha256 in zip(planned, paths, pool.map(sha256_of, paths), strict=True)
+        )
+    manifest = Manifest(plan=plan, files=files, created_with=_versions())
+    write_json(folder / MANIFEST, {**manifest.model_dump(mode="json"), "sha256": manifest.sha256})
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a finished set.
+
+    Raises:
+        TransferSetError: no such folder, labelling has not finished, or the manifest is unreadable,
+            altered, or of another format version.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise TransferSetError(
+            f"{folder}: a transfer set is a folder, but there is none; "
+            "correct the path, or run kd-ray label to make it"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TransferSetError(
+            f"{folder}: a finished transfer set has a {MANIFEST}, but labelling has not finished: "
+            "run kd-ray label again and it goes on"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error)) from error
+    found = _format_version(values)
+    if found is not None and found != FORMAT_VERSION:
+        raise TransferSetError(
+            f"{path}: format version must be {FORMAT_VERSION}, but got {found}; "
+            "read it with the kd-ray that wrote it, or label anew"
+        )
+    stated = values.pop("sha256", None) if isinstance(values, dict) else None
+    try:
+        manifest = Manifest.model_validate(values)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        place = ".".join(str(part) for part in detail["loc"])
+        raise _unreadable(path, f"{place}: {detail['msg']}") from error
+    if stated != manifest.sha256:
+        raise _unreadable(path, "its content does not have the sha256 that it states")
+    expected = [(shard.name, shard.split, shard.rows) for shard in shards(manifest.plan)]
+    if expected != [(file.name, file.split, file.rows) for file in manifest.files]:
+        raise _unreadable(path, "its files are not those of its plan")
+    return manifest
+
+
+def bytes_per_row(manifest: Manifest) -> float:
+    """Bytes on disk for one row (index, view), all files and all columns; 0 without rows."""
+    rows = sum(file.rows for file in manifest.files)
+    return sum(file.bytes for file in manifest.files) / rows if rows else 0.0
+
+
+def check_fit(
+    manifest: Manifest,
+    *,
+    dataset_fingerprint: str | None = None,
+    class_names: Sequence[str] | None = None,
+    teacher_sha256s: Sequence[str] | None = None,
+    views: int | None = None,
+) -> None:
+    """Refuses a transfer set that was made of something else than a run uses; None is not compared.
+
+    Args:
+        manifest: of the set.
+        dataset_fingerprint: of the run's dataset.
+        class_names: of the run's dataset, in order.
+        teacher_sha256s: of the run's teachers, in order of members.
+        views: how many views of each training image the run uses.
+
+    Raises:
+        TransferSetError: the first mismatch, with both sides.
+    """
+    plan = manifest.plan
+    where = f"transfer set of {plan.dataset}"
+    if class_names is not None and tuple(class_names) != plan.class_names:
+        difference = class_difference(plan.class_names, tuple(class_names))
+        raise TransferSetError(
+            f"{where}: its classes must be the run's, but {difference} "
+            "(here the set, there the run); restore data.classes, or label anew"
+        )
+    if dataset_fingerprint is not None and dataset_fingerprint != plan.dataset_fingerprint:
+        raise TransferSetError(
+            f"{where}: it must be of the run's images and labels, but it has fingerprint "
+            f"{_short(plan.dataset_fingerprint)} and the data has {_short(dataset_fingerprint)}; "
+            "restore the data and its options, or label anew"
+        )
+    if teacher_sha256s is not None:
+        _check_teachers(where, [t.sha256 for t in plan.teachers], teacher_sha256s)
+    if views is not None and views > plan.views:
+        raise TransferSetError(
+            f"{where}: the run asks for views 0 to {views - 1}, but the set has 0 to "
+            f"{plan.views - 1}; label anew with transfer_set.views = {views}"
+        )
+
+
+def _check_teachers(where: str, stored: Sequence[str], wanted: Sequence[str]) -> None:
+    if len(stored) != len(wanted):
+        raise TransferSetError(
+            f"{where}: it must be of the run's teachers, but it has {len(stored)} of them and "
+            f"the run {len(wanted)}; restore teacher.members, or label anew"
+        )
+    for member, (there, here) in enumerate(zip(stored, wanted, strict=True)):
+        if there != here:
+            raise TransferSetError(
+                f"{where}: it must be of the run's teachers, but member {member} had weights "
+                f"{_short(there)} when it labelled and has {_short(here)} now; "
+                "restore that teacher, or label anew"
+            )
+
+
+def _short(sha256: str) -> str:
+    return sha256[:12]
+
+
+def _format_version(values: Any) -> Any:
+    plan = values.get("plan") if isinstance(values, dict) else None
+    return plan.get("format_version") if isinstance(plan, dict) else None
+
+
+def _unreadable(path: Path, reason: str) -> TransferSetError:
+    return TransferSetError(
+        f"{path}: must be as it was written, but it is not ({reason}); "
+        "delete it and run kd-ray label again: shards that are whole are kept"
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("kd-ray", "numpy", "pyarrow", "torch")}
+    return {"python": platform.python_version(), **packages}

@@ -1,0 +1,182 @@
+"""Reading a finished transfer set into tensors, after checking that it is what was written.
+
+Columns go from Arrow's buffers into preallocated tensors; nothing loops over rows.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from kd_ray.batch import UNLABELLED
+from kd_ray.errors import TransferSetError
+from kd_ray.files import sha256_of
+from kd_ray.transfer_set.columns import first_disorder
+from kd_ray.transfer_set.manifest import MANIFEST, FileEntry, Manifest, read_manifest
+from kd_ray.transfer_set.plan import SPLITS, Plan, Split, index_sha256
+from kd_ray.transfer_set.shards import ROW_GROUP_ROWS, Shard, shard_state, shards
+
+BATCH_BYTES = 64 * 2**20
+MEND = f"delete it and {MANIFEST}, then run kd-ray label again: what is whole is kept"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One split in memory, on the CPU.
+
+    Attributes:
+        index: row numbers in the split of the dataset, `(N,)` int64, ascending.
+        labels: `(N,)` int64; `UNLABELLED` (-1) where the label is hidden.
+        logits: raw teacher logits, `(N, V, M, K)` float32 whatever the stored type.
+        images: `(N, V, C, H, W)` uint8, or None if the set does not carry them.
+    """
+
+    index: Tensor
+    labels: Tensor
+    logits: Tensor
+    images: Tensor | None
+
+
+@dataclass(frozen=True)
+class TransferSet:
+    """A transfer set in memory: its manifest and its three splits."""
+
+    manifest: Manifest
+    train: Rows
+    validation: Rows
+    test: Rows
+
+
+def open_transfer_set(folder: Path, *, verify: bool = True) -> TransferSet:
+    """Reads a finished transfer set.
+
+    Args:
+        folder: where `manifest.json` and the Parquet files are.
+        verify: compare each file's sha256 with the manifest's; False saves one pass over the bytes.
+            Sizes, plan, order of rows and finiteness are always checked.
+
+    Raises:
+        TransferSetError: unfinished, or a file is missing, truncated or altered.
+    """
+    manifest = read_manifest(folder)
+    _check_files(folder, manifest.files, verify=verify)
+    for shard in shards(manifest.plan):
+        if shard_state(folder, manifest.plan, shard) == "missing":
+            raise _altered(folder / shard.name, "it is not this shard of this set")
+    splits = {split: _read_split(folder, manifest.plan, split) for split in SPLITS}
+    return TransferSet(manifest, splits["train"], splits["validation"], splits["test"])
+
+
+def _check_files(folder: Path, files: Iterable[FileEntry], *, verify: bool) -> None:
+    for file in files:
+        path = folder / file.name
+        if not path.is_file():
+            raise TransferSetError(
+                f"{path}: the manifest names this file, but it is missing; "
+                f"put it back, or delete {MANIFEST} and run kd-ray label again"
+            )
+        found = path.stat().st_size
+        if found != file.bytes:
+            state = "truncated" if found < file.bytes else "altered"
+            raise TransferSetError(
+                f"{path}: must have {file.bytes} bytes, but has {found}: it was {state}; {MEND}"
+            )
+    if not verify:
+        return
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(lambda file: sha256_of(folder / file.name), files)
+        for file, sha256 in zip(files, hashes, strict=True):
+            if sha256 != file.sha256:
+                raise _altered(
+                    folder / file.name,
+                    f"its sha256 begins {sha256[:12]} instead of {file.sha256[:12]}",
+                )
+
+
+def _read_split(folder: Path, plan: Plan, split: Split) -> Rows:
+    """All rows of a split; memory for the result and for one batch of one file."""
+    rows, views = plan.rows_of(split), plan.views_of(split)
+    members, classes = plan.logits_shape
+    index, view = np.empty(rows, np.int64), np.empty(rows, np.int32)
+    label = np.empty(rows, np.int64)
+    logits = torch.empty(rows, members * classes)
+    images = torch.empty(rows, plan.image_bytes, dtype=torch.uint8) if plan.include_images else None
+    row_bytes = 4 * members * classes + (plan.image_bytes if plan.include_images else 0)
+    batch_rows = max(1, min(ROW_GROUP_ROWS, BATCH_BYTES // row_bytes))
+    for shard in shards(plan):
+        if shard.split != split:
+            continue
+        path = folder / shard.name
+        at = shard.start
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=batch_rows):
+                    part = slice(at, at + batch.num_rows)
+                    index[part] = batch.column("index")
+                    view[part] = batch.column("view")
+                    label[part] = batch.column("label").fill_null(UNLABELLED)
+                    values = from_dlpack(batch.column("logits").flatten())
+                    logits[part] = values.view(batch.num_rows, -1)
+                    if images is not None:
+                        images.numpy()[part] = pixels(batch.column("image"), plan.image_bytes)
+                    at = part.stop
+        except (pa.ArrowException, OSError) as error:
+            raise _altered(path, f"its pages do not decode: {error}") from error
+        part = slice(shard.start, shard.stop)
+        _check_values(path, plan, logits[part], label[part])
+    _check_order(folder, plan, split, index, view, label)
+    shape = (rows // views, views)
+    return Rows(
+        index=torch.from_numpy(index[::views].copy()),
+        labels=torch.from_numpy(label[::views].copy()),
+        logits=logits.view(*shape, members, classes),
+        images=None if images is None else images.view(*shape, *plan.image_shape),
+    )
+
+
+def pixels(column: pa.FixedSizeBinaryArray, width: int) -> npt.NDArray[np.uint8]:
+    """The bytes of a fixed-size binary column, `(n, width)` uint8, read-only and not copied."""
+    values = np.frombuffer(column.buffers()[1], np.uint8)
+    return values[column.offset * width :][: len(column) * width].reshape(len(column), width)
+
+
+def _check_values(path: Path, plan: Plan, logits: Tensor, label: npt.NDArray[np.int64]) -> None:
+    # numpy's test is an order of magnitude faster here than torch's.
+    if not np.isfinite(logits.numpy()).all():
+        raise _altered(path, "it holds a logit that is not finite")
+    if label.min() < UNLABELLED or label.max() >= len(plan.class_names):
+        raise _altered(path, f"it holds a label outside 0..{len(plan.class_names) - 1}")
+
+
+def _check_order(
+    folder: Path,
+    plan: Plan,
+    split: Split,
+    index: npt.NDArray[np.int64],
+    view: npt.NDArray[np.int32],
+    label: npt.NDArray[np.int64],
+) -> None:
+    views = plan.views_of(split)
+    row = first_disorder(views, 0, index, view, label)
+    if row is not None:
+        path = folder / Shard(split, row // plan.shard_rows, 0, 0).name
+        raise _altered(
+            path, f"{split} row {row} (index {index[row]}, view {view[row]}) is out of order"
+        )
+    if index_sha256(index[::views]) != plan.splits[split].index_sha256:
+        raise TransferSetError(
+            f"{folder}: the {split} files must hold the images that the plan chose, but they hold "
+            "others; delete the folder and run kd-ray label again"
+        )
+
+
+def _altered(path: Path, reason: str) -> TransferSetError:
+    return TransferSetError(f"{path}: must be as it was written, but {reason}; {MEND}")
