@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +21,7 @@ from kd_ray.errors import CheckpointError
 from kd_ray.files import committed_folder, remove_drafts, sha256_of, write_json
 
 WEIGHTS, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 
 
 class ModelInput(BaseModel):

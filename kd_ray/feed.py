@@ -5,7 +5,7 @@ their logits 1.2 MB), so there are no loader processes. It knows nothing of mode
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -52,12 +52,15 @@ class TensorFeed:
 
     def to(self, device: torch.device) -> "TensorFeed":
         """The same rows on a device."""
-        moved = {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in vars(self).items()
-            if name in self.__dataclass_fields__
-        }
-        return TensorFeed(**moved)
+        return replace(
+            self,
+            pixels=self.pixels.to(device),
+            labels=self.labels.to(device),
+            index=self.index.to(device),
+            mean=self.mean.to(device),
+            std=self.std.to(device),
+            logits=None if self.logits is None else self.logits.to(device),
+        )
 
     def view(self, epoch: int) -> int:
         """The view that an epoch (1-based) shows of every image.

@@ -85,7 +85,7 @@ def chosen_rows(dataset: Dataset, options: TransferSetOptions) -> dict[SplitName
         seed=options.seed,
     )
     labels = hidden_labels(train.labels[index], options.unlabelled, options.seed)
-    held_out = {"validation": dataset.validation, "test": dataset.test}
+    held_out: dict[SplitName, Split] = {"validation": dataset.validation, "test": dataset.test}
     return {
         "train": Labelled(train, index, labels, options.views),
         **{

@@ -8,7 +8,7 @@ what it would have drawn.
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -263,7 +263,7 @@ def _train_epoch(
     *,
     seed: int,
     worker: Worker,
-) -> Iterator[Step]:
+) -> Generator[Step, None, dict[str, float]]:
     """One pass over the rows; a generator whose return value is the epoch's training metrics."""
     number = training.epoch + 1
     torch.manual_seed(derived_seed(seed, "dropout", number, worker.rank))

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import tomli_w
 import torch
 
-from kd_ray.config import Recipe, load_recipe
 from kd_ray.catalog import suggestion
+from kd_ray.config import Recipe, load_recipe
 from kd_ray.datasets import DATASETS, given_root
 from kd_ray.errors import ClusterError, ConfigError
 from kd_ray.files import committed_file, locked, remove_drafts

@@ -126,15 +126,31 @@ def test_calibration_error_is_zero_where_confidence_is_accuracy_in_every_bin():
     assert figures["accuracy"] == 0.75
 
 
-def test_calibration_error_is_the_gap_weighted_over_bins():
-    over, under = confident(0.9, 50, 100), confident(0.6, 90, 100)
-    logits, labels = torch.cat([over[0], under[0]]), torch.cat([over[1], under[1]])
-    # Gaps of 0.4 and 0.3 in two bins do not cancel, though one is over and one under confident.
+@pytest.mark.parametrize(("unsure", "sure"), [(0.6, 0.9), (0.9, 0.99)])
+def test_calibration_error_is_the_gap_weighted_over_bins(unsure: float, sure: float):
+    under, over = confident(unsure, 95, 100), confident(sure, 50, 100)
+    logits, labels = torch.cat([under[0], over[0]]), torch.cat([under[1], over[1]])
+    # One bin is under and one over confident: their gaps must not cancel.
     error = summarize(tally(logits, labels))["calibration_error"]
-    assert error == pytest.approx((0.4 + 0.3) / 2, abs=1e-6)
+    assert error == pytest.approx((0.95 - unsure + sure - 0.5) / 2, abs=1e-6)
 
 
 def test_calibration_error_puts_full_confidence_into_the_last_bin():
     logits = torch.tensor([[1e4, 0.0]])
     assert summarize(tally(logits, torch.tensor([0])))["calibration_error"] == 0
     assert summarize(tally(logits, torch.tensor([1])))["calibration_error"] == 1
+
+
+@settings(deadline=None)
+@given(st.floats(0.1, 10))
+def test_calibration_error_is_guos_sum_over_fifteen_half_open_bins(sharpness: float):
+    confidence, top = (sharpness * Z).softmax(dim=-1).max(dim=-1)
+    expected = 0.0
+    for b in range(15):
+        inside = (confidence > b / 15) & (confidence <= (b + 1) / 15)
+        if inside.any():
+            accuracy = float((top == Y)[inside].double().mean())
+            gap = abs(accuracy - float(confidence[inside].double().mean()))
+            expected += gap * float(inside.double().mean())
+    found = summarize(tally(sharpness * Z, Y))["calibration_error"]
+    assert found == pytest.approx(expected, abs=1e-6)

@@ -80,8 +80,8 @@ def open_dataset(options: DataOptions) -> Dataset:
     dataset = pick("dataset", DATASETS, options.name)(options)
     if options.classes is not None:
         dataset = _of_classes(dataset, options.classes)
-    held_out = validation_rows(dataset.train.labels, options.validation, options.seed)
     if options.validation:
+        held_out = validation_rows(dataset.train.labels, options.validation, options.seed)
         validation = _rows(dataset.train, held_out.nonzero().flatten(), "validation")
         train = _rows(dataset.train, (~held_out).nonzero().flatten(), "train")
         dataset = replace(dataset, train=train, validation=validation)

@@ -4,6 +4,7 @@ The files are read here and not by torchvision: its import takes seconds in ever
 takes the header's word for the size. It is asked for the download only.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
             f"{len(content)} bytes do not begin like one; fetch the file again"
         )
     sizes = [int(size) for size in content[4:start].view(">u4")]
-    expected = start + int(np.prod(sizes, dtype=object))
+    expected = start + math.prod(sizes)
     if len(content) != expected or 0 in sizes:
         raise DataError(
             f"{path}: must have {expected} bytes for its sizes {sizes}, none of them 0, but has "

@@ -71,7 +71,7 @@ def need_files(
     """
     if not _missing(root, files):
         return
-    new_root = not root.exists()
+    new_root = not os.path.exists(root)
     try:
         with locked(root / DRAFT, wait_s=OTHER_PROCESS_S):
             missing = _missing(root, files)  # another process may have fetched them meanwhile

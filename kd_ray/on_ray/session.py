@@ -103,14 +103,18 @@ def place(resources: Resources) -> Placement:
     Raises:
         ClusterError: the workers do not fit, with the arithmetic.
     """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
     return share_out(
         resources,
         cpus=[int(node.get("CPU", 0)) for node in nodes],
         gpus=[int(node.get("GPU", 0)) for node in nodes],
     )
+
+
+def _nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return list(ray.nodes())  # type: ignore[no-untyped-call]
 
 
 def share_out(resources: Resources, cpus: list[int], gpus: list[int]) -> Placement:

@@ -1,0 +1,92 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kd_ray.batch import UNLABELLED
+from kd_ray.datasets.selection import choose_rows, hidden_labels, validation_rows
+from kd_ray.errors import ConfigError, UnknownNameError
+
+NAMES = ("cat", "dog", "emu")
+LABELS = torch.tensor([0] * 100 + [1] * 40 + [2] * 3)[torch.randperm(143)]
+seeds = st.integers(0, 2**31 - 1)
+
+
+@given(st.floats(0.001, 1), seeds)
+def test_choose_rows_keeps_the_share_of_every_class_and_at_least_one(
+    fraction: float, seed: int
+) -> None:
+    rows = choose_rows(LABELS, NAMES, fraction=fraction, seed=seed)
+    assert torch.equal(rows, rows.unique())  # ascending, none twice
+    for number, kept in enumerate(torch.bincount(LABELS[rows], minlength=3).tolist()):
+        size = int((number == LABELS).sum())
+        assert abs(kept - fraction * size) <= 0.5 or kept == 1
+
+
+@given(st.floats(0.001, 1), st.floats(0.001, 1), seeds)
+def test_choose_rows_of_a_smaller_share_are_among_those_of_a_larger(
+    one: float, other: float, seed: int
+) -> None:
+    small = choose_rows(LABELS, NAMES, fraction=min(one, other), seed=seed)
+    large = choose_rows(LABELS, NAMES, fraction=max(one, other), seed=seed)
+    assert bool(torch.isin(small, large).all())
+
+
+def test_choose_rows_of_everything_is_every_row() -> None:
+    assert torch.equal(choose_rows(LABELS, NAMES), torch.arange(143))
+
+
+def test_choose_rows_depends_on_the_seed_only() -> None:
+    first = choose_rows(LABELS, NAMES, fraction=0.5, seed=1)
+    assert torch.equal(first, choose_rows(LABELS, NAMES, fraction=0.5, seed=1))
+    assert not torch.equal(first, choose_rows(LABELS, NAMES, fraction=0.5, seed=2))
+
+
+def test_choose_rows_takes_classes_by_name_in_any_order() -> None:
+    rows = choose_rows(LABELS, NAMES, classes=["emu", "cat"])
+    assert torch.equal(rows, (LABELS != 1).nonzero().flatten())
+
+
+def test_choose_rows_refuses_an_unknown_class() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown class 'dgo'; did you mean 'dog'\?"):
+        choose_rows(LABELS, NAMES, classes=["cat", "dgo"])
+
+
+def test_choose_rows_of_no_rows_is_none() -> None:
+    assert len(choose_rows(LABELS[:0], NAMES, fraction=0.5)) == 0
+
+
+@given(st.floats(0, 1), seeds)
+def test_hidden_labels_hides_exactly_the_share_and_nothing_else(share: float, seed: int) -> None:
+    hidden = hidden_labels(LABELS, share, seed)
+    gone = hidden == UNLABELLED
+    assert int(gone.sum()) == int(143 * share + 0.5)
+    assert torch.equal(hidden[~gone], LABELS[~gone])
+
+
+def test_hidden_labels_depends_on_the_seed_and_leaves_its_argument_alone() -> None:
+    before = LABELS.clone()
+    assert torch.equal(hidden_labels(LABELS, 0.5, 1), hidden_labels(LABELS, 0.5, 1))
+    assert not torch.equal(hidden_labels(LABELS, 0.5, 1), hidden_labels(LABELS, 0.5, 2))
+    assert torch.equal(LABELS, before)
+
+
+@given(st.integers(0, 142), seeds)
+def test_validation_rows_are_exactly_so_many_and_spread_over_the_classes(
+    rows: int, seed: int
+) -> None:
+    chosen = validation_rows(LABELS, rows, seed)
+    assert int(chosen.sum()) == rows
+    for number in range(3):
+        of_class = number == LABELS
+        assert abs(int((chosen & of_class).sum()) - rows * int(of_class.sum()) / 143) <= 1.5
+
+
+def test_validation_rows_differ_with_the_seed() -> None:
+    assert not torch.equal(validation_rows(LABELS, 50, 1), validation_rows(LABELS, 50, 2))
+
+
+@pytest.mark.parametrize("rows", [143, 1000])
+def test_validation_rows_leave_at_least_one_training_row(rows: int) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.validation: .* 143 training .*got {rows}"):
+        validation_rows(LABELS, rows, 0)
