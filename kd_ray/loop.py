@@ -19,9 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from kd_ray.batch import UNLABELLED, Batch, Feed
 from kd_ray.config import Train
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.losses import Loss
+from kd_ray.losses import Loss, soft_targets
 from kd_ray.metrics import summarize, tally
 from kd_ray.models import project_
+from kd_ray.optimizer import set_knobs
 from kd_ray.schedule import Schedule, make_schedule
 from kd_ray.workers import Worker, average_buffers, summed
 
@@ -118,35 +119,6 @@ def derived_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def make_optimizer(model: nn.Module, options: Train) -> torch.optim.Optimizer:
-    """SGD, Adam or AdamW of all parameters; rates and momenta are set by the schedule each step."""
-    kinds: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "sgd": lambda: torch.optim.SGD(
-            model.parameters(),
-            lr=options.lr,
-            momentum=options.momentum,
-            nesterov=options.nesterov,
-            weight_decay=options.weight_decay,
-            fused=True,
-        ),
-        "adam": lambda: torch.optim.Adam(
-            model.parameters(),
-            lr=options.lr,
-            betas=(options.momentum, 0.999),
-            weight_decay=options.weight_decay,
-            fused=True,
-        ),
-        "adamw": lambda: torch.optim.AdamW(
-            model.parameters(),
-            lr=options.lr,
-            betas=(options.momentum, 0.999),
-            weight_decay=options.weight_decay,
-            fused=True,
-        ),
-    }
-    return kinds[options.optimizer]()
-
-
 def fit(
     training: Training,
     feed: Feed,
@@ -207,20 +179,17 @@ def evaluate(
     """Figures of `metrics.summarize` over all rows of a feed, at T = 1, on plain images."""
     model.eval()
     part = worker.part_of(feed.rows)
-    total: Tensor | None = None
+    nothing = torch.zeros(0, dtype=torch.int64, device=worker.device)
+    total = tally(torch.zeros(0, 1, device=worker.device), nothing)  # a worker may have no rows
     with torch.inference_mode():
         for start in range(part.start, part.stop, EVALUATION_ROWS):
             rows = torch.arange(start, min(start + EVALUATION_ROWS, part.stop))
             batch = feed.batch(rows, slice(None), 1)
             with autocast(options.precision, worker.device):
                 logits = model(batch.images)
-            sums = tally(logits.float(), batch.labels, batch.teacher_logits, ensemble)
-            total = sums if total is None else total + sums
-    if total is None:  # more workers than rows: this one adds nothing
-        batch = feed.batch(torch.arange(1), slice(None), 1)
-        with torch.inference_mode():
-            logits = model(batch.images).float()
-        total = torch.zeros_like(tally(logits, batch.labels, batch.teacher_logits, ensemble))
+            v = batch.teacher_logits
+            teacher = None if v is None else soft_targets(v, 1.0, ensemble)
+            total = total + tally(logits.float(), batch.labels, teacher)
     return summarize(summed(total))
 
 
@@ -276,7 +245,9 @@ def _train_epoch(
     started = ticked = time.perf_counter()
     for step, (start, stop) in enumerate(bounds):
         done = (number - 1) * len(bounds) + step
-        rate = _turn_knobs(training.optimizer, options, schedule, done, len(bounds), all_steps)
+        knobs = schedule(done, len(bounds), all_steps)
+        rate = options.lr * knobs.lr_scale
+        set_knobs(training.optimizer, rate, knobs.momentum)
         batch = feed.batch(order[start:stop], worker.part_of(stop - start), number)
         with autocast(options.precision, worker.device):
             logits = network(batch.images)
@@ -308,27 +279,6 @@ def _train_epoch(
         "learning_rate": rate,
         "images_per_s": feed.rows / elapsed,
     }
-
-
-def _turn_knobs(
-    optimizer: torch.optim.Optimizer,
-    options: Train,
-    schedule: Schedule,
-    done: int,
-    steps: int,
-    all_steps: int,
-) -> float:
-    """Sets the step's learning rate and momentum; returns the rate."""
-    knobs = schedule(done, steps, all_steps)
-    for group in optimizer.param_groups:
-        group["lr"] = options.lr * knobs.lr_scale
-        if knobs.momentum is None:
-            continue
-        if "betas" in group:
-            group["betas"] = (knobs.momentum, group["betas"][1])
-        else:
-            group["momentum"] = knobs.momentum
-    return options.lr * knobs.lr_scale
 
 
 def _step_sums(loss: Loss, logits: Tensor, batch: Batch) -> Tensor:

@@ -16,12 +16,7 @@ BINS = 15
 _SCALARS = ("rows", "labelled", "correct", "loss", "taught", "agreed", "divergence")
 
 
-def tally(
-    logits: Tensor,
-    labels: Tensor,
-    teacher_logits: Tensor | None = None,
-    ensemble: str = "arithmetic",
-) -> Tensor:
+def tally(logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
     """Sums over the given rows; add the tallies of parts to get the tally of the whole.
 
     Everything is measured at T = 1, whatever the student was trained at.
@@ -29,8 +24,7 @@ def tally(
     Args:
         logits: student logits z, `(N, K)`; N may be 0.
         labels: `(N,)` int64; an `UNLABELLED` row counts for agreement and divergence only.
-        teacher_logits: raw logits v, `(N, M, K)`, or None where there is no teacher.
-        ensemble: how several teachers' distributions are averaged, arithmetic or geometric.
+        teacher: its distribution at T = 1, `(N, K)`, or None where there is no teacher.
 
     Returns:
         `(S,)` float64 sums on the device of `logits`; only `summarize` knows their order.
@@ -41,11 +35,10 @@ def tally(
     correct = top == labels  # never true of UNLABELLED
     negative = F.nll_loss(log_student, labels, ignore_index=UNLABELLED, reduction="none")
     everything = torch.ones_like(labelled)
-    if teacher_logits is None:
+    if teacher is None:
         taught = agreed = torch.zeros_like(labelled)
         divergence = torch.zeros_like(confidence)
     else:
-        teacher = _distribution(teacher_logits.float(), ensemble)
         taught = everything
         agreed = teacher.argmax(dim=-1) == top
         divergence = F.kl_div(log_student, teacher, reduction="none").sum(dim=-1)
@@ -90,11 +83,3 @@ def summarize(sums: Tensor) -> dict[str, float]:
         figures["agreement"] = count["agreed"] / taught
         figures["divergence"] = count["divergence"] / taught
     return figures
-
-
-def _distribution(teacher_logits: Tensor, ensemble: str) -> Tensor:
-    if ensemble == "geometric":
-        return teacher_logits.mean(dim=1).softmax(dim=-1)
-    if ensemble == "arithmetic":
-        return teacher_logits.softmax(dim=-1).mean(dim=1)
-    raise ValueError(f"ensemble must be arithmetic or geometric, but got {ensemble!r}")

@@ -23,8 +23,9 @@ from kd_ray.checkpoint import (
 from kd_ray.config import Train
 from kd_ray.feed import TensorFeed, feed_of
 from kd_ray.files import remove_drafts, write_json
-from kd_ray.loop import Epoch, Step, Training, evaluate, make_optimizer
+from kd_ray.loop import Epoch, Step, Training, evaluate
 from kd_ray.models import parameter_count
+from kd_ray.optimizer import make_optimizer
 from kd_ray.stages.events import Event, Finished, Started
 from kd_ray.stages.shelf import Shelf
 from kd_ray.stages.task import RESULT, Task, identity, read_result

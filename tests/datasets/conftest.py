@@ -1,4 +1,6 @@
+import contextlib
 import os
+import socket
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,18 +12,37 @@ Answers = dict[str, tuple[bytes, int]]
 Serve = Callable[[Answers], None]
 
 
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Stands between torchvision and the network, so that no test goes there.
+@contextlib.contextmanager
+def proxy(port: int) -> Iterator[None]:
+    """Sends every download to a port of this machine, so that no test uses the network."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            monkeypatch.delenv(name)
+        for scheme in ("http", "https"):
+            monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{port}")
+        urllib.request.install_opener(None)  # type: ignore[arg-type]  # it remembers proxies
+        yield
+        urllib.request.install_opener(None)  # type: ignore[arg-type]
 
-    Answers by file name with a content and the length that it claims; else with "not found".
-    """
+
+@pytest.fixture
+def offline() -> Iterator[None]:
+    """A network that refuses every connection."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with proxy(nobody.getsockname()[1]):
+            yield
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """A network that answers by file name, with a content and the length that it claims."""
     answers: Answers = {}
 
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            content, length = answers.get(self.path.rsplit("/", 1)[-1], (b"", 0))
-            self.send_response(200 if length else 404)
+            content, length = answers[self.path.rsplit("/", 1)[-1]]
+            self.send_response(200)
             self.send_header("Content-Length", str(length))
             self.end_headers()
             self.wfile.write(content)
@@ -32,13 +53,8 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    for scheme in ("http", "https"):
-        monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{server.server_port}")
-    urllib.request.install_opener(None)  # type: ignore[arg-type]  # it remembers the proxies
-    yield answers.update
-    urllib.request.install_opener(None)  # type: ignore[arg-type]
+    with proxy(server.server_port):
+        yield answers.update
     server.shutdown()
     thread.join()
     server.server_close()

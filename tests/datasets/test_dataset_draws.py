@@ -1,5 +1,5 @@
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd_ray.datasets.draws import below, hashed, mix, uniform
@@ -16,6 +16,7 @@ def plain_mix(bits: int) -> int:
     return bits ^ (bits >> 31)
 
 
+@settings(deadline=None)
 @given(INT64)
 def test_mix_equals_splitmix64_on_unbounded_integers(bits: int) -> None:
     assert int(mix(torch.tensor(bits))) % 2**64 == plain_mix(bits % 2**64)
@@ -56,6 +57,7 @@ def test_hashed_tells_apart_arguments_that_trade_places() -> None:
     assert len({int(bits) for bits in found}) == 4
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2**31 - 1), st.integers(0, 2**31 - 1))
 def test_below_stays_below_its_limit(limit: int, seed: int) -> None:
     numbers = below(limit, seed, torch.arange(200), 1, 2)

@@ -71,6 +71,7 @@ def test_open_dataset_takes_a_fraction_of_every_class_in_the_old_order() -> None
     same = (whole.images[None] == part.images[:, None]).all((2, 3, 4))
     places = same.int().argmax(1)
     assert bool((places.diff() > 0).all())
+    assert opened("digits", fraction=0.1, seed=1).train.fingerprint != part.fingerprint
 
 
 def test_open_dataset_keeps_classes_in_every_split_and_renumbers_them() -> None:
@@ -361,7 +362,7 @@ def test_svhn_refuses_spoilt_files(tmp_path: Path, spoil: Any) -> None:
 # missing files
 
 
-@pytest.mark.usefixtures("serve")  # a network that has none of the files
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(
     ("name", "file"),
     [
@@ -380,6 +381,7 @@ def test_missing_files_that_cannot_be_downloaded_are_named_with_what_to_do(
             pick("dataset", DATASETS, name)(DataOptions(name=name, root=str(root)))
         message = str(caught.value)
         assert message.startswith(f"{name}: {root} must hold {file}")
+        assert "Connection refused" in message
         assert "KD_RAY_DATA" in message
         assert "\n" not in message
         assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd_ray.batch import UNLABELLED
@@ -8,10 +8,11 @@ from kd_ray.datasets.selection import choose_rows, hidden_labels, validation_row
 from kd_ray.errors import ConfigError, UnknownNameError
 
 NAMES = ("cat", "dog", "emu")
-LABELS = torch.tensor([0] * 100 + [1] * 40 + [2] * 3)[torch.randperm(143)]
+LABELS = torch.tensor([2, 0, 1, 0] * 3 + [0, 0, 1] * 37 + [0] * 20)
 seeds = st.integers(0, 2**31 - 1)
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 1), seeds)
 def test_choose_rows_keeps_the_share_of_every_class_and_at_least_one(
     fraction: float, seed: int
@@ -20,9 +21,11 @@ def test_choose_rows_keeps_the_share_of_every_class_and_at_least_one(
     assert torch.equal(rows, rows.unique())  # ascending, none twice
     for number, kept in enumerate(torch.bincount(LABELS[rows], minlength=3).tolist()):
         size = int((number == LABELS).sum())
-        assert abs(kept - fraction * size) <= 0.5 or kept == 1
+        assert kept >= 1
+        assert abs(kept - fraction * size) <= 0.5 + 1e-9 or kept == 1
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 1), st.floats(0.001, 1), seeds)
 def test_choose_rows_of_a_smaller_share_are_among_those_of_a_larger(
     one: float, other: float, seed: int
@@ -56,6 +59,7 @@ def test_choose_rows_of_no_rows_is_none() -> None:
     assert len(choose_rows(LABELS[:0], NAMES, fraction=0.5)) == 0
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), seeds)
 def test_hidden_labels_hides_exactly_the_share_and_nothing_else(share: float, seed: int) -> None:
     hidden = hidden_labels(LABELS, share, seed)
@@ -71,6 +75,7 @@ def test_hidden_labels_depends_on_the_seed_and_leaves_its_argument_alone() -> No
     assert torch.equal(LABELS, before)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 142), seeds)
 def test_validation_rows_are_exactly_so_many_and_spread_over_the_classes(
     rows: int, seed: int

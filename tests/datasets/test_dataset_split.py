@@ -4,7 +4,7 @@ import struct
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -24,6 +24,7 @@ def dataset(images: Tensor, **changes: object) -> Dataset:
 PIXELS = torch.arange(24, dtype=torch.uint8).view(2, 3, 2, 2)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 255), min_size=4, max_size=40))
 def test_dataset_mean_and_std_are_those_of_the_pixels_in_double(values: list[int]) -> None:
     values = values[: len(values) // 4 * 4]

@@ -69,15 +69,6 @@ def test_a_download_that_breaks_off_leaves_nothing_that_looks_like_data(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_the_server_refuses_is_an_error_of_one_sentence(
-    tmp_path: Path, serve: Serve
-) -> None:
-    serve({})
-    with pytest.raises(DataError, match=r"mnist: .*download failed \(.*404.*\); put the files"):
-        open_dataset(DataOptions(name="mnist", root=str(tmp_path)))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_need_files_does_not_trust_what_a_killed_process_left(tmp_path: Path) -> None:
     left = tmp_path / DRAFT / "files" / "a"
     left.parent.mkdir(parents=True)
