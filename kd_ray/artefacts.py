@@ -1,4 +1,4 @@
-"""Looking at artefacts: evaluate a checkpoint, audit a transfer set, inspect whatever lies there."""
+"""Looking at artefacts: evaluate a checkpoint, audit a transfer set, inspect what lies there."""
 
 from collections.abc import Mapping
 from pathlib import Path

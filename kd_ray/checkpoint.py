@@ -14,7 +14,8 @@ from typing import Any, Final, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from kd_ray.errors import CheckpointError
@@ -206,7 +207,9 @@ def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    # Written by Python, because a full disk is then an OSError like anywhere else.
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    path.write_bytes(serialized(plain))
 
 
 def _read_tensors(path: Path, name: str, meta: Meta) -> dict[str, Tensor]:

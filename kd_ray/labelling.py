@@ -48,6 +48,7 @@ class ShardDone:
         done_rows: of this worker's so far, found ones included.
         all_rows: of this worker's in all.
         found: whether an earlier run had written it.
+        worker: rank of the worker that speaks.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ShardDone:
     done_rows: int
     all_rows: int
     found: bool
+    worker: int
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,9 @@ def label(
                     logits=teacher_logits(teachers, images, worker.device).numpy(),
                     image=images.flatten(1).numpy() if options.include_images else None,
                 )
-            done_rows += shard.stop - shard.start
-            yield ShardDone(shard.name, shard.stop - shard.start, done_rows, all_rows, found)
+            rows_here = shard.stop - shard.start
+            done_rows += rows_here
+            yield ShardDone(shard.name, rows_here, done_rows, all_rows, found, worker.rank)
 
 
 def teacher_logits(teachers: Sequence[SavedModel], images: Tensor, device: torch.device) -> Tensor:

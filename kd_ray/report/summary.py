@@ -6,6 +6,17 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from kd_ray.report.markup import paragraph, table
+
+MODEL_NAMES = {
+    "teacher": "teacher",
+    "labels": "student on labels",
+    "smoothing": "student, smoothing",
+    "softened-labels": "student, labels at T",
+    "distilled": "student distilled",
+}
+"""Name of a `Row` -> what a person calls it."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -31,14 +42,16 @@ class Figure:
         spread = stdev(values) if len(values) > 1 else None
         return cls(mean(values), spread, tuple(values))
 
-    def shown(self, digits: int) -> str:
-        """Mean and spread as text.
+    def shown(self, digits: int, scale: float = 1.0) -> str:
+        """Mean and spread as text, multiplied by `scale` (100 for percent).
 
         >>> Figure.of([70.0, 74.0]).shown(1)
         '72.0 ± 2.8'
+        >>> Figure.of([0.9217]).shown(2, scale=100)
+        '92.17'
         """
-        text = f"{self.mean:,.{digits}f}"
-        return text if self.spread is None else f"{text} ± {self.spread:,.{digits}f}"
+        text = f"{scale * self.mean:,.{digits}f}"
+        return text if self.spread is None else f"{text} ± {scale * self.spread:,.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,26 @@ class Row:
     seconds: Figure
     images_per_s: Figure
 
+    def cells(self) -> dict[str, str]:
+        """Heading -> text, in the order of the closing table; a figure that is not there is "-"."""
+
+        def percent(metric: str) -> str:
+            figure = self.metrics.get(metric)
+            return figure.shown(2, scale=100) if figure else "-"
+
+        errors = self.metrics.get("errors")
+        seeds = len(self.seconds.values)
+        return {
+            "model": MODEL_NAMES.get(self.name, self.name),
+            "seeds": str(seeds),
+            "accuracy %": percent("accuracy"),
+            "errors": errors.shown(1 if seeds > 1 else 0) if errors else "-",
+            "agreement %": percent("agreement"),
+            "calibration error %": percent("calibration_error"),
+            "parameters": f"{self.parameters:,}",
+            "seconds": self.seconds.shown(1),
+        }
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -67,7 +100,8 @@ class Summary:
     Attributes:
         folder: of the run.
         rows: teacher first, then baselines, then the distilled student.
-        transfer_set: rows, bytes and seconds of the labelling, or None.
+        transfer_set: rows, bytes, bytes_per_row and seconds of the labelling, or None.
+        results: contents of the `result.json` files, for whoever wants more than the figures.
     """
 
     folder: Path
@@ -87,10 +121,57 @@ class Summary:
         or where the teacher is no better than the student on labels.
         """
         rows = [self.row(name) for name in ("labels", "distilled", "teacher")]
-        if not all(rows):
+        if not all(row and "errors" in row.metrics for row in rows):
             return None
         labels, distilled, teacher = (row.metrics["errors"].mean for row in rows if row)
         return (labels - distilled) / (labels - teacher) if labels > teacher else None
+
+    def sentences(self) -> list[str]:
+        """What the table does not say: the gap closed, and what the transfer set cost."""
+        found = []
+        gap = self.gap_closed
+        if gap is not None:
+            found.append(
+                f"Gap closed: {gap:.0%} of the errors between student on labels and teacher."
+            )
+        elif all(self.row(name) for name in ("labels", "distilled", "teacher")):
+            found.append(
+                "Gap closed: none to close, the student on labels makes no more errors than the "
+                "teacher."
+            )
+        stored = self.transfer_set
+        if stored is not None:
+            found.append(
+                f"Transfer set: {stored['rows']:,.0f} rows, {bytes_shown(stored['bytes'])} "
+                f"({stored['bytes_per_row']:.1f} bytes per row), labelled in "
+                f"{stored['seconds']:,.1f} s."
+            )
+        return found
+
+    def _repr_html_(self) -> str:
+        """The closing table, for notebooks."""
+        return figures_table(self) + "".join(paragraph(line) for line in self.sentences())
+
+
+def figures_table(summary: Summary) -> str:
+    """The closing table as HTML: test split, mean and spread over seeds."""
+    rows = [row.cells() for row in summary.rows]
+    return table(list(rows[0]), [list(row.values()) for row in rows]) if rows else ""
+
+
+def bytes_shown(count: float) -> str:
+    """A number of bytes as a person reads it; powers of 1000.
+
+    >>> [bytes_shown(count) for count in (12, 49_358, 2_900_000)]
+    ['12 bytes', '49.4 kB', '2.9 MB']
+    """
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:,.1f} TB"
 
 
 def summarize_results(folder: Path, results: Sequence[dict[str, Any]]) -> Summary:
@@ -118,6 +199,7 @@ def _row(name: str, results: list[dict[str, Any]]) -> Row:
         metrics={
             key: Figure.of([result["metrics"][key] for result in results])
             for key in results[0]["metrics"]
+            if all(key in result["metrics"] for result in results)
         },
         parameters=results[0]["parameters"],
         seconds=Figure.of([result["seconds"] for result in results]),

@@ -1,0 +1,178 @@
+"""Plots as inline SVG: curves of epochs, and dots of test errors.
+
+Colours are CSS variables of the page (`--ink`, `--rule`, `--teacher`, ...), so that one file suits
+light, dark and paper; matplotlib, which knows no variables, draws with stand-ins that are replaced
+in its output. It is imported where it is needed, and no global figure is ever made.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from statistics import mean
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, RULE = "ink", "rule"
+VARIABLES = (INK, RULE, "teacher", "labels", "smoothing", "softened-labels", "distilled")
+STAND_INS = {name: f"#01fe{number:02x}" for number, name in enumerate(VARIABLES)}
+STYLE = {
+    "axes.edgecolor": STAND_INS[RULE],
+    "axes.labelcolor": STAND_INS[INK],
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9,
+    "grid.color": STAND_INS[RULE],
+    "grid.linewidth": 0.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kd-ray",
+    "text.color": STAND_INS[INK],
+    "xtick.color": STAND_INS[RULE],
+    "xtick.labelcolor": STAND_INS[INK],
+    "ytick.color": STAND_INS[RULE],
+    "ytick.labelcolor": STAND_INS[INK],
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure over the epochs of one training.
+
+    Attributes:
+        kind: of model; it chooses the colour.
+        epochs: numbers of the epochs.
+        values: one for each of them.
+    """
+
+    kind: str
+    epochs: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Test errors of one kind of model.
+
+    Attributes:
+        kind: it chooses the colour.
+        name: what a person calls it.
+        errors: one for each seed.
+    """
+
+    kind: str
+    name: str
+    errors: Sequence[float]
+
+
+def colour(kind: str) -> str:
+    """The CSS variable of a kind of model.
+
+    >>> colour("distilled"), colour("another")
+    ('var(--distilled)', 'var(--ink)')
+    """
+    return f"var(--{kind if kind in VARIABLES else INK})"
+
+
+def curves(title: str, lines: Sequence[Curve], *, percent: bool = False) -> str:
+    """Lines over epochs, one for each training, as SVG.
+
+    Args:
+        title: above the plot.
+        lines: at least one.
+        percent: the values are shares.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        for line in lines:
+            axes.plot(
+                line.epochs,
+                line.values,
+                color=_stand_in(line.kind),
+                linewidth=1.3,
+                marker="o" if len(line.epochs) == 1 else "",
+                markersize=4,
+            )
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        if percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axes.grid(axis="y")
+        return _svg(figure, title)
+
+
+def error_dots(title: str, groups: Sequence[Dots], teachers: Sequence[float]) -> str:
+    """Test errors, one dot for each seed, a bar for the mean, and a line for each teacher, as SVG.
+
+    Args:
+        title: above the plot.
+        groups: at least one kind of student, the first at the top.
+        teachers: errors of the ensemble's members; may be empty.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.8, 0.95 + 0.5 * len(groups)), layout="constrained")
+        axes = figure.add_subplot()
+        for row, group in enumerate(groups):
+            _draw_dots(axes, row, group)
+        for errors in teachers:
+            axes.axvline(errors, color=_stand_in("teacher"), linewidth=1.2, dashes=(5, 3))
+        if teachers:
+            note = f"teacher {mean(teachers):,.{0 if len(teachers) == 1 else 1}f}"
+            above = axes.get_xaxis_transform()
+            x, y = mean(teachers), 1.02
+            axes.text(x, y, note, transform=above, ha="center", va="bottom", fontsize=9)
+        axes.set_yticks(range(len(groups)), [group.name for group in groups])
+        axes.set_ylim(len(groups) - 0.45, -0.55)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.margins(x=0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("errors on the test split")
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        return _svg(figure, title)
+
+
+def _draw_dots(axes: "Axes", row: int, group: Dots) -> None:
+    """Dots of equal errors would hide each other, so they are spread over the height of a row."""
+    count = len(group.errors)
+    heights = [row + 0.36 * (place - (count - 1) / 2) / max(count - 1, 1) for place in range(count)]
+    shade = _stand_in(group.kind)
+    axes.plot(group.errors, heights, "o", color=shade, markersize=6, alpha=0.85, clip_on=False)
+    if count > 1:
+        centre = mean(group.errors)
+        axes.plot([centre, centre], [row - 0.3, row + 0.3], color=shade, linewidth=2.2)
+
+
+def _stand_in(kind: str) -> str:
+    return STAND_INS.get(kind, STAND_INS[INK])
+
+
+def _svg(figure: "Figure", title: str) -> str:
+    """An `<svg>` element that can stand in a page beside others."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    for name, stand_in in STAND_INS.items():
+        svg = svg.replace(stand_in, f"var(--{name})")
+    # Two plots of one page must not share ids; classes of the page choose the font.
+    prefix = re.sub(r"\W+", "-", title)
+    svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    svg = re.sub(r"font: ([0-9.]+px) [^;\"]+", r"font-size: \1", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
