@@ -1,6 +1,11 @@
-"""Events on the terminal: bars with rate and remaining time, or plain lines where there is none."""
+"""Events on the terminal: bars with rate and remaining time, or plain lines where there is none.
+
+A run that goes on counts from where it was. When Ray replaces a worker, the tasks are announced
+once more: a bar then starts over at the epoch that is on disk, and what was finished stays said.
+"""
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,16 +16,23 @@ from kd_ray.labelling import ShardDone
 from kd_ray.loop import Epoch, Step
 from kd_ray.stages import Event, Finished, Started, Task
 
+Clock = Callable[[], float]
+
+LINE_EVERY_S = 1.0
+OTHER_COLUMNS = 80
+"""Width of everything but an epoch's figures; these are shown where a terminal has room."""
+
 
 class Display:
     """Shows a run's events; a context manager, since a live display must be taken down."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bars = _Bars(console) if console.is_terminal else _Lines(console)
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        """Bars if `console` is a terminal; `clock` gives seconds."""
+        self._view = _Bars(console, clock) if console.is_terminal else _Lines(console, clock)
+        self._finished: set[str] = set()
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        self._view.start()
         return self
 
     def __exit__(
@@ -29,73 +41,152 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        self._view.stop()
 
     def show(self, task: Task, event: Event) -> None:
         """Takes one event."""
-        self._bars.show(task, event)
+        if task.title in self._finished:
+            return
+        if isinstance(event, Finished):
+            self._finished.add(task.title)
+        self._view.show(task, event)
 
 
 class _Pace:
-    """Epochs (or rows) done since a task started, and how long the rest will take."""
+    """Epochs done since a training started, and how long the rest will take."""
 
-    def __init__(self, done: int, total: int) -> None:
+    def __init__(self, done: int, total: int, clock: Clock) -> None:
         self.total = total
         self._first = done
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = clock()
 
     def remaining_s(self, done: float) -> float | None:
         """Seconds left at the pace so far; None before anything is done."""
         made = done - self._first
         if made <= 0:
             return None
-        return (time.monotonic() - self._started) / made * (self.total - done)
+        return (self._clock() - self._started) / made * (self.total - done)
+
+
+class _Labelling:
+    """Rows of a transfer set, added up over the workers that have spoken so far."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._latest: dict[int, ShardDone] = {}
+        self._written = 0
+        self._clock = clock
+        self._started = clock()
+
+    def add(self, event: ShardDone) -> None:
+        """Each worker counts for itself, so its latest word replaces what it said before."""
+        self._latest[event.worker] = event
+        if not event.found:
+            self._written += event.rows
+
+    @property
+    def done(self) -> int:
+        return sum(event.done_rows for event in self._latest.values())
+
+    @property
+    def total(self) -> int:
+        return sum(event.all_rows for event in self._latest.values())
+
+    @property
+    def rows_per_s(self) -> float | None:
+        """Rows written, found ones left out; None before there are any."""
+        seconds = self._clock() - self._started
+        return self._written / seconds if self._written and seconds > 0 else None
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds left at the pace so far."""
+        rate = self.rows_per_s
+        return (self.total - self.done) / rate if rate else None
 
 
 class _Lines:
-    """One plain line per epoch, shard or finished task."""
+    """A plain line for each epoch, shard and finished task.
 
-    def __init__(self, console: Console) -> None:
+    Where they come faster than one a second, lines are left out, but never the first and the last
+    of a task. An epoch that took a second or more always has its line.
+    """
+
+    def __init__(self, console: Console, clock: Clock) -> None:
         self._console = console
+        self._clock = clock
         self._paces: dict[str, _Pace] = {}
+        self._labelling: dict[str, _Labelling] = {}
+        self._printed: dict[str, float] = {}
+        self._held: dict[str, str] = {}
 
     def start(self) -> None:
         pass
 
     def stop(self) -> None:
-        pass
+        """Prints the last lines of what was interrupted."""
+        for title in list(self._held):
+            self._release(title)
 
     def show(self, task: Task, event: Event) -> None:
+        title = task.title
         if isinstance(event, Started):
-            self._paces[task.title] = _Pace(event.done, event.epochs)
+            self._release(title)
+            self._printed.pop(title, None)
+            self._paces[title] = _Pace(event.done, event.epochs, self._clock)
             if event.done:
-                self._print(f"{task.title}: goes on after epoch {event.done} of {event.epochs}")
+                self._print(f"{title}: goes on after epoch {event.done} of {event.epochs}")
         elif isinstance(event, Epoch):
-            pace = self._paces[task.title]
-            self._print(
-                f"{task.title}: epoch {event.number}/{pace.total}  {figures(event.metrics)}  "
-                f"{event.images_per_s:,.0f} images/s  "
-                f"remaining {duration(pace.remaining_s(event.number))}"
+            pace = self._paces[title]
+            last = event.number == pace.total
+            line = (
+                f"{title}: epoch {event.number}/{pace.total}  {'  '.join(figures(event.metrics))}  "
+                f"{event.images_per_s:,.0f} images/s"
             )
+            if not last:
+                line += f"  remaining {duration(pace.remaining_s(event.number))}"
+            self._offer(title, line, at_once=last or event.seconds >= LINE_EVERY_S)
         elif isinstance(event, ShardDone):
+            labelling = self._labelling.setdefault(title, _Labelling(self._clock))
+            labelling.add(event)
             how = "found" if event.found else "written"
-            self._print(
-                f"{task.title}: {event.name} {how}  {event.done_rows}/{event.all_rows} rows"
-            )
+            line = f"{title}: {event.name} {how}  {labelling.done:,}/{labelling.total:,} rows"
+            if labelling.rows_per_s and labelling.done < labelling.total:
+                line += f"  {labelling.rows_per_s:,.0f} rows/s"
+                line += f"  remaining {duration(labelling.remaining_s)}"
+            self._offer(title, line)
         elif isinstance(event, Finished):
+            self._release(title)
             self._print(finished_line(task, event))
 
+    def _offer(self, title: str, line: str, at_once: bool = False) -> None:
+        """Prints a line, or holds it back until the next one, or the end, makes its fate clear."""
+        now = self._clock()
+        if at_once or now - self._printed.get(title, -LINE_EVERY_S) >= LINE_EVERY_S:
+            self._held.pop(title, None)
+            self._printed[title] = now
+            self._print(line)
+        else:
+            self._held[title] = line
+
+    def _release(self, title: str) -> None:
+        line = self._held.pop(title, None)
+        if line is not None:
+            self._print(line)
+
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class _Bars:
     """A bar for each task at work; finished ones become a line above."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Clock) -> None:
+        self._console = console
+        self._clock = clock
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[count]}"),
             TextColumn("[dim]{task.fields[figures]}"),
             TextColumn("{task.fields[rate]}"),
@@ -105,6 +196,7 @@ class _Bars:
         )
         self._ids: dict[str, TaskID] = {}
         self._totals: dict[str, int] = {}
+        self._labelling: dict[str, _Labelling] = {}
 
     def start(self) -> None:
         self._progress.start()
@@ -117,52 +209,72 @@ class _Bars:
         if isinstance(event, Finished):
             if title in self._ids:
                 self._progress.remove_task(self._ids.pop(title))
-            self._progress.console.print(finished_line(task, event), highlight=False)
-            return
-        if isinstance(event, Started):
-            self._totals[title] = event.epochs
-            self._ids[title] = self._progress.add_task(
-                title,
-                total=event.epochs or None,
-                completed=event.done,
-                count=f"{event.done}/{event.epochs}" if event.epochs else "",
-                figures="",
-                rate="",
-            )
-            return
-        bar, total = self._ids[title], self._totals[title]
-        changed: dict[str, Any]
-        if isinstance(event, Step):
-            changed = {"completed": event.epoch - 1 + event.done / event.steps}
-        elif isinstance(event, Epoch):
-            changed = {
-                "completed": event.number,
-                "count": f"{event.number}/{total}",
-                "figures": figures(event.metrics),
-            }
+            self._console.print(finished_line(task, event), highlight=False, markup=False)
+        elif isinstance(event, Started):
+            self._begin(title, event.done, event.epochs)
         else:
-            changed = {
-                "completed": event.done_rows,
-                "total": event.all_rows,
-                "count": f"{event.done_rows:,}/{event.all_rows:,} rows",
+            if title not in self._ids:  # another worker's shard may come before the first's word
+                self._begin(title, 0, 0)
+            self._progress.update(self._ids[title], **self._change(title, event))
+
+    def _begin(self, title: str, done: int, total: int) -> None:
+        self._totals[title] = total
+        fields: dict[str, Any] = {
+            "total": total or None,
+            "count": f"{done}/{total}" if total else "",
+            "figures": "",
+            "rate": "",
+        }
+        if title not in self._ids:
+            self._ids[title] = self._progress.add_task(title, completed=done, **fields)
+        elif total:  # a replaced worker; a labelling's rows are counted by their workers anyway
+            self._progress.reset(self._ids[title], completed=done, **fields)
+
+    def _change(self, title: str, event: Step | Epoch | ShardDone) -> dict[str, Any]:
+        if isinstance(event, ShardDone):
+            labelling = self._labelling.setdefault(title, _Labelling(self._clock))
+            labelling.add(event)
+            rate = labelling.rows_per_s
+            return {
+                "completed": labelling.done,
+                "total": labelling.total,
+                "count": f"{labelling.done:,}/{labelling.total:,} rows",
+                "rate": f"{rate:,.0f} rows/s" if rate else "",
             }
-        if not isinstance(event, ShardDone):
-            changed["rate"] = f"{event.images_per_s:,.0f} images/s"
-        self._progress.update(bar, **changed)
+        rate_shown = {"rate": f"{event.images_per_s:,.0f} images/s"}
+        if isinstance(event, Step):
+            return {"completed": event.epoch - 1 + event.done / event.steps, **rate_shown}
+        room = self._console.width - OTHER_COLUMNS
+        return {
+            "completed": event.number,
+            "count": f"{event.number}/{self._totals[title]}",
+            "figures": fitting(figures(event.metrics), room),
+            **rate_shown,
+        }
 
 
-def figures(metrics: dict[str, float]) -> str:
+def figures(metrics: dict[str, float]) -> list[str]:
     """The figures of an epoch that one watches: the loss, and an accuracy.
 
     >>> figures({"train_loss": 0.25, "train_accuracy": 0.9})
-    'loss 0.2500  train accuracy 0.9000'
+    ['loss 0.2500', 'train accuracy 0.9000']
     """
     parts = [f"loss {metrics['train_loss']:.4f}"]
     if "accuracy" in metrics:
         parts.append(f"validation accuracy {metrics['accuracy']:.4f}")
     elif "train_accuracy" in metrics:
         parts.append(f"train accuracy {metrics['train_accuracy']:.4f}")
-    return "  ".join(parts)
+    return parts
+
+
+def fitting(parts: list[str], room: int) -> str:
+    """As many parts, from the first on, as `room` characters hold.
+
+    >>> fitting(["loss 0.2500", "train accuracy 0.9000"], 20)
+    'loss 0.2500'
+    """
+    shown = "  ".join(parts)
+    return shown if len(shown) <= room or not parts else fitting(parts[:-1], room)
 
 
 def finished_line(task: Task, event: Finished) -> str:
@@ -172,7 +284,8 @@ def finished_line(task: Task, event: Finished) -> str:
     if task.stage == "label":
         figure = f"{metrics['rows']:,} rows, {metrics['bytes_per_row']:.1f} bytes each"
     else:
-        figure = f"test accuracy {metrics['accuracy']:.4f}, {metrics['errors']} errors"
+        wrong = "1 error" if metrics["errors"] == 1 else f"{metrics['errors']:,} errors"
+        figure = f"test accuracy {metrics['accuracy']:.4f}, {wrong}"
     when = "was finished" if event.found else f"finished in {duration(result['seconds'])}"
     return f"{task.title}: {when}, {figure}"
 

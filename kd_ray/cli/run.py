@@ -35,7 +35,7 @@ def run_with_display(
             listener=display.show,
         )
     if summary.rows:
-        console.print(closing_table(summary))
+        console.print(closing_table(summary, console.width))
     for line in closing_lines(summary):
         console.print(line, highlight=False)
     console.print(f"In {runs / recipe.name}", highlight=False)

@@ -8,12 +8,12 @@ travel in a queue and checkpoints lie in the run folder, so a run looks alike wi
 
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError, KdRayError
+from kd_ray.files import TEMPORARY
 from kd_ray.on_ray.session import connected, place
 from kd_ray.stages.events import Event
 from kd_ray.stages.task import Task
@@ -75,6 +75,7 @@ def perform_on_ray(
     if not tasks:
         return
     with connected(address, verbose):
+        import ray
         from ray.util.queue import Empty, Queue
 
         placement = place(resources)
@@ -85,78 +86,65 @@ def perform_on_ray(
             "gpus": placement.gpus,
             "mailbox": mailbox,
         }
-        group = _Group(config, resources, verbose)
-        group.start()
+        # `fit` blocks and takes over Ctrl-C. In a process of its own it does neither here, and dies
+        # with this one.
+        launched = ray.remote(num_cpus=0, max_retries=0)(launch).remote(config, resources, verbose)
         while True:
-            running = group.is_alive()
+            over, _ = ray.wait([launched], timeout=0)
             try:
                 message = mailbox.get(timeout=POLL_S)
             except Empty:
-                if running:
-                    continue
-                break
+                if over:
+                    break
+                continue
             if isinstance(message, KdRayError):
                 raise message
             yield message
-        if group.error is not None:
-            raise group.error
+        error = ray.get(launched)
+        if error is not None:
+            raise error
 
 
-class _Group(threading.Thread):
-    """Runs `TorchTrainer.fit` beside the driver's loop, which so stays free for Ctrl-C."""
+def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Exception | None:
+    """Runs `TorchTrainer.fit` to its end; returns what went wrong, in terms of this project."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
 
-    def __init__(self, config: dict[str, Any], resources: Resources, verbose: bool) -> None:
-        super().__init__(daemon=True)
-        self.error: Exception | None = None
-        self._config = config
-        self._resources = resources
-        self._verbose = verbose
-
-    def run(self) -> None:
-        """Starts the group and waits for its end; an error is kept for the driver."""
-        import ray.train
-        from ray.train.torch import TorchTrainer
-
-        # Ray Train would resume what it finds under an old name. This folder must be seen from all
-        # nodes, as the run folder is.
-        scratch = tempfile.mkdtemp(prefix=".ray-", dir=self._config["tasks"][0].run)
-        try:
-            TorchTrainer(
-                work,
-                train_loop_config=self._config,
-                scaling_config=ray.train.ScalingConfig(
-                    num_workers=self._resources.workers,
-                    use_gpu=self._config["gpus"] > 0,
-                    resources_per_worker={
-                        "CPU": self._config["cpus"],
-                        **({"GPU": self._config["gpus"]} if self._config["gpus"] else {}),
-                    },
-                ),
-                run_config=ray.train.RunConfig(  # type: ignore[call-arg]
-                    name="group",
-                    storage_path=scratch,
-                    failure_config=ray.train.FailureConfig(
-                        max_failures=self._resources.max_failures
-                    ),
-                    logging_config=ray.train.LoggingConfig(
-                        log_level="INFO" if self._verbose else "ERROR"
-                    ),
-                ),
-            ).fit()
-        except Exception as error:  # whatever it is, the driver raises it
-            self.error = _with_cause(error)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    # Ray Train would resume what it finds under an old name. This folder must be seen from all
+    # nodes, as the run folder is; what a killed driver leaves of it is removed as a draft.
+    scratch = tempfile.mkdtemp(prefix=f"{TEMPORARY}ray-", dir=config["tasks"][0].run)
+    try:
+        TorchTrainer(
+            work,
+            train_loop_config=config,
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=config["gpus"] > 0,
+                resources_per_worker={
+                    "CPU": config["cpus"],
+                    **({"GPU": config["gpus"]} if config["gpus"] else {}),
+                },
+            ),
+            run_config=ray.train.RunConfig(  # type: ignore[call-arg]
+                name="group",
+                storage_path=scratch,
+                failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+                logging_config=ray.train.LoggingConfig(log_level="INFO" if verbose else "ERROR"),
+            ),
+        ).fit()
+    except ray.train.TrainingFailedError as error:
+        return in_our_terms(error)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return None
 
 
-def _with_cause(error: Exception) -> Exception:
-    """A worker's own exception where Ray wraps one; a lost worker becomes a `ClusterError`."""
+def in_our_terms(error: Exception) -> Exception:
+    """A lost worker as a `ClusterError`; another failure as an error that tells its cause."""
     from ray.exceptions import RayActorError
-    from ray.train import WorkerGroupError
 
-    if not isinstance(error, WorkerGroupError):
-        return error
-    for rank, failure in sorted(error.worker_failures.items()):
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    for rank, failure in sorted(failures.items()):
         cause = getattr(failure, "cause", None) or failure
         if isinstance(cause, KdRayError):
             return cause
@@ -166,4 +154,4 @@ def _with_cause(error: Exception) -> Exception:
                 f"resources.max_failures allows ({str(cause).splitlines()[0]}); look for a lack of "
                 "memory, then run the same again to go on from the last epoch"
             )
-    return error
+    return RuntimeError(str(error))  # Ray's own classes do not all unpickle elsewhere

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LONG = 20
+"""Epochs from which the first ones are left out of a plot of accuracy."""
+
 INK, RULE = "ink", "rule"
 VARIABLES = (INK, RULE, "teacher", "labels", "smoothing", "softened-labels", "distilled")
 STAND_INS = {name: f"#01fe{number:02x}" for number, name in enumerate(VARIABLES)}
@@ -30,6 +33,7 @@ STYLE = {
     "grid.linewidth": 0.6,
     "svg.fonttype": "none",
     "svg.hashsalt": "kd-ray",
+    "text.parse_math": False,
     "text.color": STAND_INS[INK],
     "xtick.color": STAND_INS[RULE],
     "xtick.labelcolor": STAND_INS[INK],
@@ -83,7 +87,8 @@ def curves(title: str, lines: Sequence[Curve], *, percent: bool = False) -> str:
     Args:
         title: above the plot.
         lines: at least one.
-        percent: the values are shares.
+        percent: the values are shares that grow; what long lines climb through in the first tenth
+            of their epochs is cut off, since the end is what one compares.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -106,6 +111,7 @@ def curves(title: str, lines: Sequence[Curve], *, percent: bool = False) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+            axes.set_ylim(bottom=_bottom(lines))
         axes.grid(axis="y")
         return _svg(figure, title)
 
@@ -130,7 +136,8 @@ def error_dots(title: str, groups: Sequence[Dots], teachers: Sequence[float]) ->
         for errors in teachers:
             axes.axvline(errors, color=_stand_in("teacher"), linewidth=1.2, dashes=(5, 3))
         if teachers:
-            note = f"teacher {mean(teachers):,.{0 if len(teachers) == 1 else 1}f}"
+            one = len(teachers) == 1
+            note = f"teacher {teachers[0]:,.0f}" if one else f"teachers, mean {mean(teachers):,.1f}"
             above = axes.get_xaxis_transform()
             x, y = mean(teachers), 1.02
             axes.text(x, y, note, transform=above, ha="center", va="bottom", fontsize=9)
@@ -144,6 +151,12 @@ def error_dots(title: str, groups: Sequence[Dots], teachers: Sequence[float]) ->
         axes.grid(axis="x")
         axes.set_axisbelow(True)
         return _svg(figure, title)
+
+
+def _bottom(lines: Sequence[Curve]) -> float | None:
+    if any(len(line.values) < LONG for line in lines):
+        return None
+    return min(min(line.values[len(line.values) // 10 :]) for line in lines) - 0.01
 
 
 def _draw_dots(axes: "Axes", row: int, group: Dots) -> None:
@@ -168,11 +181,11 @@ def _svg(figure: "Figure", title: str) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", svg, flags=re.DOTALL)
     for name, stand_in in STAND_INS.items():
         svg = svg.replace(stand_in, f"var(--{name})")
-    # Two plots of one page must not share ids; classes of the page choose the font.
+    # Two plots of one page must not share ids; the page chooses the font.
     prefix = re.sub(r"\W+", "-", title)
     svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    svg = re.sub(r"font: ([0-9.]+px) [^;\"]+", r"font-size: \1", svg)
+    svg = re.sub(r"font-family: [^;\"]+; ", "", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

@@ -128,25 +128,28 @@ class Summary:
 
     def sentences(self) -> list[str]:
         """What the table does not say: the gap closed, and what the transfer set cost."""
-        found = []
+        return [line for line in (self.about_gap(), self.about_transfer_set()) if line]
+
+    def about_gap(self) -> str:
+        """One sentence; empty where a row is missing."""
         gap = self.gap_closed
         if gap is not None:
-            found.append(
-                f"Gap closed: {gap:.0%} of the errors between student on labels and teacher."
+            return (
+                f"Gap closed: {100 * gap:.0f} % of the errors between student on labels and teacher."
             )
-        elif all(self.row(name) for name in ("labels", "distilled", "teacher")):
-            found.append(
-                "Gap closed: none to close, the student on labels makes no more errors than the "
-                "teacher."
-            )
-        stored = self.transfer_set
-        if stored is not None:
-            found.append(
-                f"Transfer set: {stored['rows']:,.0f} rows, {bytes_shown(stored['bytes'])} "
-                f"({stored['bytes_per_row']:.1f} bytes per row), labelled in "
-                f"{stored['seconds']:,.1f} s."
-            )
-        return found
+        if all(self.row(name) for name in ("labels", "distilled", "teacher")):
+            return "No gap to close: the student on labels makes no more errors than the teacher."
+        return ""
+
+    def about_transfer_set(self) -> str:
+        """One sentence; empty where this run made none."""
+        cost = self.transfer_set
+        if cost is None:
+            return ""
+        return (
+            f"Transfer set: {cost['rows']:,.0f} rows, {bytes_shown(cost['bytes'])} "
+            f"({cost['bytes_per_row']:.1f} bytes per row), labelled in {cost['seconds']:,.1f} s."
+        )
 
     def _repr_html_(self) -> str:
         """The closing table, for notebooks."""

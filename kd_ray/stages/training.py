@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
@@ -91,7 +92,15 @@ def train(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
                     _checkpoint(task, prepared, training)
         yield event
     with together(worker.device):
-        finished = _finish(task, prepared, training, worker, resumed_from)
+        path = epoch_folder(task.folder, training.result_epoch(prepared.options))
+        meta = read_meta(path)
+        restore(path, meta, training.model)
+    # It sums over the workers, so it has no place in a block that one of them may leave early.
+    metrics = evaluate(training.model, prepared.test, worker, prepared.options, prepared.ensemble)
+    finished = _result(task, prepared, training, path, metrics, resumed_from)
+    with together(worker.device):
+        if worker.is_first:
+            write_json(task.folder / RESULT, finished)
     yield Finished(finished, found=False)
 
 
@@ -175,28 +184,29 @@ def _checkpoint(task: Task, prepared: Prepared, training: Training) -> None:
     retain(task.folder, {training.epoch, training.result_epoch(prepared.options)})
 
 
-def _finish(
-    task: Task, prepared: Prepared, training: Training, worker: Worker, resumed_from: int | None
+def _result(
+    task: Task,
+    prepared: Prepared,
+    training: Training,
+    path: Path,
+    metrics: dict[str, float],
+    resumed_from: int | None,
 ) -> dict[str, Any]:
-    """Evaluates the result on the test split, once, and commits `result.json`."""
-    path = epoch_folder(task.folder, training.result_epoch(prepared.options))
-    meta = read_meta(path)
-    restore(path, meta, training.model)
-    test, options = prepared.test, prepared.options
-    result = {
+    """The content of `result.json`; `path` is the checkpoint that the test `metrics` are of."""
+    return {
         "stage": task.stage,
         "name": task.recipe["name"],
         "status": "finished",
         "title": task.title,
         "variant": task.variant,
         "seed": task.seed,
-        "metrics": evaluate(training.model, test, worker, options, prepared.ensemble),
+        "metrics": metrics,
         "parameters": parameter_count(training.model),
         "images_per_s": median(record["images_per_s"] for record in training.history),
         "seconds": round(sum(record["seconds"] for record in training.history), 2),
         "epochs": training.epoch,
         "checkpoint": path.name,
-        "weights_sha256": meta.files[WEIGHTS],
+        "weights_sha256": read_meta(path).files[WEIGHTS],
         "resumed_from": resumed_from,
         "parents": prepared.parents,
         "identity": identity(task),
@@ -204,6 +214,3 @@ def _finish(
         "versions": versions(),
         "history": training.history,
     }
-    if worker.is_first:
-        write_json(task.folder / RESULT, result)
-    return result
