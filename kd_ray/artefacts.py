@@ -171,10 +171,14 @@ def _run_facts(path: Path) -> tuple[str, dict[str, Any]]:
     for file in sorted(path.rglob(RESULT)):
         result = read_result(file.parent)
         if result is not None:
-            figure = result["metrics"].get("accuracy")
-            shown = f"test accuracy {figure:.4f}" if figure else f"{result['metrics']['rows']} rows"
-            found[result["title"]] = f"{shown}, {result['seconds']} s, {file.parent}"
-    for folder in sorted({p.parent for p in path.rglob(f"epoch-*/{META}")}):
+            metrics, place = result["metrics"], file.parent.relative_to(path)
+            figure = (
+                f"{metrics['rows']:,} rows"
+                if result["stage"] == "label"
+                else f"test accuracy {metrics['accuracy']:.4f}"
+            )
+            found[result["title"]] = f"{figure}, {result['seconds']} s, in {place}"
+    for folder in sorted({meta.parent.parent for meta in path.rglob(f"epoch-*/{META}")}):
         if not (folder / RESULT).is_file():
             found[str(folder.relative_to(path))] = "unfinished; the same command goes on"
     return f"run {path}", found

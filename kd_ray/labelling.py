@@ -197,7 +197,7 @@ def label(
                     view=view.to(torch.int32).numpy(),
                     label=rows.labels[number].numpy(),
                     logits=teacher_logits(teachers, images, worker.device).numpy(),
-                    image=images.flatten(1).numpy() if options.include_images else None,
+                    image=images.numpy() if options.include_images else None,
                 )
             rows_here = shard.stop - shard.start
             done_rows += rows_here

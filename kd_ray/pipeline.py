@@ -126,11 +126,16 @@ class Run:
             remove_drafts(self.folder)
             found = [(task, found_result(task)) for task in tasks]
             self._write_recipe()
+            # What is made from something still to come is looked at when that is there.
+            missing = [STAGES.index(task.stage) for task, result in found if result is None]
+            first = min(missing, default=len(STAGES))
+            todo = []
             for task, result in found:
-                if result is not None:
-                    self.results[task.title] = result
-                    yield task, Finished(result, found=True)
-            todo = [task for task, result in found if result is None]
+                if result is None or STAGES.index(task.stage) > first:
+                    todo.append(task)
+                    continue
+                self.results[task.title] = result
+                yield task, Finished(result, found=True)
             for task, event in self._perform(todo):
                 if isinstance(event, Finished):
                     self.results[task.title] = event.result

@@ -153,7 +153,7 @@ def test_read_meta_refuses_what_is_no_description(tmp_path: Path, content: bytes
 
 
 def test_read_meta_of_a_folder_that_is_no_checkpoint_says_what_one_is(tmp_path: Path):
-    with pytest.raises(CheckpointError, match="a checkpoint is a folder with meta.json"):
+    with pytest.raises(CheckpointError, match=r"a checkpoint is a folder with meta\.json"):
         read_meta(tmp_path)
 
 

@@ -114,9 +114,7 @@ def test_batch_is_normalized_per_channel_to_mean_0_and_deviation_1():
     share = pixels.double() / 255
     mean = share.mean(dim=(0, 2, 3))
     std = share.std(dim=(0, 2, 3), correction=0)
-    feed = replace(
-        tiny_feed(50, logits=None), pixels=pixels, mean=mean.float(), std=std.float()
-    )
+    feed = replace(tiny_feed(50, logits=None), pixels=pixels, mean=mean.float(), std=std.float())
     images = feed.batch(torch.arange(50), ALL, 1).images
     assert images.dtype == torch.float32
     expected = (share - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)

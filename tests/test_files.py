@@ -31,6 +31,18 @@ class Interrupted(Exception):
     """Stands for whatever ends a block half-way."""
 
 
+def write_half_a_file(path: Path) -> None:
+    with committed_file(path) as draft:
+        draft.write_text("half")
+        raise Interrupted
+
+
+def write_half_a_folder(path: Path) -> None:
+    with committed_folder(path) as draft:
+        (draft / "new").write_text("half")
+        raise Interrupted
+
+
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -48,9 +60,8 @@ def test_committed_file_is_there_only_when_the_block_is_over(tmp_path: Path):
 def test_committed_file_of_a_failed_block_leaves_the_old_content_and_no_draft(tmp_path: Path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(Interrupted), committed_file(path) as draft:
-        draft.write_text("half")
-        raise Interrupted
+    with pytest.raises(Interrupted):
+        write_half_a_file(path)
     assert path.read_text() == "old"
     assert names(tmp_path) == {"file.txt"}
 
@@ -68,9 +79,8 @@ def test_committed_folder_of_a_failed_block_leaves_the_old_content_and_no_draft(
     path = tmp_path / "folder"
     with committed_folder(path) as draft:
         (draft / "old").write_text("old")
-    with pytest.raises(Interrupted), committed_folder(path) as draft:
-        (draft / "new").write_text("half")
-        raise Interrupted
+    with pytest.raises(Interrupted):
+        write_half_a_folder(path)
     assert names(path) == {"old"}
     assert names(tmp_path) == {"folder"}
 

@@ -245,7 +245,7 @@ def test_fit_stops_at_a_loss_that_is_not_finite(poison: float):
         return Loss(loss.total * (poison if progress > 0.4 else 1.0), loss.hard, loss.soft)
 
     training = new_training(options())
-    with pytest.raises(TrainingError, match="epoch 2: the loss must be finite, but is (nan|inf)"):
+    with pytest.raises(TrainingError, match=r"epoch 2: the loss must be finite, but is (nan|inf)"):
         list(events(training, options(), objective))
     assert training.epoch == 1
 

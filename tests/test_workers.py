@@ -27,7 +27,7 @@ from kd_ray.config import Train
 from kd_ray.config.schema import Named
 from kd_ray.errors import CheckpointError, StorageError, TrainingError
 from kd_ray.feed import TensorFeed
-from kd_ray.loop import Epoch, Training, evaluate, fit
+from kd_ray.loop import Training, evaluate, fit
 from kd_ray.optimizer import make_optimizer
 from kd_ray.stages import Finished, read_result
 from kd_ray.transfer_set import read_manifest

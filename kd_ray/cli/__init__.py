@@ -6,9 +6,10 @@ Neither torch nor ray is imported before a command needs it, so `--help` is quic
 import functools
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, ParamSpec, TextIO
 
 import typer
 
@@ -264,4 +265,17 @@ def report(
 
 def main() -> None:
     """Entry point of the executable."""
+    warnings.showwarning = warn_in_a_line
     app()
+
+
+def warn_in_a_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning without the place in the code, which says nothing to a user."""
+    typer.echo(f"kd-ray: warning: {message}", err=True)

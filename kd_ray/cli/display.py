@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from kd_ray.labelling import ShardDone
 from kd_ray.loop import Epoch, Step
@@ -19,6 +20,7 @@ from kd_ray.stages import Event, Finished, Started, Task
 Clock = Callable[[], float]
 
 LINE_EVERY_S = 1.0
+TELLING_S = 0.2
 OTHER_COLUMNS = 80
 """Width of everything but an epoch's figures; these are shown where a terminal has room."""
 
@@ -94,9 +96,9 @@ class _Labelling:
 
     @property
     def rows_per_s(self) -> float | None:
-        """Rows written, found ones left out; None before there are any."""
+        """Rows written, found ones left out; None before there is enough to tell."""
         seconds = self._clock() - self._started
-        return self._written / seconds if self._written and seconds > 0 else None
+        return self._written / seconds if self._written and seconds >= TELLING_S else None
 
     @property
     def remaining_s(self) -> float | None:
@@ -134,6 +136,8 @@ class _Lines:
             self._release(title)
             self._printed.pop(title, None)
             self._paces[title] = _Pace(event.done, event.epochs, self._clock)
+            if task.stage == "label":
+                self._labelling.setdefault(title, _Labelling(self._clock))
             if event.done:
                 self._print(f"{title}: goes on after epoch {event.done} of {event.epochs}")
         elif isinstance(event, Epoch):
@@ -187,9 +191,9 @@ class _Bars:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
-            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[count]}", justify="right", table_column=Column(min_width=7)),
             TextColumn("[dim]{task.fields[figures]}"),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", justify="right", table_column=Column(min_width=16)),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -212,6 +216,8 @@ class _Bars:
             self._console.print(finished_line(task, event), highlight=False, markup=False)
         elif isinstance(event, Started):
             self._begin(title, event.done, event.epochs)
+            if task.stage == "label":
+                self._labelling.setdefault(title, _Labelling(self._clock))
         else:
             if title not in self._ids:  # another worker's shard may come before the first's word
                 self._begin(title, 0, 0)

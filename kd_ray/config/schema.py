@@ -149,6 +149,9 @@ class DataOptions(Table):
     classes: list[str] | None = None
     """Keep only these classes, by name, in every split; K becomes their number."""
 
+    standardize: bool = True
+    """Feed models pixels of mean 0 and deviation 1 in each channel; else from 0 (black) to 1."""
+
     image_size: int | None = Field(default=None, ge=4, le=1024)
     """Side in pixels to which `imagefolder` resizes pictures; needed there, refused elsewhere."""
 

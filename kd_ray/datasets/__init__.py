@@ -93,7 +93,7 @@ def open_dataset(options: DataOptions) -> Dataset:
             seed=options.seed,
         )
         dataset = replace(dataset, train=_rows(dataset.train, rows, "train"))
-    return dataset
+    return replace(dataset, standardized=options.standardize)
 
 
 def _rows(split: Split, rows: Tensor, name: str) -> Split:

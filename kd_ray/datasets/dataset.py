@@ -53,6 +53,7 @@ class Dataset:
         train: what models learn from; never empty.
         validation: rows carved from the training split; possibly none.
         test: the dataset's own test split.
+        standardized: whether models are fed pixels of mean 0 and deviation 1.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+    standardized: bool = True
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -69,16 +71,17 @@ class Dataset:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean of each channel over the training pixels, which count from 0 to 1."""
-        return self._moments[0]
+        """Mean of each channel over the training pixels, which count from 0 to 1; else 0."""
+        return self._moments[0] if self.standardized else (0.0,) * self.image_shape[0]
 
     @property
     def std(self) -> tuple[float, ...]:
         """Standard deviation of each channel over the training pixels; 1 where they are all equal.
 
-        The population's (divided by the number of pixels), so that one pixel has one, too.
+        The population's (divided by the number of pixels), so that one pixel has one, too. 1 also
+        where pixels are not standardized.
         """
-        return self._moments[1]
+        return self._moments[1] if self.standardized else (1.0,) * self.image_shape[0]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -8,6 +8,7 @@ travel in a queue and checkpoints lie in the run folder, so a run looks alike wi
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ def work(config: dict[str, Any]) -> None:
     """[1] One worker of the group: performs the tasks, sends what happens to the driver.
 
     A `KdRayError` is sent and not raised: it would be the same after a restart of the group.
+    Warnings are sent as their text.
     """
     import ray.train
     import torch
@@ -44,13 +46,16 @@ def work(config: dict[str, Any]) -> None:
     )
     mailbox = config["mailbox"]
     tasks: Sequence[Task] = config["tasks"]
-    try:
-        for task, event in perform_all(tasks, worker):
-            if worker.is_first or isinstance(event, ShardDone):
-                mailbox.put((task, event))
-    except KdRayError as error:
+    with warnings.catch_warnings():
         if worker.is_first:
-            mailbox.put(error)
+            warnings.showwarning = lambda message, *_, **__: mailbox.put(str(message))
+        try:
+            for task, event in perform_all(tasks, worker):
+                if worker.is_first or isinstance(event, ShardDone):
+                    mailbox.put((task, event))
+        except KdRayError as error:
+            if worker.is_first:
+                mailbox.put(error)
 
 
 def perform_on_ray(
@@ -99,6 +104,9 @@ def perform_on_ray(
                 continue
             if isinstance(message, KdRayError):
                 raise message
+            if isinstance(message, str):
+                warnings.warn(message, stacklevel=2)
+                continue
             yield message
         error = ray.get(launched)
         if error is not None:

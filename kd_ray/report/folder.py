@@ -16,6 +16,9 @@ from kd_ray.config import Recipe, load_recipe
 from kd_ray.errors import CheckpointError, ConfigError
 
 RECIPE, RESULT = "recipe.toml", "result.json"
+KINDS = {"teach": "teacher", "label": "transfer set"}
+NEEDED = {"stage", "title", "metrics", "seconds"}
+NEEDED_OF_TRAINING = {"variant", "parameters", "images_per_s", "history"}
 PLACES = ("teacher/member-*", "transfer_set", "student/*/seed-*")
 
 
@@ -129,16 +132,20 @@ def _artefact(path: Path, place: str, about: tuple[str, str, int]) -> Artefact:
     result = _result(path / place / RESULT)
     if result is None:
         return Artefact(place, title, kind, epochs, None, _history(path / place))
-    kind = {"teach": "teacher", "label": "transfer set"}.get(result["stage"], result.get("variant"))
+    kind = KINDS.get(result["stage"]) or str(result["variant"])
     history = list(result.get("history", []))
-    return Artefact(place, str(result["title"]), str(kind), len(history), result, history)
+    return Artefact(place, str(result["title"]), kind, len(history), result, history)
 
 
 def _result(file: Path) -> dict[str, Any] | None:
     try:
         result = json.loads(file.read_bytes())
-        finished = result["status"] == "finished"
-        return {**result, "stage": result["stage"], "title": result["title"]} if finished else None
+        if result["status"] != "finished":
+            return None
+        needed = NEEDED if result["stage"] == "label" else NEEDED | NEEDED_OF_TRAINING
+        if missing := sorted(needed - set(result)):
+            raise KeyError(*missing)
+        return dict(result)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ LONG = 20
 INK, RULE = "ink", "rule"
 VARIABLES = (INK, RULE, "teacher", "labels", "smoothing", "softened-labels", "distilled")
 STAND_INS = {name: f"#01fe{number:02x}" for number, name in enumerate(VARIABLES)}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": STAND_INS[RULE],
     "axes.labelcolor": STAND_INS[INK],
     "axes.spines.right": False,
@@ -111,7 +111,7 @@ def curves(title: str, lines: Sequence[Curve], *, percent: bool = False) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-            axes.set_ylim(bottom=_bottom(lines))
+            axes.set_ylim(_worth_seeing(lines))
         axes.grid(axis="y")
         return _svg(figure, title)
 
@@ -153,10 +153,14 @@ def error_dots(title: str, groups: Sequence[Dots], teachers: Sequence[float]) ->
         return _svg(figure, title)
 
 
-def _bottom(lines: Sequence[Curve]) -> float | None:
+def _worth_seeing(lines: Sequence[Curve]) -> tuple[float, float] | None:
+    """Limits of a plot of accuracies; None to show everything."""
     if any(len(line.values) < LONG for line in lines):
         return None
-    return min(min(line.values[len(line.values) // 10 :]) for line in lines) - 0.01
+    low = min(min(line.values[len(line.values) // 10 :]) for line in lines)
+    high = max(max(line.values) for line in lines)
+    margin = 0.05 * (high - low) or 0.01
+    return low - margin, high + margin
 
 
 def _draw_dots(axes: "Axes", row: int, group: Dots) -> None:

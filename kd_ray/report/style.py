@@ -49,7 +49,9 @@ figure {{ margin: 22px 0 0; }}
 figure svg {{ display: block; width: 100%; height: auto; }}
 figure.wide svg {{ min-width: 560px; }}
 figure svg * {{ stroke-linejoin: round; stroke-linecap: butt; }}
-.plots {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 0 28px; }}
+.plots {{
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 0 28px;
+}}
 .legend {{ display: flex; flex-wrap: wrap; gap: 4px 22px; margin: 0; }}
 .legend svg {{ vertical-align: middle; }}
 .note {{ margin: 12px 0 0; color: var(--quiet); font-size: 13px; }}

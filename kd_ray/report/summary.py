@@ -133,10 +133,14 @@ class Summary:
     def about_gap(self) -> str:
         """One sentence; empty where a row is missing."""
         gap = self.gap_closed
-        if gap is not None:
+        if gap is not None and gap < 0:
             return (
-                f"Gap closed: {100 * gap:.0f} % of the errors between student on labels and teacher."
+                f"Gap closed: {100 * gap:.0f} %; the distilled student makes more errors than the "
+                "student on labels."
             )
+        if gap is not None:
+            share = f"{100 * gap:.0f} %"
+            return f"Gap closed: {share} of the errors between student on labels and teacher."
         if all(self.row(name) for name in ("labels", "distilled", "teacher")):
             return "No gap to close: the student on labels makes no more errors than the teacher."
         return ""

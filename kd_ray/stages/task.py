@@ -4,7 +4,7 @@ Also what a finished task left behind: its folder, its `result.json`, and what d
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,8 @@ from kd_ray.checkpoint import check_identity, epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError
 from kd_ray.student import variant_options
+from kd_ray.transfer_set import read_manifest
+from kd_ray.transfer_set.manifest import MANIFEST
 
 RESULT = "result.json"
 
@@ -154,9 +156,34 @@ def found_result(task: Task) -> dict[str, Any] | None:
     result = read_result(task.folder)
     if result is not None:
         check_identity(task.folder, result["identity"], identity(task))
+        _check_parents(task, result)
         return result
     latest = epochs_in(task.folder)
     if latest:
         path = epoch_folder(task.folder, latest[-1])
         check_identity(path, read_meta(path).identity, identity(task))
     return None
+
+
+def _check_parents(task: Task, result: dict[str, Any]) -> None:
+    """Refuses a finished artefact if what it was made from has been made anew since."""
+    now = _parents(task)
+    check_identity(task.folder, {name: result["parents"].get(name) for name in now}, now)
+    if task.stage == "distill":
+        label = replace(task, stage="label")
+        labelled = read_result(label.folder)
+        if labelled is not None and now == {"transfer_set": labelled["sha256"]}:
+            _check_parents(label, labelled)
+
+
+def _parents(task: Task) -> dict[str, str]:
+    """Name -> sha256 of what an artefact is made from, as far as that is there."""
+    recipe, run = Recipe.model_validate(task.recipe), Path(task.run)
+    if task.stage == "distill":
+        folder = transfer_set_folder(recipe, run)
+        there = (folder / MANIFEST).is_file()
+        return {"transfer_set": read_manifest(folder).sha256} if there else {}
+    if task.stage == "label" and recipe.teacher is not None:
+        results = [read_result(teacher_folder(run, n)) for n in range(recipe.teacher.members)]
+        return {f"teacher-{n:02d}": r["weights_sha256"] for n, r in enumerate(results) if r}
+    return {}

@@ -1,0 +1,169 @@
+"""What a user gets wrong is answered with one sentence on stderr and exit code 2."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny import tiny_file
+from typer.testing import CliRunner
+
+from kd_ray.cli import app
+
+
+def refused(*arguments: str | Path) -> str:
+    """The one line that a command answers with."""
+    answer = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert answer.exit_code == 2, answer.output
+    assert answer.stdout == ""
+    lines = answer.stderr.splitlines()
+    assert len(lines) == 1, answer.stderr
+    assert lines[0].startswith("kd-ray: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("objective.temprature=3", "objective.temprature: unknown key; did you mean 'temperature'"),
+        ("objective.temperature=0", "objective.temperature: input should be greater than 0"),
+        ("objective.temperature=-2", "objective.temperature: input should be greater than 0"),
+        ("student.model=mpl", "student.model.name: unknown model 'mpl'; did you mean 'mlp'?"),
+        ("train.epochs", "--set train.epochs: must be key=value, such as train.epochs=5"),
+        ("train.schedule=cosin", "train.schedule.name: unknown schedule 'cosin'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_recipe_that_breaks_a_rule_is_answered_with_the_rule(
+    tmp_path: Path, command: str, override: str, sentence: str
+):
+    runs = tmp_path / "runs"
+    options = ["--local", "--runs", runs] if command == "run" else []
+    assert sentence in refused(command, tiny_file(tmp_path), *options, "--set", override)
+    assert not runs.exists()
+
+
+def test_two_workers_in_this_process_are_answered_with_what_to_leave_out(tmp_path: Path):
+    runs = tmp_path / "runs"
+    answer = refused("run", tiny_file(tmp_path), "--local", "--workers", "2", "--runs", runs)
+    assert "leave --local out, or use --workers 1" in answer
+    assert not list(runs.rglob("*.safetensors"))
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest_name(tmp_path: Path):
+    answer = refused("run", "quickstrat", "--local", "--runs", tmp_path)
+    assert "quickstrat: a recipe is a .toml file or a shipped name; did you mean 'quick" in answer
+    assert "must be a readable text file" in refused("run", tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00\x01"])
+def test_a_corrupt_recipe_is_answered_with_its_place(tmp_path: Path, content: bytes):
+    path = tmp_path / "corrupt.toml"
+    path.write_bytes(content)
+    assert "corrupt.toml: " in refused("check", path)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A network that refuses every connection."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        for scheme in ("http", "https"):
+            monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        urllib.request.install_opener(None)  # type: ignore[arg-type]  # it remembers proxies
+        yield
+        urllib.request.install_opener(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("offline")
+def test_missing_data_without_a_network_is_answered_with_where_it_should_be(tmp_path: Path):
+    root = tmp_path / "data"
+    recipe = tiny_file(tmp_path, "data.name=mnist", f"data.root='{root}'")
+    answer = refused("run", recipe, "--local", "--runs", tmp_path / "runs")
+    assert f"mnist: {root} must hold " in answer
+    assert "KD_RAY_DATA" in answer
+    assert not root.exists()
+
+
+def test_a_corrupt_picture_is_answered_with_its_place(tmp_path: Path):
+    for name in ("cat", "dog"):
+        for number in range(2):
+            path = tmp_path / "pictures" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"no picture")
+    recipe = tiny_file(
+        tmp_path,
+        "data.name=imagefolder",
+        "data.image_size=8",
+        f"data.root='{tmp_path / 'pictures'}'",
+    )
+    answer = refused("run", recipe, "--local", "--runs", tmp_path / "runs")
+    assert ".png: must be a picture, but cannot be decoded" in answer
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("evaluate", "must be a checkpoint"),
+        ("inspect", "must be a run folder, a checkpoint or a transfer set"),
+        ("audit", "transfer set"),
+    ],
+)
+def test_a_path_that_is_no_artefact_is_answered_with_what_one_is(
+    tmp_path: Path, command: str, sentence: str
+):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        answer = refused(command, path)
+        assert answer.startswith(f"kd-ray: {path}: ")
+        assert sentence in answer
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({"kind": "teacher"})])
+@pytest.mark.parametrize("command", ["evaluate", "inspect"])
+def test_a_corrupt_checkpoint_is_answered_with_its_place(
+    tmp_path: Path, command: str, content: str
+):
+    (tmp_path / "meta.json").write_text(content)
+    assert f"{tmp_path / 'meta.json'}: cannot be read" in refused(command, tmp_path)
+
+
+def test_a_stage_without_its_forerunner_is_answered_with_the_command_to_run(tmp_path: Path):
+    recipe = tiny_file(tmp_path)
+    runs = tmp_path / "runs"
+    assert "run kd-ray label" in refused("distill", recipe, "--local", "--runs", runs)
+    assert "training must have finished" in refused("label", recipe, "--local", "--runs", runs)
+
+
+def test_a_folder_that_cannot_be_written_is_answered_with_another_option(tmp_path: Path):
+    (tmp_path / "runs").write_text("a file in the way")
+    answer = refused("run", tiny_file(tmp_path), "--local", "--runs", tmp_path / "runs")
+    assert "cannot be written" in answer
+    assert "--runs" in answer
+
+
+def test_the_executable_itself_answers_with_one_line_and_exit_code_2(tmp_path: Path):
+    command = [sys.executable, "-m", "kd_ray", "check", str(tmp_path / "none.toml")]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("kd-ray: ")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback_and_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("kd_ray.pipeline.open_recipe", broken)
+    answer = CliRunner().invoke(app, ["check", str(tiny_file(tmp_path))])
+    assert answer.exit_code == 1
+    assert isinstance(answer.exception, ZeroDivisionError)

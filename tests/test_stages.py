@@ -1,0 +1,362 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import (
+    ALONE,
+    perform,
+    perform_in_pieces,
+    tasks,
+    tiny_recipe,
+    weights_sha256,
+    without_time,
+)
+
+from kd_ray.checkpoint import epochs_in, read_meta
+from kd_ray.errors import CheckpointError, TransferSetError
+from kd_ray.files import TEMPORARY, locked
+from kd_ray.loop import Epoch
+from kd_ray.stages import (
+    RESULT,
+    Event,
+    Finished,
+    Started,
+    Task,
+    found_result,
+    perform_all,
+    read_result,
+    result_model,
+)
+
+ADAM = ("teacher.train.epochs=4", "train.epochs=4")
+SGD_BEST = (
+    *ADAM,
+    "data.validation=60",
+    "data.fraction=0.1",
+    *(
+        f"{place}.{override}"
+        for place in ("teacher.train", "train")
+        for override in ("optimizer='sgd'", "schedule='one-cycle'", "keep='best'", "lr=0.1")
+    ),
+)
+
+
+def by_stage(todo: list[Task]) -> dict[str, Task]:
+    """The tasks by stage; of the students the distilled one, which is last."""
+    return {task.stage: task for task in todo}
+
+
+def result_of(task: Task) -> dict[str, Any]:
+    result = read_result(task.folder)
+    assert result is not None
+    return result
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a teacher, its transfer set and two students; never changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    perform(tasks(tiny_recipe(), folder))
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to do harm to."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("overrides", [ADAM, SGD_BEST], ids=["adam", "sgd-one-cycle-best"])
+def test_training_stopped_after_every_epoch_gives_the_weights_of_one_that_was_not(
+    tmp_path: Path, overrides: tuple[str, ...]
+):
+    recipe = tiny_recipe("student.baselines=[]", *overrides)
+    straight, pieces = tasks(recipe, tmp_path / "straight"), tasks(recipe, tmp_path / "pieces")
+    perform(straight)
+    for whole, broken in zip(straight, pieces, strict=True):
+        perform_in_pieces(broken)
+        ours, theirs = result_of(whole), result_of(broken)
+        if whole.stage == "label":
+            assert ours["sha256"] == theirs["sha256"]
+            continue
+        assert theirs["resumed_from"] == 4
+        assert ours["resumed_from"] is None
+        assert weights_sha256(whole.folder) == weights_sha256(broken.folder)
+        assert without_time(ours["history"]) == without_time(theirs["history"])
+        assert len(ours["history"]) == 4
+        for key in ("metrics", "checkpoint", "weights_sha256", "identity", "parents"):
+            assert ours[key] == theirs[key]
+
+
+def test_training_that_keeps_the_best_epoch_ends_with_its_weights(tmp_path: Path):
+    (task, *_) = tasks(tiny_recipe(*SGD_BEST, "teacher.train.epochs=6"), tmp_path)
+    perform([task])
+    result = result_of(task)
+    accuracies = [record["accuracy"] for record in result["history"]]
+    best = accuracies.index(max(accuracies)) + 1
+    assert result["checkpoint"] == f"epoch-{best:04d}"
+    assert set(epochs_in(task.folder)) == {best, 6}
+
+
+def test_training_that_keeps_the_last_epoch_has_one_checkpoint(finished: Path):
+    for task in tasks(tiny_recipe(), finished):
+        if task.stage != "label":
+            assert epochs_in(task.folder) == [2]
+            assert result_of(task)["checkpoint"] == "epoch-0002"
+
+
+def test_perform_all_again_finds_everything_and_trains_nothing(copied: Path):
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    events = [event for _, event in perform(tasks(tiny_recipe(), copied))]
+    assert all(isinstance(event, Finished) and event.found for event in events)
+    assert len(events) == 4
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+
+
+def test_perform_all_tells_of_each_task_in_order(finished: Path, tmp_path: Path):
+    todo = tasks(tiny_recipe(), tmp_path)
+    seen: dict[str, list[Event]] = {}
+    for task, event in perform_all(todo, ALONE):
+        seen.setdefault(task.title, []).append(event)
+    assert list(seen) == [
+        "teacher 0",
+        "transfer set",
+        "student labels, seed 0",
+        "student distilled, seed 0",
+    ]
+    for title, events in seen.items():
+        assert isinstance(events[0], Started)
+        assert events[0].done == 0
+        assert isinstance(events[-1], Finished)
+        assert not events[-1].found
+        if title != "transfer set":
+            assert [e.number for e in events if isinstance(e, Epoch)] == [1, 2]
+
+
+def test_perform_all_in_two_folders_makes_the_same_bytes(finished: Path, tmp_path: Path):
+    todo = tasks(tiny_recipe(), tmp_path)
+    perform(todo)
+    for ours, theirs in zip(todo, tasks(tiny_recipe(), finished), strict=True):
+        if ours.stage == "label":
+            assert result_of(ours)["sha256"] == result_of(theirs)["sha256"]
+        else:
+            assert weights_sha256(ours.folder) == weights_sha256(theirs.folder)
+
+
+def test_result_holds_figures_origin_and_recipe(finished: Path):
+    stages = by_stage(tasks(tiny_recipe(), finished))
+    teacher, labelled, student = (result_of(stages[s]) for s in ("teach", "label", "distill"))
+    assert teacher["metrics"].keys() >= {"accuracy", "errors", "loss"}
+    assert student["metrics"].keys() >= {"accuracy", "agreement", "divergence"}
+    assert labelled["parents"]["teacher-00"] == teacher["weights_sha256"]
+    assert labelled["parents"]["dataset"] == teacher["parents"]["dataset"]
+    assert student["parents"]["transfer_set"] == labelled["sha256"]
+    assert teacher["parameters"] > student["parameters"] > 0
+    for result in (teacher, labelled, student):
+        assert result["status"] == "finished"
+        assert result["recipe"]["name"] == "tiny"
+        assert result["versions"]["torch"]
+        assert result["images_per_s"] > 0
+
+
+def test_members_of_an_ensemble_differ_and_are_all_stored(tmp_path: Path):
+    recipe = tiny_recipe("teacher.members=3", "student.baselines=[]", "train.epochs=1")
+    todo = tasks(recipe, tmp_path)
+    perform(todo)
+    hashes = [weights_sha256(task.folder) for task in todo if task.stage == "teach"]
+    assert len(set(hashes)) == 3
+    parents = result_of(by_stage(todo)["label"])["parents"]
+    assert [parents[f"teacher-{n:02d}"] for n in range(3)] == hashes
+    assert "agreement" in result_of(todo[-1])["metrics"]
+
+
+def test_a_student_on_labels_is_a_distilled_one_without_a_soft_term(copied: Path):
+    todo = tasks(tiny_recipe("objective.soft_weight=0"), copied)
+    shutil.rmtree(by_stage(todo)["distill"].folder)
+    labels = todo[-2]
+    shutil.rmtree(labels.folder)
+    perform(todo)
+    assert labels.variant == "labels"
+    assert weights_sha256(labels.folder) == weights_sha256(todo[-1].folder)
+
+
+def test_students_of_different_seeds_differ(copied: Path):
+    todo = tasks(tiny_recipe("train.seeds=[0, 1]", "student.baselines=[]"), copied)
+    perform(todo)
+    first, second = (task for task in todo if task.stage == "distill")
+    assert weights_sha256(first.folder) != weights_sha256(second.folder)
+
+
+OTHERS = [
+    ("teach", "teacher.train.lr=0.5", "teacher.train.lr is 0.01 there and 0.5 here"),
+    ("teach", "data.fraction=0.2", "data.fraction is 0.125 there and 0.2 here"),
+    ("teach", "teacher.model.hidden=[9]", "teacher.model.hidden is"),
+    ("label", "transfer_set.dtype='float32'", "transfer_set.dtype is 'float16' there"),
+    ("label", "teacher.members=2", "teacher.members is 1 there and 2 here"),
+    ("distill", "objective.temperature=9.5", "objective.temperature is 4.0 there and 9.5 here"),
+    ("distill", "train.epochs=9", "train.epochs is 2 there and 9 here"),
+    ("distill", "student.model.hidden=[9]", "student.model.hidden is"),
+]
+
+
+@pytest.mark.parametrize(("stage", "override", "key"), OTHERS)
+def test_found_result_refuses_what_another_recipe_made_and_names_the_key(
+    finished: Path, stage: str, override: str, key: str
+):
+    task = by_stage(tasks(tiny_recipe(override), finished))[stage]
+    with pytest.raises(CheckpointError) as caught:
+        found_result(task)
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(("stage", "override", "key"), [o for o in OTHERS if o[0] != "label"])
+def test_training_of_another_recipe_does_not_go_on_from_an_unfinished_one(
+    copied: Path, stage: str, override: str, key: str
+):
+    task = by_stage(tasks(tiny_recipe(override), copied))[stage]
+    (task.folder / RESULT).unlink()
+    for refused in (lambda: found_result(task), lambda: perform([task])):
+        with pytest.raises(CheckpointError) as caught:
+            refused()
+        assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "override"),
+    [
+        ("teach", "train.lr=0.5"),
+        ("teach", "transfer_set.views=1"),
+        ("label", "objective.temperature=9"),
+        ("distill", "train.seeds=[0, 1]"),
+        ("distill", "resources.workers=2"),
+        ("teach", "name='other'"),
+        ("distill", "student.baselines=[]"),
+    ],
+)
+def test_found_result_takes_what_a_change_elsewhere_does_not_concern(
+    finished: Path, stage: str, override: str
+):
+    (task,) = [t for t in tasks(tiny_recipe(), finished) if t.title == TITLES[stage]]
+    (changed,) = [t for t in tasks(tiny_recipe(override), finished) if t.title == TITLES[stage]]
+    assert found_result(changed) == found_result(task) == result_of(task)
+
+
+TITLES = {
+    "teach": "teacher 0",
+    "label": "transfer set",
+    "distill": "student distilled, seed 0",
+}
+
+
+def test_found_result_of_an_empty_folder_is_none(tmp_path: Path):
+    assert [found_result(task) for task in tasks(tiny_recipe(), tmp_path)] == [None] * 4
+
+
+def test_a_student_refuses_a_set_that_another_teacher_labelled(copied: Path):
+    recipe = tiny_recipe("teacher.train.epochs=3")
+    todo = by_stage(tasks(recipe, copied))
+    shutil.rmtree(todo["teach"].folder)
+    shutil.rmtree(todo["distill"].folder)
+    perform([todo["teach"]])
+    with pytest.raises(TransferSetError, match="it must be of the run's teachers, but member 0"):
+        perform([todo["distill"]])
+    with pytest.raises(CheckpointError, match="teachers is"):
+        perform([todo["label"]])
+
+
+def test_a_teacher_trained_again_from_the_same_recipe_changes_nothing(copied: Path):
+    todo = tasks(tiny_recipe(), copied)
+    shutil.rmtree(todo[0].folder)
+    events = perform(todo)
+    found = {task.stage: e.found for task, e in events if isinstance(e, Finished)}
+    assert found == {"teach": False, "label": True, "distill": True}
+
+
+def test_a_student_refuses_an_altered_file_of_its_transfer_set(copied: Path):
+    todo = by_stage(tasks(tiny_recipe(), copied))
+    shutil.rmtree(todo["distill"].folder)
+    file = copied / "transfer_set" / "train-00001.parquet"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(TransferSetError, match=r"train-00001\.parquet: must be as it was written"):
+        perform([todo["distill"]])
+
+
+def test_a_student_without_a_teacher_says_what_is_missing(tmp_path: Path):
+    student = by_stage(tasks(tiny_recipe(), tmp_path))["distill"]
+    with pytest.raises(TransferSetError, match="run kd-ray label to make it"):
+        perform([student])
+
+
+def test_labelling_without_a_teacher_says_what_is_missing(tmp_path: Path):
+    labelling = by_stage(tasks(tiny_recipe(), tmp_path))["label"]
+    with pytest.raises(CheckpointError, match="training must have finished"):
+        perform([labelling])
+
+
+def test_a_run_stopped_between_manifest_and_result_writes_the_result(copied: Path):
+    task = by_stage(tasks(tiny_recipe(), copied))["label"]
+    before = result_of(task)
+    (task.folder / RESULT).unlink()
+    perform([task])
+    assert result_of(task)["sha256"] == before["sha256"]
+    assert result_of(task)["metrics"] == before["metrics"]
+
+
+def test_labelling_goes_on_where_it_was_closed(finished: Path, copied: Path):
+    task = by_stage(tasks(tiny_recipe(), copied))["label"]
+    shutil.rmtree(task.folder)
+    events = perform_all([task], ALONE)
+    for _ in range(3):
+        next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert len(list(task.folder.glob("*.parquet"))) == 2
+    assert found_result(task) is None
+    done = [getattr(event, "found", None) for _, event in perform([task])]
+    assert done[:4] == [None, True, True, False]
+    original = by_stage(tasks(tiny_recipe(), finished))["label"]
+    assert result_of(task)["sha256"] == result_of(original)["sha256"]
+
+
+def test_performing_removes_what_a_killed_process_left_half_written(copied: Path):
+    task = by_stage(tasks(tiny_recipe(), copied))["distill"]
+    (task.folder / RESULT).unlink()
+    draft = task.folder / f"{TEMPORARY}1-epoch-0003"
+    draft.mkdir()
+    (draft / "model.safetensors").write_bytes(b"half")
+    perform([task])
+    assert not draft.exists()
+    assert read_meta(result_model(task.folder)).epoch == 2
+
+
+def test_a_damaged_result_is_refused_by_name(copied: Path):
+    task = by_stage(tasks(tiny_recipe(), copied))["teach"]
+    (task.folder / RESULT).write_text('{"status": "fini')
+    with pytest.raises(CheckpointError, match=r"result\.json: must be a finished result"):
+        perform([task])
+
+
+def test_a_damaged_checkpoint_is_refused_and_says_how_to_go_on(copied: Path):
+    task = by_stage(tasks(tiny_recipe(), copied))["teach"]
+    (task.folder / RESULT).unlink()
+    (task.folder / "epoch-0002" / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="the file was altered"):
+        perform([task])
+
+
+def test_perform_all_closed_early_lets_the_run_folder_go(tmp_path: Path):
+    generator = perform_all(tasks(tiny_recipe(), tmp_path), ALONE)
+    next(generator)
+    generator.close()  # type: ignore[attr-defined]
+    with locked(tmp_path, name=".writer.lock"):
+        assert (tmp_path / ".writer.lock").is_file()
+
+
+def test_a_task_is_plain_data_that_json_can_carry(tmp_path: Path):
+    for task in tasks(tiny_recipe("data.validation=10"), tmp_path):
+        again = Task(**json.loads(json.dumps(vars(task))))
+        assert again == task
+        assert again.read_recipe() == task.read_recipe()
