@@ -235,7 +235,7 @@ def _train_epoch(
 ) -> Generator[Step, None, dict[str, float]]:
     """One pass over the rows; a generator whose return value is the epoch's training metrics."""
     number = training.epoch + 1
-    if number == 1: torch.manual_seed(derived_seed(seed, "dropout", worker.rank))
+    torch.manual_seed(derived_seed(seed, "dropout", number, worker.rank))
     shuffle = torch.Generator().manual_seed(derived_seed(seed, "order", number))
     order = torch.randperm(feed.rows, generator=shuffle)
     bounds = batch_bounds(feed.rows, options.batch_size)

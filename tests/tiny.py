@@ -68,6 +68,7 @@ def perform(todo: list[Task], worker: Worker = ALONE) -> list[tuple[Task, Event]
 def perform_in_pieces(task: Task) -> dict[str, Any]:
     """Performs a training, stopping after every epoch and going on in fresh objects."""
     while True:
+        torch.manual_seed(torch.seed())  # a new process would not have the old random state
         generator = perform_all([task], ALONE)
         for _, event in generator:
             if isinstance(event, Finished):

@@ -15,7 +15,7 @@ from rich.table import Column
 
 from kd_ray.labelling import ShardDone
 from kd_ray.loop import Epoch, Step
-from kd_ray.stages import Event, Finished, Started, Task
+from kd_ray.stages import Event, Finished, Started, Task, Waiting
 
 Clock = Callable[[], float]
 
@@ -30,6 +30,7 @@ class Display:
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         """Bars if `console` is a terminal; `clock` gives seconds."""
+        self._console = console
         self._view = _Bars(console, clock) if console.is_terminal else _Lines(console, clock)
         self._finished: set[str] = set()
 
@@ -47,6 +48,9 @@ class Display:
 
     def show(self, task: Task, event: Event) -> None:
         """Takes one event."""
+        if isinstance(event, Waiting):
+            self._console.print(f"{event.what} ...", style="dim", highlight=False)
+            return
         if task.title in self._finished:
             return
         if isinstance(event, Finished):
@@ -218,7 +222,7 @@ class _Bars:
             self._begin(title, event.done, event.epochs)
             if task.stage == "label":
                 self._labelling.setdefault(title, _Labelling(self._clock))
-        else:
+        elif not isinstance(event, Waiting):
             if title not in self._ids:  # another worker's shard may come before the first's word
                 self._begin(title, 0, 0)
             self._progress.update(self._ids[title], **self._change(title, event))

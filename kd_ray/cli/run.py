@@ -38,4 +38,4 @@ def run_with_display(
         console.print(closing_table(summary, console.width))
     for line in closing_lines(summary):
         console.print(line, highlight=False)
-    console.print(f"In {runs / recipe.name}", highlight=False)
+    console.print(f"In {runs / recipe.name}", highlight=False, markup=False)

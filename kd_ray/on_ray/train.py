@@ -15,8 +15,8 @@ from typing import Any
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError, KdRayError
 from kd_ray.files import TEMPORARY
-from kd_ray.on_ray.session import connected, place
-from kd_ray.stages.events import Event
+from kd_ray.on_ray.session import Placement, connected, place
+from kd_ray.stages.events import Event, Waiting
 from kd_ray.stages.task import Task
 
 POLL_S = 0.25
@@ -84,6 +84,7 @@ def perform_on_ray(
         from ray.util.queue import Empty, Queue
 
         placement = place(resources)
+        yield tasks[0], Waiting(f"Starting {_counted(placement)}")
         mailbox = Queue(actor_options={"num_cpus": 0})
         config = {
             "tasks": list(tasks),
@@ -111,6 +112,18 @@ def perform_on_ray(
         error = ray.get(launched)
         if error is not None:
             raise error
+
+
+def _counted(placement: Placement) -> str:
+    """Workers in words.
+
+    >>> _counted(Placement(workers=2, cpus=4, gpus=1))
+    '2 Ray workers (4 CPU, 1 GPU each)'
+    """
+    gpus = f", {placement.gpus} GPU" if placement.gpus else ""
+    each = " each" if placement.workers > 1 else ""
+    workers = "1 Ray worker" if placement.workers == 1 else f"{placement.workers} Ray workers"
+    return f"{workers} ({placement.cpus} CPU{gpus}{each})"
 
 
 def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Exception | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from kd_ray.files import locked
-from kd_ray.stages.events import Event, Finished, Started
+from kd_ray.stages.events import Event, Finished, Started, Waiting
 from kd_ray.stages.label import label_stage
 from kd_ray.stages.shelf import Shelf
 from kd_ray.stages.task import (
@@ -33,6 +33,7 @@ __all__ = [
     "Finished",
     "Started",
     "Task",
+    "Waiting",
     "found_result",
     "perform_all",
     "read_result",

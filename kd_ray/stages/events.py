@@ -8,6 +8,17 @@ from kd_ray.loop import Epoch, Step
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Something that takes a while goes on before any task can begin.
+
+    Attributes:
+        what: as one would say it.
+    """
+
+    what: str
+
+
+@dataclass(frozen=True)
 class Started:
     """A task begins.
 
@@ -33,4 +44,4 @@ class Finished:
     found: bool
 
 
-Event = Started | Step | Epoch | ShardDone | Finished
+Event = Waiting | Started | Step | Epoch | ShardDone | Finished

@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from kd_ray.checkpoint import check_identity, versions
 from kd_ray.config import Recipe
 from kd_ray.files import remove_drafts, write_json
@@ -13,7 +15,7 @@ from kd_ray.stages.shelf import Shelf, load_teachers
 from kd_ray.stages.task import RESULT, Task, flattened, identity, read_result
 from kd_ray.transfer_set import Manifest, Plan, bytes_per_row, read_manifest, write_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
-from kd_ray.workers import Worker, from_first, together
+from kd_ray.workers import Worker, from_first, summed, together
 
 
 def label_stage(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
@@ -40,10 +42,11 @@ def label_stage(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
             rows += 0 if event.found else event.rows
             yield event
     with together(worker.device):
+        written = int(summed(torch.tensor([float(rows)], device=worker.device)).item())
         if worker.is_first:
             manifest = write_manifest(task.folder, plan)
             seconds = time.perf_counter() - started
-            finished = _result(task, recipe, manifest, rows * worker.world, seconds)
+            finished = _result(task, recipe, manifest, written, seconds)
             write_json(task.folder / RESULT, finished)
     with together(worker.device):
         yield Finished(read_result(task.folder) or {}, found=False)
