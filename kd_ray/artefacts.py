@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from kd_ray.checkpoint import META, Meta, read_meta
-from kd_ray.config import Recipe, Train
+from kd_ray.config import Recipe
 from kd_ray.datasets import Dataset, open_dataset
 from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.feed import feed_of
@@ -56,7 +56,7 @@ def evaluate_checkpoint(path: Path, root: str | None = None) -> dict[str, float]
     dataset = _dataset_of(saved.path, saved.meta, root)
     feed = feed_of(dataset.test, saved.meta.input.mean, saved.meta.input.std).to(device)
     worker = Worker(rank=0, world=1, device=device, threads=torch.get_num_threads())
-    return evaluate(saved.model, feed, worker, Train(precision="fp32"))
+    return evaluate(saved.model, feed, worker)
 
 
 def _dataset_of(path: Path, meta: Meta, root: str | None) -> Dataset:

@@ -162,7 +162,7 @@ def fit(
         images_per_s = metrics.pop("images_per_s")
         average_buffers(training.model)
         if validation is not None:
-            metrics |= evaluate(training.model, validation, worker, options)
+            metrics |= evaluate(training.model, validation, worker)
         seconds = time.perf_counter() - started
         epoch = Epoch(training.epoch + 1, metrics, seconds, images_per_s)
         training.note(epoch)
@@ -173,10 +173,15 @@ def evaluate(
     model: nn.Module,
     feed: Feed,
     worker: Worker,
-    options: Train,
     ensemble: str = "arithmetic",
 ) -> dict[str, float]:
-    """Figures of `metrics.summarize` over all rows of a feed, at T = 1, on plain images."""
+    """Figures of `metrics.summarize` over all rows of a feed, at T = 1, on plain images.
+
+    In float32, whatever the model was trained in: what is measured is the model that is saved.
+
+    Raises:
+        TrainingError: the model's outputs are not finite.
+    """
     model.eval()
     part = worker.part_of(feed.rows)
     nothing = torch.zeros(0, dtype=torch.int64, device=worker.device)
@@ -185,12 +190,17 @@ def evaluate(
         for start in range(part.start, part.stop, EVALUATION_ROWS):
             rows = torch.arange(start, min(start + EVALUATION_ROWS, part.stop))
             batch = feed.batch(rows, slice(None), 1)
-            with autocast(options.precision, worker.device):
-                logits = model(batch.images)
+            logits = model(batch.images)
             v = batch.teacher_logits
             teacher = None if v is None else soft_targets(v, 1.0, ensemble)
             total = total + tally(logits.float(), batch.labels, teacher)
-    return summarize(summed(total))
+    figures = summarize(summed(total))
+    if not all(map(math.isfinite, figures.values())):
+        raise TrainingError(
+            "evaluation: a model's outputs must be finite, but these are not; "
+            "lower the learning rate or clip gradients (grad_clip), then train again"
+        )
+    return figures
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

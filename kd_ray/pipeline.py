@@ -13,9 +13,8 @@ from typing import Any, Literal
 import tomli_w
 import torch
 
-from kd_ray.catalog import suggestion
 from kd_ray.config import Recipe, load_recipe
-from kd_ray.datasets import DATASETS, given_root
+from kd_ray.datasets import dataset_problems, given_root
 from kd_ray.errors import ClusterError, ConfigError
 from kd_ray.files import committed_file, locked, remove_drafts
 from kd_ray.models import model_problems
@@ -45,10 +44,7 @@ def open_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def catalogue_problems(recipe: Recipe) -> list[str]:
     """What is wrong with the names and options in a recipe, against the catalogues."""
-    found = []
-    if recipe.data.name not in DATASETS:
-        known = suggestion(recipe.data.name, DATASETS)
-        found.append(f"data.name: unknown dataset '{recipe.data.name}'; {known}")
+    found = dataset_problems("data", recipe.data)
     student = recipe.student.model
     found += model_problems("student.model", student.name, student.options)
     found += schedule_problems(

@@ -264,7 +264,7 @@ def test_fit_evaluates_the_validation_rows_after_each_epoch():
     training = new_training(options())
     for event in events(training, options(), validation=tiny_feed(10)):
         if isinstance(event, Epoch):
-            figures = evaluate(training.model, tiny_feed(10), ALONE, options())
+            figures = evaluate(training.model, tiny_feed(10), ALONE)
             assert {key: event.metrics[key] for key in figures} == figures
             assert event.metrics["rows"] == 10
     assert "accuracy" not in trained(options()).history[-1]
@@ -317,7 +317,7 @@ def test_evaluate_gives_the_figures_of_all_rows(
     monkeypatch.setattr(loop, "EVALUATION_ROWS", rows_at_once)
     feed, model = tiny_feed(23), tiny_model(dropout=0.5)
     model.train()
-    figures = evaluate(model, feed, ALONE, options(), ensemble)
+    figures = evaluate(model, feed, ALONE, ensemble)
     batch = feed.batch(torch.arange(23), slice(None), 1)
     with torch.no_grad():
         z = model.eval()(batch.images)
@@ -330,9 +330,17 @@ def test_evaluate_gives_the_figures_of_all_rows(
 
 
 def test_evaluate_without_a_teacher_speaks_of_labels_only():
-    figures = evaluate(tiny_model(), tiny_feed(23, logits=None), ALONE, options())
+    figures = evaluate(tiny_model(), tiny_feed(23, logits=None), ALONE)
     assert "accuracy" in figures
     assert "agreement" not in figures
+
+
+def test_evaluate_refuses_a_model_whose_outputs_are_not_finite():
+    model = tiny_model()
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match="outputs must be finite"):
+        evaluate(model, tiny_feed(5), ALONE)
 
 
 @pytest.mark.slow

@@ -96,8 +96,8 @@ def trained(worker: Worker) -> dict[str, Any]:
         "mine": recording.mine,
         "history": without_time(training.history),
         "weights": [value.tolist() for value in model.state_dict().values()],
-        "few rows": evaluate(model, tiny_feed(1), worker, OPTIONS),
-        "eleven rows": evaluate(model, tiny_feed(11), worker, OPTIONS),
+        "few rows": evaluate(model, tiny_feed(1), worker),
+        "eleven rows": evaluate(model, tiny_feed(11), worker),
     }
 
 

@@ -96,7 +96,7 @@ def train(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
         meta = read_meta(path)
         restore(path, meta, training.model)
     # It sums over the workers, so it has no place in a block that one of them may leave early.
-    metrics = evaluate(training.model, prepared.test, worker, prepared.options, prepared.ensemble)
+    metrics = evaluate(training.model, prepared.test, worker, prepared.ensemble)
     finished = _result(task, prepared, training, path, metrics, resumed_from)
     with together(worker.device):
         if worker.is_first:
