@@ -82,6 +82,10 @@ class Run:
     def tasks(self, stages: Sequence[Stage] = STAGES) -> list[Task]:
         """Every artefact of some stages, in order."""
         recipe = self.recipe
+        stored = recipe.transfer_set
+        if stored.path is not None:  # workers elsewhere have another working directory
+            absolute = stored.model_copy(update={"path": str(Path(stored.path).absolute())})
+            recipe = recipe.model_copy(update={"transfer_set": absolute})
         root = given_root(recipe.data)
         label = Task(
             "label",

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from kd_ray import loop
 from kd_ray.batch import Batch
-from kd_ray.config import Train
-from kd_ray.config.schema import Named
+from kd_ray.config import Named, Train
 from kd_ray.errors import ConfigError, TrainingError
 from kd_ray.loop import (
     Epoch,

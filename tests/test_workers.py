@@ -23,8 +23,7 @@ from tiny import (
 from torch import Tensor
 
 from kd_ray.batch import Batch
-from kd_ray.config import Train
-from kd_ray.config.schema import Named
+from kd_ray.config import Named, Train
 from kd_ray.errors import CheckpointError, StorageError, TrainingError
 from kd_ray.feed import TensorFeed
 from kd_ray.loop import Training, evaluate, fit

@@ -2,20 +2,17 @@
 
 from kd_ray.config.read import load_recipe, recipe_names, recipe_text
 from kd_ray.config.schema import (
-    Augment,
     DataOptions,
-    Named,
     Objective,
     Recipe,
     Resources,
-    SoftWeight,
     StudentOptions,
-    StudentTrain,
     TeacherOptions,
-    TeacherTrain,
-    Train,
     TransferSetOptions,
 )
+from kd_ray.config.soft_weight import SoftWeight
+from kd_ray.config.table import Named
+from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
 
 __all__ = [
     "Augment",

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from kd_ray.catalog import suggestion
-from kd_ray.config.schema import Named, Recipe
+from kd_ray.config.schema import Recipe
+from kd_ray.config.table import Named
 from kd_ray.errors import ConfigError
 
 Rule = Callable[[Recipe], list[str]]

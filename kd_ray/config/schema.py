@@ -4,128 +4,13 @@ Values are checked here as far as they stand alone. Names of models and schedule
 that go with them, are checked by the floors that have the catalogues, against their signatures.
 """
 
-import re
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-
-
-class Table(BaseModel):
-    """A table of a recipe: strict types, no unknown keys, never changed after reading."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
-class Named(BaseModel):
-    """An entry of a catalogue with its options: `"cosine"` or `{ name = "step", ... }`."""
-
-    model_config = ConfigDict(
-        extra="allow", strict=True, frozen=True, use_attribute_docstrings=True
-    )
-
-    name: str
-    """Key of the catalogue; the other keys are the options of that entry."""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Everything but the name."""
-        return dict(self.__pydantic_extra__ or {})
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-Entry = Annotated[Named, BeforeValidator(_named)]
-
-
-class SoftWeight(BaseModel):
-    """Weight c of the soft term: a number, or a multiple of T squared.
-
-    c multiplies the soft cross-entropy literally. The soft gradients shrink by 1/T^2 (Hinton et al.
-    2015, section 2), so `"T^2"` keeps both terms in proportion while T moves.
-
-    >>> SoftWeight.parse("0.5*T^2").value(4.0)
-    8.0
-    >>> SoftWeight.parse(3).value(4.0)
-    3.0
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    factor: float
-    times_temperature_squared: bool
-
-    def value(self, temperature: float) -> float:
-        """C at this temperature."""
-        return self.factor * (temperature**2 if self.times_temperature_squared else 1.0)
-
-    @classmethod
-    def parse(cls, value: Any) -> "SoftWeight":
-        """Reads `3`, `"3"`, `"T^2"` or `"0.5*T^2"`."""
-        if isinstance(value, SoftWeight):
-            return value
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return cls._checked(float(value), False, value)
-        match = re.fullmatch(r"\s*(?:([0-9.eE+-]+)\s*\*\s*)?T\^2\s*", value) if _is(value) else None
-        if match:
-            return cls._checked(_number(match[1] or "1", value), True, value)
-        if _is(value):
-            return cls._checked(_number(value, value), False, value)
-        raise ValueError(f"{SOFT_WEIGHT_RULE}, but got {value!r}")
-
-    @classmethod
-    def _checked(cls, factor: float, squared: bool, got: Any) -> "SoftWeight":
-        if not 0 <= factor < float("inf"):
-            raise ValueError(f"{SOFT_WEIGHT_RULE}, but got {got!r}")
-        return cls(factor=factor, times_temperature_squared=squared)
-
-    def __str__(self) -> str:
-        """As it is written in a recipe."""
-        if not self.times_temperature_squared:
-            return f"{self.factor:g}"
-        return "T^2" if self.factor == 1 else f"{self.factor!r}*T^2"
-
-    def written(self) -> float | str:
-        """The value to put back into a recipe."""
-        return str(self) if self.times_temperature_squared else self.factor
-
-
-SOFT_WEIGHT_RULE = 'must be a number >= 0, "T^2" or a multiple such as "0.5*T^2"'
-
-
-def _is(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _number(text: str, got: Any) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{SOFT_WEIGHT_RULE}, but got {got!r}") from None
-
-
-SoftWeightField = Annotated[
-    SoftWeight, BeforeValidator(SoftWeight.parse), PlainSerializer(SoftWeight.written)
-]
+from kd_ray.config.soft_weight import SoftWeight, SoftWeightField
+from kd_ray.config.table import Entry, Name, Seed, Share, Table
+from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
 
 
 class DataOptions(Table):
@@ -165,89 +50,6 @@ class DataOptions(Table):
                 f"but got name = {self.name!r} and image_size = {self.image_size}"
             )
         return self
-
-
-class Augment(Table):
-    """Random views of an image, each a pure function of (seed, index, view)."""
-
-    shift: int = Field(default=0, ge=0, le=64)
-    """Pixels to move at most, each way; what comes in is black."""
-
-    crop: int = Field(default=0, ge=0, le=64)
-    """Pixels of mirrored border from which a crop of the old size is taken."""
-
-    flip: bool = False
-    """Mirror left to right, one time in two."""
-
-    rotate: float = Field(default=0.0, ge=0, le=180)
-    """Degrees to turn at most, each way."""
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether every view is the plain image."""
-        return self == Augment()
-
-
-class Train(Table):
-    """Keys that `[teacher.train]` and `[train]` share."""
-
-    epochs: int = Field(default=20, ge=1)
-    """Passes over the rows; one view of every image each."""
-
-    batch_size: int = Field(default=128, ge=1)
-    """Images in a step over all workers together."""
-
-    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
-    """SGD (with momentum), Adam or AdamW, as torch.optim has them."""
-
-    lr: float = Field(default=1e-3, gt=0)
-    """Peak learning rate; the schedule scales it."""
-
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """SGD's momentum, or Adam's beta1; a one-cycle schedule moves it."""
-
-    nesterov: bool = True
-    """Nesterov's momentum, for SGD."""
-
-    weight_decay: float = Field(default=0.0, ge=0)
-    """As torch.optim defines it for the optimizer."""
-
-    schedule: Entry = Named(name="cosine")
-    """A key of the schedule catalogue (constant, cosine, one-cycle, step), or a table."""
-
-    grad_clip: float | None = Field(default=None, gt=0)
-    """Largest norm of the whole gradient; none for no clipping."""
-
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the hard label's mass that is spread over all classes."""
-
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 is autocast; auto takes it on GPUs that have it."""
-
-    keep: Literal["best", "last"] = "last"
-    """Which epoch is the result; best needs validation rows."""
-
-    patience: int | None = Field(default=None, ge=1)
-    """Stop after this many epochs without a better validation accuracy."""
-
-    compile: bool = False
-    """torch.compile the model; pays on GPUs and long runs."""
-
-    @model_validator(mode="after")
-    def _sgd_rules(self) -> Self:
-        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum > 0, but got 0; set nesterov = false")
-        return self
-
-
-class TeacherTrain(Train):
-    """`[teacher.train]`: how a teacher is trained."""
-
-    seed: Seed = 0
-    """Seed of member 0; member m has seed + m."""
-
-    augment: Augment = Augment()
-    """Fresh random views in every epoch."""
 
 
 class TeacherOptions(Table):
@@ -320,7 +122,7 @@ class StudentOptions(Table):
     model: Entry
     """A key of the model catalogue with its options, or a torchvision classification model."""
 
-    baselines: list[Literal["labels", "smoothing", "softened-labels"]] = ["labels"]
+    baselines: list[Literal["labels", "smoothing", "softened-labels"]] = Field(default=["labels"])
     """Trained beside the distilled student on the same rows with the same budget: hard labels only,
     hard labels smoothed by 0.1, and hard labels with labels at temperature T as soft targets."""
 
@@ -360,20 +162,6 @@ class Objective(Table):
                 "hard_weight and soft_weight must not both be 0; there is nothing to learn from"
             )
         return self
-
-
-class StudentTrain(Train):
-    """`[train]`: how a student is trained."""
-
-    seeds: list[Seed] = Field(default=[0], min_length=1)
-    """One student for each seed; figures are their mean and spread."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _each_once(cls, value: list[int]) -> list[int]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"each seed may be named once, but got {value}")
-        return value
 
 
 class Resources(Table):

@@ -20,7 +20,7 @@ from kd_ray.config import (
     Train,
     TransferSetOptions,
 )
-from kd_ray.config.schema import SOFT_WEIGHT_RULE
+from kd_ray.config.soft_weight import SOFT_WEIGHT_RULE
 
 weights = st.floats(0, 1e6, allow_nan=False)
 

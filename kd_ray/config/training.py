@@ -1,0 +1,104 @@
+"""`[teacher.train]` and `[train]`: how a model is trained, and random views of its images."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from kd_ray.config.table import Entry, Named, Seed, Table
+
+
+class Augment(Table):
+    """Random views of an image, each a pure function of (seed, index, view)."""
+
+    shift: int = Field(default=0, ge=0, le=64)
+    """Pixels to move at most, each way; what comes in is black."""
+
+    crop: int = Field(default=0, ge=0, le=64)
+    """Pixels of mirrored border from which a crop of the old size is taken."""
+
+    flip: bool = False
+    """Mirror left to right, one time in two."""
+
+    rotate: float = Field(default=0.0, ge=0, le=180)
+    """Degrees to turn at most, each way."""
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every view is the plain image."""
+        return self == Augment()
+
+
+class Train(Table):
+    """Keys that `[teacher.train]` and `[train]` share."""
+
+    epochs: int = Field(default=20, ge=1)
+    """Passes over the rows; one view of every image each."""
+
+    batch_size: int = Field(default=128, ge=1)
+    """Images in a step over all workers together."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    """SGD (with momentum), Adam or AdamW, as torch.optim has them."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate; the schedule scales it."""
+
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD's momentum, or Adam's beta1; a one-cycle schedule moves it."""
+
+    nesterov: bool = True
+    """Nesterov's momentum, for SGD."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """As torch.optim defines it for the optimizer."""
+
+    schedule: Entry = Named(name="cosine")
+    """A key of the schedule catalogue (constant, cosine, one-cycle, step), or a table."""
+
+    grad_clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the whole gradient; none for no clipping."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the hard label's mass that is spread over all classes."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 is autocast; auto takes it on GPUs that have it."""
+
+    keep: Literal["best", "last"] = "last"
+    """Which epoch is the result; best needs validation rows."""
+
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after this many epochs without a better validation accuracy."""
+
+    compile: bool = False
+    """torch.compile the model; pays on GPUs and long runs."""
+
+    @model_validator(mode="after")
+    def _sgd_rules(self) -> Self:
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum > 0, but got 0; set nesterov = false")
+        return self
+
+
+class TeacherTrain(Train):
+    """`[teacher.train]`: how a teacher is trained."""
+
+    seed: Seed = 0
+    """Seed of member 0; member m has seed + m."""
+
+    augment: Augment = Augment()
+    """Fresh random views in every epoch."""
+
+
+class StudentTrain(Train):
+    """`[train]`: how a student is trained."""
+
+    seeds: list[Seed] = Field(default=[0], min_length=1)
+    """One student for each seed; figures are their mean and spread."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"each seed may be named once, but got {value}")
+        return value
