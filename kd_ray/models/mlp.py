@@ -55,7 +55,7 @@ def mlp(
         classes: K.
         hidden: units of each hidden layer; none is a linear classifier.
         dropout: share of dropped units of the input and then of each hidden layer.
-        max_norm: bound on each unit's incoming weight vector; none for no bound.
+        max_norm: bound on each hidden unit's incoming weight vector; none for no bound.
 
     Returns:
         A model from `(N, C, H, W)` to logits `(N, K)`.
@@ -84,7 +84,8 @@ def mlp(
             layers[f"relu{depth}"] = nn.ReLU()
         if share > 0:
             layers[f"dropout{depth}"] = nn.Dropout(share)
-        layers[f"linear{depth + 1}"] = _linear(inputs, outputs, max_norm)
+        bound = max_norm if depth < len(hidden) else None
+        layers[f"linear{depth + 1}"] = _linear(inputs, outputs, bound)
     model = nn.Sequential(layers)
     project_(model)
     return model
