@@ -42,10 +42,12 @@ def test_mlp_drops_the_input_before_the_first_layer_and_hidden_units_after_their
 
 @settings(deadline=None)
 @given(st.floats(0.01, 10), st.integers(0, 1000))
-def test_project_bounds_every_units_incoming_weights_and_touches_no_other(bound: float, seed: int):
-    model = mlp(shape=SHAPE, classes=3, hidden=[8], max_norm=bound)
+def test_project_bounds_every_hidden_units_incoming_weights_and_touches_no_other(
+    bound: float, seed: int
+):
+    model = mlp(shape=SHAPE, classes=3, hidden=[8, 4], max_norm=bound)
     layers = [module for module in model if isinstance(module, BoundedLinear)]
-    assert len(layers) == 2
+    assert [layer.out_features for layer in layers] == [8, 4]  # the output is not bounded
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in layers:
@@ -77,7 +79,7 @@ def test_project_leaves_the_gradient_and_the_parameter_in_place():
 def test_mlp_with_a_bound_keeps_it_from_the_start():
     model = mlp(shape=SHAPE, classes=3, hidden=[8], max_norm=0.1)
     for module in model:
-        if isinstance(module, nn.Linear):
+        if isinstance(module, BoundedLinear):
             assert (module.weight.norm(dim=1) <= 0.1 + 1e-6).all()
 
 
