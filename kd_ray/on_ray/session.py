@@ -30,6 +30,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
+    # Ray runs its workers at niceness 15; beside any other work they would hardly run at all.
+    "RAY_worker_niceness": "0",
 }
 
 
