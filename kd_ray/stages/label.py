@@ -35,8 +35,9 @@ def label_stage(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
     yield Started(0, 0)
     started = time.perf_counter()
     rows = 0
-    if worker.is_first:
-        remove_drafts(task.folder)
+    with together(worker.device):  # no worker may write before old drafts are gone
+        if worker.is_first:
+            remove_drafts(task.folder)
     with together(worker.device):
         for event in label(task.folder, plan, recipe.transfer_set, dataset, models, worker):
             rows += 0 if event.found else event.rows
