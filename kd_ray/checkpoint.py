@@ -48,6 +48,7 @@ class Meta(BaseModel):
         kind: which stage made it.
         epoch: finished epochs.
         model: catalogue name under `name`, and the entry's options.
+        quantizer: `[student.quantizer]`, or None of a float model.
         input: what the model is fed.
         class_names: K names in the order of the outputs.
         recipe: the resolved recipe.
@@ -65,6 +66,7 @@ class Meta(BaseModel):
     kind: Literal["teacher", "student"]
     epoch: int
     model: dict[str, Any]
+    quantizer: dict[str, Any] | None = None
     input: ModelInput
     class_names: list[str]
     recipe: dict[str, Any]
@@ -165,6 +167,11 @@ def restore(
         state.setdefault(int(number), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # Fused optimizers walk through memory, so both must lie in the same order.
+                moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 def check_identity(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -31,6 +31,8 @@ ObjectiveFunction = Callable[[Tensor, Batch, float], Loss]
 
 TICK_S = 0.5
 EVALUATION_ROWS = 1000
+NORM_EVERY = 10
+"""Steps from one look at the gradient's norm to the next: it costs a pass over all weights."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,18 @@ class Epoch:
 
     Attributes:
         number: 1-based.
-        metrics: train_loss, hard_loss, soft_loss, train_accuracy, learning_rate, and where there
-            are validation rows, the figures of `metrics.summarize` on them.
+        metrics: train_loss, hard_loss, soft_loss, train_accuracy, learning_rate, gradient_norm, and
+            where there are validation rows, the figures of `metrics.summarize` on them.
         seconds: training and evaluation.
         images_per_s: of training alone, over all workers.
+        layers: of a quantized model, what `quant.activity` found.
     """
 
     number: int
     metrics: dict[str, float]
     seconds: float
     images_per_s: float
+    layers: dict[str, dict[str, Any]] | None = None
 
     def record(self) -> dict[str, Any]:
         """One flat line of a run's history."""
@@ -67,6 +71,7 @@ class Epoch:
             **self.metrics,
             "seconds": round(self.seconds, 4),
             "images_per_s": round(self.images_per_s, 1),
+            **({} if self.layers is None else {"layers": self.layers}),
         }
 
 
@@ -250,6 +255,7 @@ def _train_epoch(
     order = torch.randperm(feed.rows, generator=shuffle)
     bounds = batch_bounds(feed.rows, options.batch_size)
     all_steps = len(bounds) * options.epochs
+    norms: list[Tensor] = []
     sums = torch.zeros(5, dtype=torch.float64, device=worker.device)
     training.model.train()
     started = ticked = time.perf_counter()
@@ -264,8 +270,8 @@ def _train_epoch(
         loss = objective(logits.float(), batch, done / all_steps)
         # DistributedDataParallel averages over workers; these are parts of one sum.
         (loss.total * worker.world).backward()  # type: ignore[no-untyped-call]
-        if options.grad_clip is not None:
-            nn.utils.clip_grad_norm_(training.model.parameters(), options.grad_clip)
+        if options.grad_clip is not None or step % NORM_EVERY == 0:
+            norms.append(_clipped(training.model, options.grad_clip))
         training.optimizer.step()
         training.optimizer.zero_grad()
         project_(training.model)
@@ -287,8 +293,15 @@ def _train_epoch(
         "soft_loss": soft / len(bounds),
         **({"train_accuracy": correct / labelled} if labelled else {}),
         "learning_rate": rate,
+        "gradient_norm": float(torch.stack(norms).mean()),
         "images_per_s": feed.rows / elapsed,
     }
+
+
+def _clipped(model: nn.Module, largest: float | None) -> Tensor:
+    """The norm of the whole gradient, which is then cut to `largest` if there is one."""
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    return nn.utils.clip_grad_norm_(parameters, torch.inf if largest is None else largest)
 
 
 def _step_sums(loss: Loss, logits: Tensor, batch: Batch) -> Tensor:

@@ -1,7 +1,5 @@
 """The optimizer of a recipe, and the two knobs that a schedule turns before each step."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
@@ -9,32 +7,25 @@ from kd_ray.config import Train
 
 
 def make_optimizer(model: nn.Module, options: Train) -> torch.optim.Optimizer:
-    """SGD, Adam or AdamW of all parameters; rates and momenta are set by the schedule each step."""
-    kinds: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "sgd": lambda: torch.optim.SGD(
-            model.parameters(),
+    """SGD, Adam or AdamW of all parameters; rates and momenta are set by the schedule each step.
+
+    A parameter that has an attribute `weight_decay` keeps that instead of the recipe's.
+    """
+    decays: dict[float, list[nn.Parameter]] = {options.weight_decay: []}
+    for parameter in model.parameters():
+        own = getattr(parameter, "weight_decay", options.weight_decay)
+        decays.setdefault(own, []).append(parameter)
+    groups = [{"params": some, "weight_decay": decay} for decay, some in decays.items() if some]
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups,
             lr=options.lr,
             momentum=options.momentum,
             nesterov=options.nesterov,
-            weight_decay=options.weight_decay,
             fused=True,
-        ),
-        "adam": lambda: torch.optim.Adam(
-            model.parameters(),
-            lr=options.lr,
-            betas=(options.momentum, 0.999),
-            weight_decay=options.weight_decay,
-            fused=True,
-        ),
-        "adamw": lambda: torch.optim.AdamW(
-            model.parameters(),
-            lr=options.lr,
-            betas=(options.momentum, 0.999),
-            weight_decay=options.weight_decay,
-            fused=True,
-        ),
-    }
-    return kinds[options.optimizer]()
+        )
+    kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=options.lr, betas=(options.momentum, 0.999), fused=True)
 
 
 def set_knobs(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:

@@ -17,12 +17,13 @@ from kd_ray.config import Recipe, load_recipe
 from kd_ray.datasets import dataset_problems, given_root
 from kd_ray.errors import ClusterError, ConfigError
 from kd_ray.files import committed_file, locked, remove_drafts
-from kd_ray.models import model_problems
+from kd_ray.models import MODELS, build_model, model_problems
+from kd_ray.quant import quantize_
 from kd_ray.report.summary import Summary, summarize_results
 from kd_ray.schedule import schedule_problems
 from kd_ray.stages import Event, Finished, Task, found_result, perform_all
-from kd_ray.student import DISTILLED
 from kd_ray.transfer_set import read_manifest
+from kd_ray.variants import recipe_variants
 from kd_ray.workers import Worker
 
 Stage = Literal["teach", "label", "distill"]
@@ -50,6 +51,8 @@ def catalogue_problems(recipe: Recipe) -> list[str]:
     found += schedule_problems(
         "train.schedule", recipe.train.schedule.name, recipe.train.schedule.options
     )
+    if not found:
+        found += quantizer_problems(recipe)
     if recipe.teacher is not None:
         teacher, train = recipe.teacher.model, recipe.teacher.train
         found += model_problems("teacher.model", teacher.name, teacher.options)
@@ -57,6 +60,20 @@ def catalogue_problems(recipe: Recipe) -> list[str]:
             "teacher.train.schedule", train.schedule.name, train.schedule.options
         )
     return found
+
+
+def quantizer_problems(recipe: Recipe) -> list[str]:
+    """What is wrong with `[student.quantizer]` on the student, whatever the images' size."""
+    quantizer, student = recipe.student.quantizer, recipe.student.model
+    if quantizer is None:
+        return []
+    shape = (3, 64, 64) if student.name in MODELS else (3, 224, 224)
+    try:
+        model = build_model(student.name, student.options, shape=shape, classes=2, seed=0)
+        quantize_(model, quantizer, shape)
+    except ConfigError as error:
+        return [f"student.quantizer: {error}"]
+    return []
 
 
 @dataclass
@@ -69,6 +86,7 @@ class Run:
         local: perform in this process, without Ray.
         address: HOST:PORT of a Ray cluster; None for this machine.
         verbose: let Ray's own log lines through.
+        variants: of the student, instead of the recipe's own; see `variants.variant_options`.
         results: of the tasks finished so far, by title; filled by `events`.
     """
 
@@ -77,6 +95,7 @@ class Run:
     local: bool = False
     address: str | None = None
     verbose: bool = False
+    variants: Sequence[str] = ()
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def tasks(self, stages: Sequence[Stage] = STAGES) -> list[Task]:
@@ -104,7 +123,7 @@ class Run:
             found += [
                 replace(label, stage="distill", variant=variant, seed=seed)
                 for seed in recipe.train.seeds
-                for variant in (*recipe.student.baselines, DISTILLED)
+                for variant in (self.variants or recipe_variants(recipe))
             ]
         return found
 
@@ -187,6 +206,7 @@ def run(
     local: bool = False,
     address: str | None = None,
     verbose: bool = False,
+    variants: Sequence[str] = (),
     listener: Callable[[Task, Event], None] | None = None,
 ) -> Summary:
     """Performs the stages of a recipe, going on where an earlier call left off.
@@ -199,6 +219,7 @@ def run(
         local: perform in this process, without Ray; breakpoints work.
         address: HOST:PORT of a Ray cluster; None for this machine.
         verbose: let Ray's own log lines through.
+        variants: of the student, instead of the recipe's own; see `variants.variant_options`.
         listener: called with every task and event, such as a `loop.Epoch`.
 
     Returns:
@@ -208,7 +229,7 @@ def run(
         KdRayError: see its children; what was done until then stays, and is resumed.
     """
     opened = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
-    work = Run(opened, Path(runs).absolute() / opened.name, local, address, verbose)
+    work = Run(opened, Path(runs).absolute() / opened.name, local, address, verbose, variants)
     for task, event in work.events(stages):
         if listener is not None:
             listener(task, event)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from kd_ray.checkpoint import WEIGHTS, Meta, read_meta, restore
+from kd_ray.config import QuantizerOptions
 from kd_ray.models import build_model
+from kd_ray.quant import quantize_
 
 
 @dataclass(frozen=True)
@@ -45,5 +47,8 @@ def load_model(path: Path, device: torch.device) -> SavedModel:
         classes=len(meta.class_names),
         seed=0,
     )
+    if meta.quantizer is not None:
+        quantize_(model, QuantizerOptions.model_validate(meta.quantizer), meta.input.shape)
     restore(path, meta, model)
-    return SavedModel(path, meta, model.to(device).eval())
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return SavedModel(path, meta, model.eval())

@@ -1,8 +1,4 @@
-"""Student training on a transfer set: distilled, and the baselines that stand beside it.
-
-A variant is the recipe's objective, or one that a distilled figure should be compared with; all of
-them see the same rows and views with the same budget (KD.md section 1, table of exercises).
-"""
+"""Student training on a transfer set: distilled, and the variants that stand beside it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,18 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from kd_ray.batch import Batch
-from kd_ray.config import Augment, Objective, Recipe, SoftWeight, StudentTrain
+from kd_ray.config import Augment, Objective, Recipe
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
 from kd_ray.feed import TensorFeed
 from kd_ray.loop import Epoch, ObjectiveFunction, Step, Training, derived_seed, fit
 from kd_ray.losses import Loss, distillation_loss
 from kd_ray.models import build_model
+from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
 from kd_ray.transfer_set import Rows, TransferSet
+from kd_ray.variants import variant_options
 from kd_ray.workers import Worker
 
-DISTILLED = "distilled"
-NO_SOFT_TERM = SoftWeight(factor=0.0, times_temperature_squared=False)
+CALIBRATION_ROWS, WATCHED_ROWS = 256, 512
 
 
 @dataclass(frozen=True)
@@ -39,30 +36,32 @@ class StudentFeeds:
         return StudentFeeds(self.train.to(device), validation, self.test.to(device))
 
 
-def variant_options(recipe: Recipe, variant: str) -> tuple[Objective, StudentTrain]:
-    """The objective and training options of a variant: `distilled` or a name of `baselines`."""
-    objective, train = recipe.objective, recipe.train
-    hard_only = {"hard_weight": 1.0, "soft_weight": NO_SOFT_TERM}
-    variants = {
-        DISTILLED: ({}, {}),
-        "labels": (hard_only, {}),
-        "smoothing": (hard_only, {"label_smoothing": 0.1}),
-        "softened-labels": ({"hard_weight": 1.0, "targets": "labels"}, {}),
-    }
-    changed, trained = variants[variant]
-    return objective.model_copy(update=changed), train.model_copy(update=trained)
-
-
-def new_student(recipe: Recipe, transfer_set: TransferSet, seed: int) -> nn.Module:
-    """The student before training; a function of the recipe's model and the seed."""
+def new_student(
+    recipe: Recipe, transfer_set: TransferSet, feeds: StudentFeeds, seed: int
+) -> nn.Module:
+    """The student before training, on the CPU; a function of recipe, transfer set and seed."""
     plan = transfer_set.manifest.plan
-    return build_model(
+    model = build_model(
         recipe.student.model.name,
         recipe.student.model.options,
         shape=plan.image_shape,
         classes=len(plan.class_names),
         seed=derived_seed(seed, "student weights"),
     )
+    if recipe.student.quantizer is not None:
+        quantize_(model, recipe.student.quantizer, plan.image_shape)
+        calibrate_(model, sample(feeds.train, CALIBRATION_ROWS).cpu())
+    return model
+
+
+def sample(feed: TensorFeed, rows: int) -> Tensor:
+    """The first images of a feed, `(N, C, H, W)` normalized: rows were shuffled or are of no order.
+
+    Args:
+        feed: on any device.
+        rows: N at most.
+    """
+    return feed.batch(torch.arange(min(rows, feed.rows)), slice(None), 1).images
 
 
 def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> StudentFeeds:
@@ -140,7 +139,7 @@ def distill(
 ) -> Iterator[Step | Epoch]:
     """Trains one student; see `loop.fit` for what it yields and raises."""
     objective, train = variant_options(recipe, variant)
-    return fit(
+    events = fit(
         training,
         feeds.train,
         objective_function(objective, train.label_smoothing),
@@ -151,3 +150,9 @@ def distill(
         worker=worker,
         validation=feeds.validation,
     )
+    watched = sample(feeds.train, WATCHED_ROWS) if is_quantized(training.model) else None
+    for event in events:
+        if isinstance(event, Epoch) and watched is not None:
+            event = replace(event, layers=activity(training.model, watched))
+            training.history[-1] = event.record()
+        yield event

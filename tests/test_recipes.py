@@ -18,8 +18,9 @@ from kd_ray.models import build_model
 from kd_ray.optimizer import make_optimizer
 from kd_ray.pipeline import Run, open_recipe
 from kd_ray.schedule import make_schedule
-from kd_ray.student import StudentFeeds, distill, variant_options
+from kd_ray.student import StudentFeeds, distill
 from kd_ray.teacher import new_teacher, teach
+from kd_ray.variants import variant_options
 
 ROWS = 4
 SHAPES = {  # (C, H, W), K and training rows, as the datasets' own pages have them

@@ -17,6 +17,7 @@ from kd_ray.errors import KdRayError
 
 P = ParamSpec("P")
 INTERRUPTED = 130
+ALL_STAGES = ("teach", "label", "distill")
 
 app = typer.Typer(
     name="kd-ray",
@@ -87,6 +88,7 @@ def perform(
     address: str | None,
     local: bool,
     verbose: bool,
+    temperatures: str | None = None,
 ) -> None:
     """Runs stages of a recipe with a display, then prints the closing table."""
     from kd_ray.cli.run import run_with_display
@@ -94,7 +96,16 @@ def perform(
     sets = [*(overrides or [])]
     if workers is not None:
         sets.append(f"resources.workers={workers}")
-    run_with_display(recipe, stages, sets, runs, address=address, local=local, verbose=verbose)
+    run_with_display(
+        recipe,
+        stages,
+        sets,
+        runs,
+        address=address,
+        local=local,
+        verbose=verbose,
+        temperatures=temperatures,
+    )
 
 
 @app.command()
@@ -108,14 +119,42 @@ def quickstart(
     verbose: VerboseOption = False,
 ) -> None:
     """The whole path on real handwritten digits, on a CPU, in about a minute."""
-    stages = ("teach", "label", "distill")
-    perform("quickstart", stages, overrides, runs, workers, address, local, verbose)
+    perform("quickstart", ALL_STAGES, overrides, runs, workers, address, local, verbose)
+
+
+def _add_stage_command(name: str, stages: tuple[str, ...], about: str) -> None:
+    @answered
+    def command(
+        recipe: RecipeArgument,
+        overrides: SetOption = None,
+        runs: RunsOption = Path("runs"),
+        workers: WorkersOption = None,
+        address: AddressOption = None,
+        local: LocalOption = False,
+        verbose: VerboseOption = False,
+    ) -> None:
+        perform(recipe, stages, overrides, runs, workers, address, local, verbose)
+
+    app.command(name, help=about)(command)
+
+
+_add_stage_command("run", ALL_STAGES, "Every stage of a recipe in order: teach, label, distill.")
+_add_stage_command("teach", ("teach",), "Train the teacher (every member of the ensemble).")
+_add_stage_command("label", ("label",), "Write the teacher's logits into the transfer set.")
+_add_stage_command(
+    "distill",
+    ("distill",),
+    "Train the students: distilled from the transfer set, and the recipe's baselines.",
+)
 
 
 @app.command()
 @answered
-def run(
-    recipe: RecipeArgument,
+def exercises(
+    recipe: RecipeArgument = "svhn-q3",
+    temperatures: Annotated[
+        str, typer.Option("--temperatures", help="T of the soft terms, with commas between.")
+    ] = "1,2,4,8,15,20",
     overrides: SetOption = None,
     runs: RunsOption = Path("runs"),
     workers: WorkersOption = None,
@@ -123,54 +162,8 @@ def run(
     local: LocalOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Every stage of a recipe in order: teach, label, distill."""
-    stages = ("teach", "label", "distill")
-    perform(recipe, stages, overrides, runs, workers, address, local, verbose)
-
-
-@app.command()
-@answered
-def teach(
-    recipe: RecipeArgument,
-    overrides: SetOption = None,
-    runs: RunsOption = Path("runs"),
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    local: LocalOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Train the teacher (every member of the ensemble)."""
-    perform(recipe, ("teach",), overrides, runs, workers, address, local, verbose)
-
-
-@app.command()
-@answered
-def label(
-    recipe: RecipeArgument,
-    overrides: SetOption = None,
-    runs: RunsOption = Path("runs"),
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    local: LocalOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Write the teacher's logits into the transfer set."""
-    perform(recipe, ("label",), overrides, runs, workers, address, local, verbose)
-
-
-@app.command()
-@answered
-def distill(
-    recipe: RecipeArgument,
-    overrides: SetOption = None,
-    runs: RunsOption = Path("runs"),
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    local: LocalOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Train the students: distilled from the transfer set, and the recipe's baselines."""
-    perform(recipe, ("distill",), overrides, runs, workers, address, local, verbose)
+    """Four objectives over temperatures from one teacher: labels, soft targets, both, a control."""
+    perform(recipe, ALL_STAGES, overrides, runs, workers, address, local, verbose, temperatures)
 
 
 @app.command()

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from kd_ray.cli.wording import duration, figures, finished_line, fitting
 from kd_ray.labelling import ShardDone
 from kd_ray.loop import Epoch, Step
+from kd_ray.quant import dead_layers
 from kd_ray.stages import Event, Finished, Started, Task, Waiting
 
 Clock = Callable[[], float]
@@ -33,6 +35,7 @@ class Display:
         self._console = console
         self._view = _Bars(console, clock) if console.is_terminal else _Lines(console, clock)
         self._finished: set[str] = set()
+        self._dead: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Self:
         self._view.start()
@@ -56,6 +59,22 @@ class Display:
         if isinstance(event, Finished):
             self._finished.add(task.title)
         self._view.show(task, event)
+        if isinstance(event, Epoch):
+            for layer in dead_layers(event.layers or {}):
+                self._warn_of_dead_layer(task.title, layer)
+
+    def _warn_of_dead_layer(self, title: str, layer: str) -> None:
+        """Once for each layer of a training."""
+        if (title, layer) in self._dead:
+            return
+        self._dead.add((title, layer))
+        self._console.print(
+            f"warning: {title}: layer {layer} is dead, nearly all of its activations lie on one "
+            "level, so it passes nothing on; lower the learning rate or give it more bits",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 class _Pace:
@@ -261,55 +280,3 @@ class _Bars:
             "figures": fitting(figures(event.metrics), room),
             **rate_shown,
         }
-
-
-def figures(metrics: dict[str, float]) -> list[str]:
-    """The figures of an epoch that one watches: the loss, and an accuracy.
-
-    >>> figures({"train_loss": 0.25, "train_accuracy": 0.9})
-    ['loss 0.2500', 'train accuracy 0.9000']
-    """
-    parts = [f"loss {metrics['train_loss']:.4f}"]
-    if "accuracy" in metrics:
-        parts.append(f"validation accuracy {metrics['accuracy']:.4f}")
-    elif "train_accuracy" in metrics:
-        parts.append(f"train accuracy {metrics['train_accuracy']:.4f}")
-    return parts
-
-
-def fitting(parts: list[str], room: int) -> str:
-    """As many parts, from the first on, as `room` characters hold.
-
-    >>> fitting(["loss 0.2500", "train accuracy 0.9000"], 20)
-    'loss 0.2500'
-    """
-    shown = "  ".join(parts)
-    return shown if len(shown) <= room or not parts else fitting(parts[:-1], room)
-
-
-def finished_line(task: Task, event: Finished) -> str:
-    """One line for an artefact that is whole."""
-    result = event.result
-    metrics = result["metrics"]
-    if task.stage == "label":
-        figure = f"{metrics['rows']:,} rows, {metrics['bytes_per_row']:.1f} bytes each"
-    else:
-        wrong = "1 error" if metrics["errors"] == 1 else f"{metrics['errors']:,} errors"
-        figure = f"test accuracy {metrics['accuracy']:.4f}, {wrong}"
-    when = "was finished" if event.found else f"finished in {duration(result['seconds'])}"
-    return f"{task.title}: {when}, {figure}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as a person reads them.
-
-    >>> [duration(s) for s in (None, 7.25, 65, 3725)]
-    ['-', '7.2 s', '1:05 min', '1:02 h']
-    """
-    if seconds is None:
-        return "-"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
-    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d} h"

@@ -8,9 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kd_ray.report.exercises import exercise_rows
 from kd_ray.report.summary import Summary
 
-LEAVING = ("calibration error %", "seeds", "parameters", "seconds", "agreement %")
+LEAVING = (
+    *("calibration error %", "seeds", "parameters", "bit operations", "seconds"),
+    *("agreement %", "size"),
+)
 """Columns that a narrow terminal goes without, the least missed first."""
 
 
@@ -30,23 +34,43 @@ def closing_table(summary: Summary, width: int) -> Table:
     return _table(summary, LEAVING, gap=1)
 
 
-def _table(summary: Summary, without: tuple[str, ...], gap: int) -> Table:
-    rows = [
-        {
-            heading: text
-            for heading, text in (row.cells() | {"seconds": f"{row.seconds.mean:,.1f}"}).items()
-            if heading not in without
-        }
-        for row in summary.rows
-    ]
-    table = Table(
-        title=Text(f"{summary.folder.name}: test split{_over_seeds(summary)}", style="bold"),
+def exercises_table(summary: Summary) -> Table:
+    """The four exercises over T, with the teacher for comparison, on the test split."""
+    found = exercise_rows(summary)
+    rows = [row.cells() for row in found]
+    teacher = summary.row("teacher")
+    if teacher is not None:
+        shown = teacher.cells()
+        rows.insert(0, {"exercise": "teacher", "T": "-"} | {h: shown[h] for h in list(rows[0])[2:]})
+    table = _plain(f"{summary.folder.name}: the four exercises, test split", gap=2)
+    for number, heading in enumerate(rows[0]):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for cells in rows:
+        table.add_row(*(Text(text) for text in cells.values()))
+    return table
+
+
+def _plain(title: str, gap: int) -> Table:
+    return Table(
+        title=Text(title, style="bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
         padding=(0, gap - 1, 0, 0),
     )
+
+
+def _table(summary: Summary, without: tuple[str, ...], gap: int) -> Table:
+    rows = [
+        {
+            heading: text
+            for heading, text in (cells | {"seconds": f"{row.seconds.mean:,.1f}"}).items()
+            if heading not in without
+        }
+        for row, cells in zip(summary.rows, summary.cells(), strict=True)
+    ]
+    table = _plain(f"{summary.folder.name}: test split{_over_seeds(summary)}", gap)
     for number, heading in enumerate(rows[0]):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for row in rows:

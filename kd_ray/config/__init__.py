@@ -1,5 +1,6 @@
 """Recipes: their schema and the strict reader (floor 1)."""
 
+from kd_ray.config.quantizer import LayerOptions, QuantizerOptions
 from kd_ray.config.read import load_recipe, recipe_names, recipe_text
 from kd_ray.config.schema import (
     DataOptions,
@@ -17,8 +18,10 @@ from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
 __all__ = [
     "Augment",
     "DataOptions",
+    "LayerOptions",
     "Named",
     "Objective",
+    "QuantizerOptions",
     "Recipe",
     "Resources",
     "SoftWeight",

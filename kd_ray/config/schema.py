@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from kd_ray.config.quantizer import QuantizerOptions
 from kd_ray.config.soft_weight import SoftWeight, SoftWeightField
 from kd_ray.config.table import Entry, Name, Seed, Share, Table
 from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
@@ -121,6 +122,9 @@ class StudentOptions(Table):
 
     model: Entry
     """A key of the model catalogue with its options, or a torchvision classification model."""
+
+    quantizer: QuantizerOptions | None = None
+    """Weights and activations of few bits; none for a float student."""
 
     baselines: list[Literal["labels", "smoothing", "softened-labels"]] = Field(default=["labels"])
     """Trained beside the distilled student on the same rows with the same budget: hard labels only,

@@ -14,6 +14,7 @@ from typing import Any
 from kd_ray.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe, load_recipe
 from kd_ray.errors import CheckpointError, ConfigError
+from kd_ray.variants import recipe_variants
 
 RECIPE, RESULT = "recipe.toml", "result.json"
 KINDS = {"teach": "teacher", "label": "transfer set"}
@@ -121,7 +122,7 @@ def _wanted(recipe: Recipe) -> Iterator[tuple[str, tuple[str, str, int]]]:
             about = (f"teacher {member}", "teacher", recipe.teacher.train.epochs)
             yield f"teacher/member-{member:02d}", about
         yield "transfer_set", ("transfer set", "transfer set", 0)
-    for variant in (*recipe.student.baselines, "distilled"):
+    for variant in recipe_variants(recipe):
         for seed in recipe.train.seeds:
             title = f"student {variant}, seed {seed}"
             yield f"student/{variant}/seed-{seed}", (title, variant, recipe.train.epochs)

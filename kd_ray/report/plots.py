@@ -72,6 +72,25 @@ class Dots:
     errors: Sequence[float]
 
 
+@dataclass(frozen=True)
+class Series:
+    """Test accuracies of one kind of student over temperatures.
+
+    Attributes:
+        name: what a person calls it.
+        kind: it chooses the colour.
+        temperatures: T of each point; a single None is a level that no T moves.
+        means: over seeds, one for each of them.
+        spreads: the same.
+    """
+
+    name: str
+    kind: str
+    temperatures: Sequence[float | None]
+    means: Sequence[float]
+    spreads: Sequence[float]
+
+
 def colour(kind: str) -> str:
     """The CSS variable of a kind of model.
 
@@ -150,6 +169,54 @@ def error_dots(title: str, groups: Sequence[Dots], teachers: Sequence[float]) ->
         axes.set_xlabel("errors on the test split")
         axes.grid(axis="x")
         axes.set_axisbelow(True)
+        return _svg(figure, title)
+
+
+def over_temperature(title: str, lines: Sequence[Series], teachers: Sequence[float]) -> str:
+    """Accuracy over T on a logarithmic axis, with bars for the spread, as SVG.
+
+    Args:
+        title: above the plot.
+        lines: at least one.
+        teachers: accuracies of the ensemble's members; may be empty.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator, PercentFormatter
+
+    known = sorted({t for line in lines for t in line.temperatures if t is not None})
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.8, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        for line in lines:
+            shade = _stand_in(line.kind)
+            level = line.temperatures[0] is None
+            places = known or [1.0]
+            means = [line.means[0]] * len(places) if level else list(line.means)
+            spreads = [line.spreads[0]] * len(places) if level else list(line.spreads)
+            at = places if level else [t for t in line.temperatures if t is not None]
+            axes.errorbar(
+                at,
+                means,
+                yerr=spreads,
+                color=shade,
+                label=line.name,
+                linewidth=1.5,
+                marker="" if level else "o",
+                markersize=5,
+                capsize=2.5,
+                elinewidth=0.8,
+            )
+        for accuracy in teachers:
+            axes.axhline(accuracy, color=_stand_in("teacher"), linewidth=1.2, dashes=(5, 3))
+        axes.set_xscale("log")
+        axes.set_xticks(known, [f"{t:g}" for t in known])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xlabel("temperature T")
+        axes.grid(axis="y")
+        axes.legend(frameon=False, ncols=2)
         return _svg(figure, title)
 
 

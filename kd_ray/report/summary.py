@@ -64,6 +64,8 @@ class Row:
         parameters: of one model.
         seconds: of training one model.
         images_per_s: of training.
+        packed_bytes: of one model, weights at their bits; None where it was not counted.
+        bit_operations: of one model and one image; None where they were not counted.
     """
 
     name: str
@@ -71,9 +73,20 @@ class Row:
     parameters: int
     seconds: Figure
     images_per_s: Figure
+    packed_bytes: int | None = None
+    bit_operations: int | None = None
 
-    def cells(self) -> dict[str, str]:
-        """Heading -> text, in the order of the closing table; a figure that is not there is "-"."""
+    @property
+    def is_packed(self) -> bool:
+        """Whether the model takes less than 4 bytes a parameter."""
+        return self.packed_bytes is not None and self.packed_bytes < 4 * self.parameters
+
+    def cells(self, *, costs: bool = False) -> dict[str, str]:
+        """Heading -> text, in the order of the closing table; a figure that is not there is "-".
+
+        Args:
+            costs: with packed size and bit operations.
+        """
 
         def percent(metric: str) -> str:
             figure = self.metrics.get(metric)
@@ -89,7 +102,15 @@ class Row:
             "agreement %": percent("agreement"),
             "calibration error %": percent("calibration_error"),
             "parameters": f"{self.parameters:,}",
+            **(self._costs() if costs else {}),
             "seconds": self.seconds.shown(1),
+        }
+
+    def _costs(self) -> dict[str, str]:
+        size, operations = self.packed_bytes, self.bit_operations
+        return {
+            "size": "-" if size is None else bytes_shown(size),
+            "bit operations": "-" if operations is None else count_shown(operations),
         }
 
 
@@ -109,6 +130,11 @@ class Summary:
     transfer_set: dict[str, float] | None = None
     results: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
+    def cells(self) -> list[dict[str, str]]:
+        """Of every row; size and bit operations are among them where a model has few bits."""
+        costs = any(row.is_packed for row in self.rows)
+        return [row.cells(costs=costs) for row in self.rows]
+
     def row(self, name: str) -> Row | None:
         """The row of that name, or None."""
         return next((row for row in self.rows if row.name == name), None)
@@ -127,8 +153,9 @@ class Summary:
         return (labels - distilled) / (labels - teacher) if labels > teacher else None
 
     def sentences(self) -> list[str]:
-        """What the table does not say: the gap closed, and what the transfer set cost."""
-        return [line for line in (self.about_gap(), self.about_transfer_set()) if line]
+        """What the table does not say: the gap closed, dead layers, the transfer set's cost."""
+        lines = (self.about_gap(), self.about_dead_layers(), self.about_transfer_set())
+        return [line for line in lines if line]
 
     def about_gap(self) -> str:
         """One sentence; empty where a row is missing."""
@@ -144,6 +171,17 @@ class Summary:
         if all(self.row(name) for name in ("labels", "distilled", "teacher")):
             return "No gap to close: the student on labels makes no more errors than the teacher."
         return ""
+
+    def about_dead_layers(self) -> str:
+        """One sentence; empty where no quantized layer has died."""
+        dead = [
+            f"{result['title']}: {', '.join(result['dead_layers'])}"
+            for result in self.results
+            if result.get("dead_layers")
+        ]
+        if not dead:
+            return ""
+        return f"Dead layers, nearly all activations on one level: {'; '.join(dead)}."
 
     def about_transfer_set(self) -> str:
         """One sentence; empty where this run made none."""
@@ -162,7 +200,7 @@ class Summary:
 
 def figures_table(summary: Summary) -> str:
     """The closing table as HTML: test split, mean and spread over seeds."""
-    rows = [row.cells() for row in summary.rows]
+    rows = summary.cells()
     return table(list(rows[0]), [list(row.values()) for row in rows]) if rows else ""
 
 
@@ -172,13 +210,26 @@ def bytes_shown(count: float) -> str:
     >>> [bytes_shown(count) for count in (12, 49_358, 2_900_000)]
     ['12 bytes', '49.4 kB', '2.9 MB']
     """
+    return _scaled(count, ("bytes", "kB", "MB", "GB", "TB"))
+
+
+def count_shown(count: float) -> str:
+    """A large number as a person reads it; powers of 1000.
+
+    >>> [count_shown(count) for count in (12, 11_302_912, 2_900_000_000)]
+    ['12', '11.3 M', '2.9 G']
+    """
+    return _scaled(count, ("", "k", "M", "G", "T")).rstrip()
+
+
+def _scaled(count: float, units: Sequence[str]) -> str:
     if count < 1000:
-        return f"{count:.0f} bytes"
-    for unit in ("kB", "MB", "GB"):
+        return f"{count:.0f} {units[0]}"
+    for unit in units[1:-1]:
         count /= 1000
         if count < 999.95:
             return f"{count:.1f} {unit}"
-    return f"{count / 1000:,.1f} TB"
+    return f"{count / 1000:,.1f} {units[-1]}"
 
 
 def summarize_results(folder: Path, results: Sequence[dict[str, Any]]) -> Summary:
@@ -211,4 +262,6 @@ def _row(name: str, results: list[dict[str, Any]]) -> Row:
         parameters=results[0]["parameters"],
         seconds=Figure.of([result["seconds"] for result in results]),
         images_per_s=Figure.of([result["images_per_s"] for result in results]),
+        packed_bytes=results[0].get("packed_bytes"),
+        bit_operations=results[0].get("bit_operations"),
     )

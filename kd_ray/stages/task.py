@@ -11,9 +11,9 @@ from typing import Any, Literal
 from kd_ray.checkpoint import check_identity, epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError
-from kd_ray.student import variant_options
 from kd_ray.transfer_set import read_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
+from kd_ray.variants import variant_options
 
 RESULT = "result.json"
 
@@ -137,6 +137,9 @@ def identity(task: Task) -> dict[str, Any]:
             "train": train.model_dump(mode="json", exclude={"seeds"}),
             "seed": task.seed,
         }
+        quantizer = quantizer_table(recipe)
+        if quantizer is not None:  # a float student's identity is what it was before there was one
+            parts["student.quantizer"] = quantizer
         return flattened(parts)
     assert recipe.teacher is not None
     if task.stage == "teach":
@@ -145,6 +148,12 @@ def identity(task: Task) -> dict[str, Any]:
     options = recipe.transfer_set.model_dump(mode="json", exclude={"path"})
     members = recipe.teacher.members
     return flattened({"data": data, "transfer_set": options, "teacher.members": members})
+
+
+def quantizer_table(recipe: Recipe) -> dict[str, Any] | None:
+    """`[student.quantizer]` as a plain table, or None of a float student."""
+    quantizer = recipe.student.quantizer
+    return None if quantizer is None else quantizer.model_dump(mode="json", exclude_none=True)
 
 
 def found_result(task: Task) -> dict[str, Any] | None:

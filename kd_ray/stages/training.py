@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from kd_ray.checkpoint import (
@@ -27,11 +28,13 @@ from kd_ray.files import remove_drafts, write_json
 from kd_ray.loop import Epoch, Step, Training, evaluate
 from kd_ray.models import parameter_count
 from kd_ray.optimizer import make_optimizer
+from kd_ray.quant import dead_layers, model_cost
 from kd_ray.stages.events import Event, Finished, Started
 from kd_ray.stages.shelf import Shelf
-from kd_ray.stages.task import RESULT, Task, identity, read_result
-from kd_ray.student import distill, new_student, variant_options
+from kd_ray.stages.task import RESULT, Task, identity, quantizer_table, read_result
+from kd_ray.student import distill, new_student
 from kd_ray.teacher import new_teacher, teach
+from kd_ray.variants import variant_options
 from kd_ray.workers import Worker, from_first, together
 
 
@@ -43,6 +46,7 @@ class Prepared:
         kind: of its checkpoints.
         model: before training.
         model_table: catalogue name and options.
+        quantizer: `[student.quantizer]`, or None.
         input: what the model is fed.
         class_names: K names.
         options: epochs, schedule, what to keep.
@@ -55,6 +59,7 @@ class Prepared:
     kind: Literal["teacher", "student"]
     model: nn.Module
     model_table: dict[str, Any]
+    quantizer: dict[str, Any] | None
     input: ModelInput
     class_names: list[str]
     options: Train
@@ -81,7 +86,8 @@ def train(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
         yield Finished(result or {}, found=True)
         return
     with together(worker.device):
-        model = prepared.model.to(worker.device)
+        # Convolutions are half as fast again with channels last, on CPUs and GPUs alike.
+        model = prepared.model.to(worker.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         training = Training(model, make_optimizer(model, prepared.options))
         resumed_from = _resume(task, prepared, training, worker)
     yield Started(prepared.options.epochs, training.epoch)
@@ -114,6 +120,7 @@ def prepare_teacher(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
         kind="teacher",
         model=new_teacher(teacher, dataset, task.member),
         model_table=teacher.model.model_dump(mode="json"),
+        quantizer=None,
         input=ModelInput(shape=dataset.image_shape, mean=dataset.mean, std=dataset.std),
         class_names=list(dataset.class_names),
         options=teacher.train,
@@ -131,8 +138,9 @@ def prepare_student(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
     plan = transfer_set.manifest.plan
     return Prepared(
         kind="student",
-        model=new_student(recipe, transfer_set, task.seed),
+        model=new_student(recipe, transfer_set, feeds, task.seed),
         model_table=recipe.student.model.model_dump(mode="json"),
+        quantizer=quantizer_table(recipe),
         input=ModelInput(shape=plan.image_shape, mean=tuple(plan.mean), std=tuple(plan.std)),
         class_names=list(plan.class_names),
         options=variant_options(recipe, task.variant)[1],
@@ -172,6 +180,7 @@ def _checkpoint(task: Task, prepared: Prepared, training: Training) -> None:
         kind=prepared.kind,
         epoch=training.epoch,
         model=prepared.model_table,
+        quantizer=prepared.quantizer,
         input=prepared.input,
         class_names=prepared.class_names,
         recipe=task.recipe,
@@ -193,6 +202,7 @@ def _result(
     resumed_from: int | None,
 ) -> dict[str, Any]:
     """The content of `result.json`; `path` is the checkpoint that the test `metrics` are of."""
+    cost = model_cost(training.model, prepared.input.shape)
     return {
         "stage": task.stage,
         "name": task.recipe["name"],
@@ -202,11 +212,14 @@ def _result(
         "seed": task.seed,
         "metrics": metrics,
         "parameters": parameter_count(training.model),
+        "packed_bytes": cost.packed_bytes,
+        "bit_operations": cost.bit_operations,
         "images_per_s": median(record["images_per_s"] for record in training.history),
         "seconds": round(sum(record["seconds"] for record in training.history), 2),
         "epochs": training.epoch,
         "checkpoint": path.name,
         "weights_sha256": read_meta(path).files[WEIGHTS],
+        "dead_layers": dead_layers(training.history[-1].get("layers", {})),
         "resumed_from": resumed_from,
         "parents": prepared.parents,
         "identity": identity(task),

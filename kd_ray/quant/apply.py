@@ -1,0 +1,241 @@
+"""Quantizers put on a model by the recipe, and taken off again.
+
+A layer's bits are those of its weights and of its inputs. Inputs are quantized where they enter a
+layer, so a shortcut around it stays float; the exercise's block quantizes what leaves its ReLU.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from kd_ray.catalog import suggestion
+from kd_ray.config import QuantizerOptions
+from kd_ray.errors import ConfigError
+from kd_ray.quant.layers import (
+    FLOAT_CLASSES,
+    MegviiNorm,
+    QuantizedReLU,
+    become_float_,
+    become_quantized_,
+)
+from kd_ray.quant.quantizers import (
+    DorefaActivations,
+    DorefaWeights,
+    Lsq,
+    MegviiActivations,
+    MegviiWeights,
+    PactActivations,
+    Quantizer,
+)
+from kd_ray.quant.rounding import FLOAT_BITS
+from kd_ray.quant.trace import LayerCalls, trace_layers
+
+LAYERS = (nn.Conv2d, nn.Linear)
+WEIGHTS: Mapping[str, type[Quantizer]] = {
+    "dorefa": DorefaWeights,
+    "megvii": MegviiWeights,
+    "pact": DorefaWeights,
+}
+INPUTS: Mapping[str, type[Quantizer]] = {"dorefa": DorefaActivations, "pact": PactActivations}
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """Bits of one layer's weights, inputs and output gradients; 32 is float."""
+
+    weight: int
+    activation: int
+    gradient: int
+
+
+def quantize_(
+    model: nn.Module, options: QuantizerOptions, shape: tuple[int, int, int]
+) -> nn.Module:
+    """Puts quantizers on a float model, in place, and returns it.
+
+    Args:
+        model: with fresh or trained float weights.
+        options: `[student.quantizer]`.
+        shape: `(C, H, W)` of an image.
+
+    Raises:
+        ConfigError: a layer cannot take the method, or an override names no layer.
+    """
+    calls = trace_layers(model, shape, LAYERS)
+    bits = layer_bits(calls, options)
+    for call in calls:
+        _check_layer(model.get_submodule(call.name), call, bits[call.name], options)
+    if options.method == "megvii":
+        _quantize_blocks_(model, options, shape)
+    for call in calls:
+        mine = bits[call.name]
+        if mine == LayerBits(FLOAT_BITS, FLOAT_BITS, FLOAT_BITS):
+            continue
+        layer = model.get_submodule(call.name)
+        weights, inputs = _weights(options, mine), _inputs(options, mine, call)
+        become_quantized_(layer, weights, inputs, mine.gradient)
+        if weights is not None:
+            weights.calibrate_(layer.get_parameter("weight"))
+    return model
+
+
+def dequantize_(model: nn.Module) -> nn.Module:
+    """Takes every quantizer off, in place, and returns the model with its float weights."""
+    for module in list(model.modules()):
+        if type(module) in FLOAT_CLASSES:
+            become_float_(module)
+    return model
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether any layer has a quantizer."""
+    return any(isinstance(module, Quantizer) for module in model.modules())
+
+
+def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, LayerBits]:
+    """The bits of every layer, by name.
+
+    The first layer's inputs are pixels and stay as they are, whatever the recipe asks for.
+
+    Raises:
+        ConfigError: an override names no layer.
+    """
+    names = [call.name for call in calls]
+    for pattern in options.layers:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(
+                f"quantizer.layers: must name layers of the model, but got '{pattern}'; "
+                f"{suggestion(pattern, names)}"
+            )
+    first_float, last_float = options.float_ends
+    inputs = FLOAT_BITS if options.method == "megvii" else options.activation_bits
+    found: dict[str, LayerBits] = {}
+    for place, name in enumerate(names):
+        first, last = place == 0, place == len(names) - 1
+        if (first and first_float) or (last and last_float):
+            bits = LayerBits(FLOAT_BITS, FLOAT_BITS, FLOAT_BITS)
+        else:
+            bits = LayerBits(options.weight_bits, inputs, options.gradient_bits)
+        for pattern, mine in options.layers.items():
+            if fnmatchcase(name, pattern):
+                if first and pattern == name and mine.activation_bits not in (None, FLOAT_BITS):
+                    raise ConfigError(
+                        f"quantizer.layers.'{name}'.activation_bits: the first layer's inputs are "
+                        f"pixels, which are not quantized, but got {mine.activation_bits}; leave "
+                        "it out"
+                    )
+                bits = LayerBits(
+                    mine.weight_bits or bits.weight,
+                    mine.activation_bits or bits.activation,
+                    bits.gradient,
+                )
+        activation = FLOAT_BITS if first else bits.activation
+        found[name] = LayerBits(bits.weight, activation, bits.gradient)
+    return found
+
+
+@torch.no_grad()
+def calibrate_(model: nn.Module, images: Tensor) -> None:
+    """Lets quantizers of activations choose where to start, each behind those before it.
+
+    The batch's own statistics stand for batch norm's, which are still empty; they are put back.
+
+    Args:
+        model: quantized, on the device of `images`.
+        images: `(N, C, H, W)` normalized.
+    """
+    handles = [
+        quantizer.register_forward_pre_hook(lambda module, inputs: module.calibrate_(inputs[0]))
+        for quantizer in activation_quantizers(model).values()
+    ]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    training = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train()
+        model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, was in training:
+            module.training = was
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def activation_quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """Quantizers of activations, by the name of the layer that they stand before or behind."""
+    return {
+        name.rpartition(".")[0]: module
+        for name, module in model.named_modules()
+        if isinstance(module, Quantizer) and not name.endswith("weight_quantizer")
+    }
+
+
+def _check_layer(
+    layer: nn.Module, call: LayerCalls, bits: LayerBits, options: QuantizerOptions
+) -> None:
+    where = f"layer '{call.name}'"
+    is_float = bits.weight == bits.activation == FLOAT_BITS
+    if not is_float and type(layer) not in LAYERS:
+        raise ConfigError(
+            f"{where}: quantizers go on plain Conv2d and Linear layers, but it is a "
+            f"{type(layer).__name__}; choose another model, leave max_norm out, or give it 32 "
+            "bits under quantizer.layers"
+        )
+    if bits.activation != FLOAT_BITS and call.negative and options.method != "lsq":
+        raise ConfigError(
+            f"{where}: {options.method} quantizes inputs that are not negative, but this layer's "
+            'can be; choose method = "lsq", or activation_bits = 32 under quantizer.layers'
+        )
+
+
+def _weights(options: QuantizerOptions, bits: LayerBits) -> Quantizer | None:
+    if bits.weight == FLOAT_BITS:
+        return None
+    if options.method == "lsq":
+        zero = options.has_signed_zero(bits.weight)
+        return Lsq(bits.weight, signed=True, zero=zero, per_row=False)
+    return WEIGHTS[options.method](bits.weight)
+
+
+def _inputs(options: QuantizerOptions, bits: LayerBits, call: LayerCalls) -> Quantizer | None:
+    if bits.activation == FLOAT_BITS:
+        return None
+    if options.method == "lsq":
+        zero = not call.negative or options.has_signed_zero(bits.activation)
+        return Lsq(bits.activation, signed=call.negative, zero=zero, per_row=True)
+    return INPUTS[options.method](bits.activation)
+
+
+def _quantize_blocks_(
+    model: nn.Module, options: QuantizerOptions, shape: tuple[int, int, int]
+) -> None:
+    """The exercise's block: batch norm's factor becomes |a| + 1, and each ReLU quantizes."""
+    norms = [module for module in model.modules() if type(module) is nn.BatchNorm2d]
+    relus = trace_layers(model, shape, (nn.ReLU,))
+    if not norms or not relus:
+        raise ConfigError(
+            "quantizer.method: megvii quantizes blocks of convolution, batch norm and ReLU, but "
+            "the model has none; choose dorefa, lsq or pact"
+        )
+    shared = [relu.name for relu in relus if relu.calls > 1]
+    if shared:
+        raise ConfigError(
+            f"layer '{shared[0]}': megvii needs a ReLU of its own in each block, but this one is "
+            "called several times; choose dorefa, lsq or pact"
+        )
+    for norm in norms:
+        norm.__class__ = MegviiNorm
+    if options.activation_bits == FLOAT_BITS:
+        return
+    for relu in relus:
+        layer = model.get_submodule(relu.name)
+        layer.__class__ = QuantizedReLU
+        assert isinstance(layer, QuantizedReLU)
+        layer.output_quantizer = MegviiActivations(options.activation_bits)

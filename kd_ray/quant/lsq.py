@@ -1,0 +1,126 @@
+"""LSQ: the step between two levels is learned (Esser et al. 2019, 1902.08153)."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd_ray.errors import ConfigError
+from kd_ray.quant.rounding import FLOAT_BITS, Bits, round_ste
+
+
+class _Lsq(torch.autograd.Function):
+    """The same as the composed operations, in half the passes over memory."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor, step: Tensor, low: float, high: float, shift: float) -> Tensor:
+        level = (v / step).clamp_(low, high)
+        return (level.sub_(shift).round_().add_(shift) if shift else level.round_()) * step
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        v, step, ctx.low, ctx.high, _ = inputs
+        ctx.save_for_backward(v, step, output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        v, step, output = ctx.saved_tensors
+        (g,) = gradients
+        inside = torch.ops.aten.hardtanh_backward(g, v / step, ctx.low, ctx.high)
+        # Equation 3, summed: round(v/s) - v/s inside the clip, the bound outside.
+        of_step = ((g * output).sum() - (inside * v).sum()) / step
+        return inside, of_step, None, None, None
+
+
+def lsq_levels(bits: Bits, *, signed: bool, zero: bool = True) -> tuple[Bits | float, Bits | float]:
+    """Lowest and highest level, in steps.
+
+    Args:
+        bits: k.
+        signed: levels on both sides of 0.
+        zero: whether 0 is a level; without it the levels are halves, symmetric, such as -3/2, -1/2,
+            1/2, 3/2. Unsigned levels always have it.
+
+    Raises:
+        ConfigError: signed, with zero, and one bit: the levels would be -1 and 0.
+
+    >>> lsq_levels(2, signed=False), lsq_levels(2, signed=True)
+    ((0, 3), (-2, 1))
+    >>> lsq_levels(1, signed=True, zero=False)
+    (-0.5, 0.5)
+    """
+    if not signed:
+        return 0, 2**bits - 1
+    if not zero:
+        return (1 - 2**bits) / 2, (2**bits - 1) / 2
+    if not isinstance(bits, Tensor) and bits == 1:
+        raise ConfigError(
+            "lsq: signed levels with a zero need at least 2 bits, but got 1 bit, whose levels "
+            'would be {-1, 0}; choose signed_levels = "without-zero" ({-1, +1}) or more bits'
+        )
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def lsq(v: Tensor, step: Tensor, bits: Bits, *, signed: bool, zero: bool = True) -> Tensor:
+    """`s round(clip(v / s, -Qn, Qp))`, equations 1 and 2, with the gradients of equations 3 and 5.
+
+    Args:
+        v: weights or activations, any shape.
+        step: s > 0, of no dimension.
+        bits: k; 32 leaves `v` as it is.
+        signed: see `lsq_levels`.
+        zero: see `lsq_levels`.
+
+    Returns:
+        The shape of `v`. The gradient of `v` is 1 inside the clip and 0 outside; that of `step` is
+        what the paper gives, before the scale of `scaled_gradient`.
+    """
+    if not isinstance(bits, Tensor) and bits >= FLOAT_BITS:
+        return v
+    low, high = lsq_levels(bits, signed=signed, zero=zero)
+    shift = 0.5 if signed and not zero else 0.0
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        places = torch.clamp(v / step, torch.as_tensor(low), torch.as_tensor(high))
+        quantized = (round_ste(places - shift) + shift) * step
+        return torch.where(torch.as_tensor(bits) >= FLOAT_BITS, v, quantized)
+    fused: Tensor = _Lsq.apply(v, step, float(low), float(high), shift)
+    return fused
+
+
+def lsq_initial_step(v: Tensor, bits: int, *, signed: bool, zero: bool = True) -> Tensor:
+    """`2 mean|v| / sqrt(Qp)`, section 2.1; where levels are halves, Qp counts those above 0."""
+    above = _above_zero(bits, signed, zero)
+    return (2 * v.detach().abs().mean() / math.sqrt(above)).clamp_min(1e-6)
+
+
+def lsq_gradient_scale(numbers: int, bits: int, *, signed: bool, zero: bool = True) -> float:
+    """`1 / sqrt(N Qp)`, section 2.2: it keeps the step's updates in proportion to the weights'.
+
+    Args:
+        numbers: N, weights of the layer, or features of one sample.
+        bits: k.
+        signed: see `lsq_levels`.
+        zero: see `lsq_levels`.
+    """
+    return 1 / math.sqrt(numbers * _above_zero(bits, signed, zero))
+
+
+def scaled_gradient(x: Tensor, scale: float) -> Tensor:
+    """`x`, whose gradient is multiplied by `scale`.
+
+    >>> x = torch.tensor(3.0, requires_grad=True)
+    >>> scaled_gradient(x, 0.5).backward()
+    >>> x.grad
+    tensor(0.5000)
+    """
+    scaled = x * scale
+    return x.detach() + (scaled - scaled.detach())
+
+
+def _above_zero(bits: int, signed: bool, zero: bool) -> int:
+    """Qp: how many levels lie above 0."""
+    _, high = lsq_levels(bits, signed=signed, zero=zero)
+    return math.ceil(float(high))

@@ -1,0 +1,58 @@
+"""The quantizers of the course exercise this project grew from: halves are rounded upwards."""
+
+import torch
+from torch import Tensor
+
+from kd_ray.quant.rounding import (
+    FLOAT_BITS,
+    Bits,
+    fake_quantize,
+    straight_through,
+)
+
+INPUT_SCALE = 0.1
+"""Activations are a tenth before they are clipped to [0, 1]."""
+
+
+def megvii_weights(w: Tensor, bits: Bits) -> Tensor:
+    """`s (q_k(clip(t / s, -1/2, 1/2) + 1/2) - 1/2)` with t = tanh(w) and s = 2 mean|t|.
+
+    The gradient of the whole map is that of the identity. Unlike DoReFa's it keeps the layer's
+    scale and follows the mean of the weights rather than their largest.
+
+    Args:
+        w: a layer's weights, any shape.
+        bits: k; 32 leaves `w` as it is.
+
+    Returns:
+        The shape of `w`.
+    """
+    if not isinstance(bits, Tensor) and bits >= FLOAT_BITS:
+        return w
+    t = torch.tanh(w.detach())
+    s = (2 * t.abs().mean()).clamp_min(torch.finfo(w.dtype).tiny)
+    low = s * (fake_quantize(t / s + 0.5, bits, half_up=True) - 0.5)
+    if isinstance(bits, Tensor):
+        low = torch.where(bits >= FLOAT_BITS, w.detach(), low)
+    return straight_through(w, low)
+
+
+def megvii_activations(x: Tensor, bits: Bits) -> Tensor:
+    """`q_k(clip(0.1 x, 0, 1))`; a unit is on from x = 10 / (2n), so few are at the start.
+
+    Args:
+        x: any shape.
+        bits: k; 32 is ReLU.
+
+    Returns:
+        The shape of `x`; the gradient is 0.1 inside (0, 10) and 0 elsewhere.
+    """
+    if not isinstance(bits, Tensor) and bits >= FLOAT_BITS:
+        return x.relu()
+    low = fake_quantize(x, bits, scale=INPUT_SCALE, half_up=True)
+    return torch.where(bits >= FLOAT_BITS, x.relu(), low) if isinstance(bits, Tensor) else low
+
+
+def megvii_affine(weight: Tensor) -> Tensor:
+    """The factor `|a| + 1` that stands for batch norm's: it cannot vanish or change its sign."""
+    return weight.abs() + 1

@@ -1,0 +1,62 @@
+"""PACT: activations whose upper clip is learned (Choi et al. 2018, 1805.06085)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd_ray.quant.rounding import FLOAT_BITS, Bits, top_level
+
+INITIAL_CLIP = 8.0
+"""Alpha before training: high, and drawn down by its weight decay where that costs nothing."""
+
+CLIP_DECAY = 2e-4
+"""L2 penalty of alpha, as large as the paper's for weights."""
+
+
+class _Pact(torch.autograd.Function):
+    """`round(n clip(x / alpha, 0, 1)) alpha / n`; without n, no rounding."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, clip: Tensor, n: int | Tensor | None) -> Tensor:
+        share = (x / clip).clamp_(0, 1)
+        if n is None:
+            return share * clip
+        if isinstance(n, Tensor):  # its batch dimension under vmap may be none of x's
+            return (share * n).round() * (clip / n)
+        return share.mul_(n).round_() * (clip / n)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, clip, _ = inputs
+        ctx.save_for_backward(x, clip)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, clip = ctx.saved_tensors
+        (g,) = gradients
+        share = x / clip
+        inside = torch.ops.aten.hardtanh_backward(g, share, 0.0, 1.0)
+        below = torch.ops.aten.hardtanh_backward(g, share, -torch.inf, 1.0)
+        return inside, g.sum() - below.sum(), None
+
+
+def pact(x: Tensor, clip: Tensor, bits: Bits) -> Tensor:
+    """`round(y n / alpha) alpha / n` with y = clip(x, 0, alpha); equations 1 to 3.
+
+    Args:
+        x: any shape.
+        clip: alpha > 0, of no dimension.
+        bits: k; 32 is the clip without rounding.
+
+    Returns:
+        The shape of `x`. The gradient of `x` is 1 inside (0, alpha) and 0 elsewhere; that of
+        `clip` is 1 where x >= alpha and 0 elsewhere.
+    """
+    if not isinstance(bits, Tensor) and bits >= FLOAT_BITS:
+        unrounded: Tensor = _Pact.apply(x, clip, None)
+        return unrounded
+    quantized: Tensor = _Pact.apply(x, clip, top_level(bits))
+    return quantized

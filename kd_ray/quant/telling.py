@@ -1,0 +1,153 @@
+"""What a model of few bits costs, and what its activations do."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_ray.quant.apply import LAYERS, activation_quantizers
+from kd_ray.quant.layers import QuantizedConv2d, QuantizedLinear, QuantizedReLU
+from kd_ray.quant.quantizers import Quantizer
+from kd_ray.quant.rounding import FLOAT_BITS
+from kd_ray.quant.trace import LayerCalls, trace_layers
+
+PIXEL_BITS = 8
+"""Of the inputs of the first layer."""
+
+DEAD = 0.999
+"""A layer is dead where so large a share of its activations lie on one level."""
+
+MOST_LEVELS = 16
+"""Entries of a histogram; where there are more levels, neighbours are counted together."""
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer as it would be stored and computed.
+
+    Attributes:
+        name: dotted, in the model.
+        kind: of layer.
+        weight_bits: of its weights.
+        activation_bits: of its inputs; pixels have 8.
+        packed_bytes: weights at their bits, and a 4-byte scale where they are quantized; bias in
+            float32.
+        bit_operations: multiplications for one image, times both bits.
+    """
+
+    name: str
+    kind: str
+    weight_bits: int
+    activation_bits: int
+    packed_bytes: int
+    bit_operations: int
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """A whole model.
+
+    Attributes:
+        layers: convolutions and linear layers, in the order in which they are called.
+        packed_bytes: of the layers, and of all other parameters and running statistics as float32.
+        bit_operations: for one image.
+    """
+
+    layers: list[LayerCost]
+    packed_bytes: int
+    bit_operations: int
+
+
+def model_cost(model: nn.Module, shape: tuple[int, int, int]) -> ModelCost:
+    """Bytes and bit operations of a model, float or quantized, for images of `shape` (C, H, W)."""
+    calls = trace_layers(model, shape, LAYERS)
+    blocks = [module for module in model.modules() if isinstance(module, QuantizedReLU)]
+    behind = max((relu.output_quantizer.bits for relu in blocks), default=FLOAT_BITS)
+    layers = []
+    counted: set[int] = set()
+    for place, call in enumerate(calls):
+        layer = model.get_submodule(call.name)
+        inputs = PIXEL_BITS if place == 0 else _activation_bits(layer, call, behind)
+        layers.append(_layer_cost(layer, call, inputs))
+        counted |= {id(layer.weight), id(layer.bias)}
+        if isinstance(layer, QuantizedConv2d | QuantizedLinear) and layer.weight_quantizer:
+            counted |= {id(learned) for learned in layer.weight_quantizer.parameters()}
+    rest = [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]
+    others = sum(4 * tensor.numel() for tensor in rest if id(tensor) not in counted)
+    return ModelCost(
+        layers=layers,
+        packed_bytes=others + sum(layer.packed_bytes for layer in layers),
+        bit_operations=sum(layer.bit_operations for layer in layers),
+    )
+
+
+@torch.no_grad()
+def activity(model: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
+    """Where the activations of each quantizer lie, in evaluation mode.
+
+    Args:
+        model: quantized; it stays as it is.
+        images: `(N, C, H, W)` normalized.
+
+    Returns:
+        Layer -> `on`, the share of activations above 0, and `levels`, the share on each level from
+        the lowest to the highest.
+    """
+    found: dict[str, dict[str, Any]] = {}
+
+    def watch(name: str, quantizer: Quantizer, output: Tensor) -> None:
+        low, step = quantizer.grid()
+        level = ((output.float() - low) / step).round().long().flatten()
+        shares = torch.bincount(level, minlength=2**quantizer.bits).double() / level.numel()
+        on = float((output > 0).double().mean())
+        if len(shares) > MOST_LEVELS:
+            shares = shares.view(MOST_LEVELS, -1).sum(1)
+        found[name] = {"on": round(on, 6), "levels": [round(s, 6) for s in shares.tolist()]}
+
+    training = [(module, module.training) for module in model.modules()]
+    handles = [
+        quantizer.register_forward_hook(
+            lambda module, inputs, output, name=name: watch(name, module, output)
+        )
+        for name, quantizer in activation_quantizers(model).items()
+    ]
+    try:
+        model.eval()(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, was in training:
+            module.training = was
+    return found
+
+
+def dead_layers(layers: dict[str, dict[str, Any]]) -> list[str]:
+    """Names of the layers whose activations are nearly all the same, so that nothing is learned.
+
+    >>> dead_layers({"conv1": {"levels": [1.0, 0.0]}, "conv2": {"levels": [0.7, 0.3]}})
+    ['conv1']
+    """
+    return [name for name, layer in layers.items() if max(layer["levels"]) >= DEAD]
+
+
+def _activation_bits(layer: nn.Module, call: LayerCalls, behind: int) -> int:
+    if isinstance(layer, QuantizedConv2d | QuantizedLinear) and layer.input_quantizer is not None:
+        return layer.input_quantizer.bits
+    # What a quantizing ReLU lets through stays of few values only until it is averaged.
+    return behind if behind < FLOAT_BITS and call.distinct <= 2**behind else FLOAT_BITS
+
+
+def _layer_cost(layer: nn.Module, call: LayerCalls, activation_bits: int) -> LayerCost:
+    quantizer = getattr(layer, "weight_quantizer", None)
+    bits = FLOAT_BITS if quantizer is None else int(quantizer.bits)
+    weight, bias = layer.get_parameter("weight"), layer.bias
+    packed = -(-weight.numel() * bits // 8) + (0 if quantizer is None else 4)
+    return LayerCost(
+        name=call.name,
+        kind=call.kind,
+        weight_bits=bits,
+        activation_bits=activation_bits,
+        packed_bytes=packed + (4 * bias.numel() if isinstance(bias, Tensor) else 0),
+        bit_operations=call.multiplications * bits * activation_bits,
+    )

@@ -1,0 +1,89 @@
+"""What passes through a model's layers: multiplications, the sign of inputs, the order of calls."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kd_ray.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LayerCalls:
+    """What one image costs in one layer.
+
+    Attributes:
+        name: dotted, in the model.
+        kind: of module, such as "Conv2d".
+        multiplications: multiply-accumulates for one image, over all calls.
+        calls: for one batch.
+        negative: whether an input was below 0.
+        distinct: how many different inputs there were.
+    """
+
+    name: str
+    kind: str
+    multiplications: int
+    calls: int
+    negative: bool
+    distinct: int
+
+
+@torch.no_grad()
+def trace_layers(
+    model: nn.Module, shape: tuple[int, int, int], kinds: tuple[type[nn.Module], ...]
+) -> list[LayerCalls]:
+    """Runs two random images through a model and watches its layers; the model stays as it is.
+
+    Args:
+        model: on any device.
+        shape: `(C, H, W)` of an image.
+        kinds: classes of the modules to watch.
+
+    Returns:
+        One entry for each layer that was called, in the order of the first calls.
+    """
+    names = {module: name for name, module in model.named_modules() if isinstance(module, kinds)}
+    found: dict[str, LayerCalls] = {}
+
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        name = names[module]
+        before = found.get(name)
+        found[name] = LayerCalls(
+            name=name,
+            kind=type(module).__name__.removeprefix("Quantized"),
+            multiplications=_multiplications(module, output)
+            + (before.multiplications if before else 0),
+            calls=1 + (before.calls if before else 0),
+            negative=bool((inputs[0] < 0).any()) or (before is not None and before.negative),
+            distinct=max(torch.unique(inputs[0]).numel(), before.distinct if before else 0),
+        )
+
+    like = next(model.parameters())
+    images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(like.device)
+    training = [(module, module.training) for module in model.modules()]
+    handles = [module.register_forward_hook(watch) for module in names]
+    try:
+        model.eval()(images)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"images of {shape[1]} x {shape[2]} pixels do not go through the model ({reason}); "
+            "choose another model, or images of another size"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, was in training:
+            module.training = was
+    return list(found.values())
+
+
+def _multiplications(module: nn.Module, output: Tensor) -> int:
+    """Of one image in one call."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() < 2:
+        return 0
+    # Every weight is used once for each place of the output: a pixel, a token.
+    places = output[0].numel() // weight.shape[0]
+    return weight.numel() * places
