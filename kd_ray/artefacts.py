@@ -13,6 +13,8 @@ from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.feed import feed_of
 from kd_ray.labelling import Audit, audit
 from kd_ray.loop import evaluate
+from kd_ray.quant import dead_layers, model_cost
+from kd_ray.report.summary import bytes_shown, count_shown
 from kd_ray.saved_model import load_model
 from kd_ray.stages import RESULT, read_result, result_model, teacher_folder
 from kd_ray.transfer_set import bytes_per_row, check_fit, open_transfer_set, read_manifest
@@ -159,11 +161,32 @@ def _checkpoint_facts(path: Path) -> tuple[str, dict[str, Any]]:
         "model": ", ".join(f"{key} = {value}" for key, value in meta.model.items()),
         "input": f"(C, H, W) = {meta.input.shape}, mean {meta.input.mean}, std {meta.input.std}",
         "classes": ", ".join(meta.class_names),
-        **{f"last {key}": value for key, value in last.items() if key != "epoch"},
+        **_cost_facts(path, last.get("layers", {})),
+        **{f"last {key}": value for key, value in last.items() if key not in ("epoch", "layers")},
         **{f"parent {name}": sha256 for name, sha256 in meta.parents.items()},
         **{f"sha256 {name}": sha256 for name, sha256 in meta.files.items()},
         "versions": ", ".join(f"{name} {number}" for name, number in meta.versions.items()),
     }
+
+
+def _cost_facts(path: Path, active: Mapping[str, Any]) -> dict[str, str]:
+    """Size and bit operations of a model, layer by layer, with what its activations last did."""
+    saved = load_model(path, torch.device("cpu"))
+    cost = model_cost(saved.model, saved.meta.input.shape)
+    facts = {
+        "packed size": f"{bytes_shown(cost.packed_bytes)} ({cost.packed_bytes:,} bytes)",
+        "bit operations": f"{count_shown(cost.bit_operations)} for an image",
+    }
+    for layer in cost.layers:
+        facts[f"layer {layer.name}"] = (
+            f"{layer.kind}, W {layer.weight_bits} A {layer.activation_bits}, "
+            f"{bytes_shown(layer.packed_bytes)}, {count_shown(layer.bit_operations)} bit operations"
+        )
+    for name, seen in active.items():
+        levels = " ".join(f"{100 * share:.1f}" for share in seen["levels"])
+        dead = ", dead" if dead_layers({name: seen}) else ""
+        facts[f"activations {name}"] = f"{100 * seen['on']:.1f} % on{dead}; levels {levels} %"
+    return facts
 
 
 def _run_facts(path: Path) -> tuple[str, dict[str, Any]]:

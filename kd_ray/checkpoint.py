@@ -95,8 +95,9 @@ def epoch_folder(folder: Path, epoch: int) -> Path:
 
 
 def epochs_in(folder: Path) -> list[int]:
-    """Numbers of the epochs that have a checkpoint, ascending."""
-    return sorted(int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-*[0-9]"))
+    """Numbers of the epochs that have a checkpoint, ascending; other folders are left alone."""
+    names = (path.name.removeprefix("epoch-") for path in folder.glob("epoch-*"))
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def save(folder: Path, meta: Meta, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:

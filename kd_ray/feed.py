@@ -89,9 +89,10 @@ class TensorFeed:
         )
 
     def _normalized(self, images: Tensor) -> Tensor:
-        """`(N, C, H, W)` uint8 -> float32 of mean 0 and deviation 1, in one pass."""
+        """`(N, C, H, W)` uint8 -> float32 of mean 0 and deviation 1, channels last as in models."""
         scale, offset = self._affine
-        return torch.addcmul(offset, images.to(torch.float32), scale)
+        pixels = images.to(torch.float32, memory_format=torch.channels_last)
+        return torch.addcmul(offset, pixels, scale)
 
     @cached_property
     def _affine(self) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,8 @@ from kd_ray.transfer_set import (
 )
 from kd_ray.workers import Worker
 
-FORWARD_ROWS = 1024
+FORWARD_ROWS = 256
+"""Images at once: what a small network makes of more of them falls out of a CPU's caches."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,8 @@ def teacher_logits(teachers: Sequence[SavedModel], images: Tensor, device: torch
     parts = []
     with torch.inference_mode():
         for start in range(0, len(images), FORWARD_ROWS):
-            pixels = images[start : start + FORWARD_ROWS].to(device).float() / 255
+            part = images[start : start + FORWARD_ROWS].to(device)
+            pixels = part.to(torch.float32, memory_format=torch.channels_last) / 255
             members = []
             for teacher in teachers:
                 mean, std = (x.view(1, -1, 1, 1) for x in teacher.normalization(device))

@@ -30,7 +30,7 @@ ObjectiveFunction = Callable[[Tensor, Batch, float], Loss]
 """(student logits `(N, K)`, batch, share of the run done) -> loss."""
 
 TICK_S = 0.5
-EVALUATION_ROWS = 1000
+EVALUATION_ROWS = 256
 NORM_EVERY = 10
 """Steps from one look at the gradient's norm to the next: it costs a pass over all weights."""
 

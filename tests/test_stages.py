@@ -1,9 +1,12 @@
+import contextlib
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import (
     ALONE,
     perform,
@@ -16,7 +19,8 @@ from tiny import (
 
 from kd_ray.checkpoint import epochs_in, read_meta
 from kd_ray.errors import CheckpointError, TransferSetError
-from kd_ray.files import TEMPORARY, locked
+from kd_ray.files import TEMPORARY, locked, remove_drafts
+from kd_ray.labelling import label
 from kd_ray.loop import Epoch
 from kd_ray.stages import (
     RESULT,
@@ -29,6 +33,8 @@ from kd_ray.stages import (
     read_result,
     result_model,
 )
+from kd_ray.stages import label as label_module
+from kd_ray.workers import together
 
 ADAM = ("teacher.train.epochs=4", "train.epochs=4")
 SGD_BEST = (
@@ -41,6 +47,20 @@ SGD_BEST = (
         for override in ("optimizer='sgd'", "schedule='one-cycle'", "keep='best'", "lr=0.1")
     ),
 )
+FEW_BITS = (
+    *ADAM,
+    "student.model={ name = 'convnet', groups = [[4], [8]] }",
+    "student.quantizer={ weight_bits = 2, activation_bits = 2, gradient_bits = 4 }",
+)
+STEPS = (*FEW_BITS, "student.quantizer={ method = 'lsq', weight_bits = 2, activation_bits = 2 }")
+CLIPS = (*FEW_BITS, "student.quantizer={ method = 'pact', weight_bits = 1, activation_bits = 2 }")
+RESUMED = {
+    "adam": ADAM,
+    "sgd-one-cycle-best": SGD_BEST,
+    "few-bits": FEW_BITS,
+    "learned-steps": STEPS,
+    "learned-clips": CLIPS,
+}
 
 
 def by_stage(todo: list[Task]) -> dict[str, Task]:
@@ -68,7 +88,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-@pytest.mark.parametrize("overrides", [ADAM, SGD_BEST], ids=["adam", "sgd-one-cycle-best"])
+@pytest.mark.parametrize("overrides", RESUMED.values(), ids=RESUMED)
 def test_training_stopped_after_every_epoch_gives_the_weights_of_one_that_was_not(
     tmp_path: Path, overrides: tuple[str, ...]
 ):
@@ -172,14 +192,13 @@ def test_members_of_an_ensemble_differ_and_are_all_stored(tmp_path: Path):
     assert "agreement" in result_of(todo[-1])["metrics"]
 
 
-def test_a_student_on_labels_is_a_distilled_one_without_a_soft_term(copied: Path):
-    todo = tasks(tiny_recipe("objective.soft_weight=0"), copied)
-    shutil.rmtree(by_stage(todo)["distill"].folder)
-    labels = todo[-2]
-    shutil.rmtree(labels.folder)
-    perform(todo)
-    assert labels.variant == "labels"
-    assert weights_sha256(labels.folder) == weights_sha256(todo[-1].folder)
+def test_a_recipe_without_a_soft_term_trains_the_baseline_on_labels_and_nothing_else(copied: Path):
+    without = tasks(tiny_recipe("objective.soft_weight=0"), copied)
+    assert [task.variant for task in without if task.stage == "distill"] == ["labels"]
+    before = weights_sha256(without[-1].folder)
+    shutil.rmtree(without[-1].folder)
+    perform(without)
+    assert weights_sha256(without[-1].folder) == before
 
 
 def test_students_of_different_seeds_differ(copied: Path):
@@ -360,3 +379,32 @@ def test_a_task_is_plain_data_that_json_can_carry(tmp_path: Path):
         again = Task(**json.loads(json.dumps(vars(task))))
         assert again == task
         assert again.read_recipe() == task.read_recipe()
+
+
+def test_no_worker_writes_a_shard_before_the_first_has_removed_old_drafts(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """All workers leave a `together` block at once, so one must end between the two."""
+    seen: list[str] = []
+
+    @contextlib.contextmanager
+    def noted_together(device: torch.device) -> Iterator[None]:
+        with together(device):
+            yield
+        seen.append("all have come")
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            seen.append(name)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(label_module, "together", noted_together)
+    monkeypatch.setattr(label_module, "remove_drafts", noted("drafts go", remove_drafts))
+    monkeypatch.setattr(label_module, "label", noted("shards come", label))
+    todo = by_stage(tasks(tiny_recipe(), copied))["label"]
+    shutil.rmtree(todo.folder)
+    perform([todo])
+    gone, come = seen.index("drafts go"), seen.index("shards come")
+    assert "all have come" in seen[gone:come]

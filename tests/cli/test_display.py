@@ -251,3 +251,18 @@ def test_bars_fit_the_terminal_whole(width: int) -> None:
     assert len(line) <= width
     assert ("loss" in line) == (width >= 100)
     assert ("train accuracy" in line) == (width >= 130)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_dead_layer_is_warned_of_by_name_once_for_each_student(terminal: bool):
+    screen = Screen(terminal, width=300)
+    alive, dead = {"on": 0.3, "levels": [0.7, 0.3]}, {"on": 0.0, "levels": [1.0, 0.0]}
+    layers = {"block1.conv": alive, "block2.conv": dead}
+    dying = [dataclasses.replace(epoch(number), layers=layers) for number in (1, 2)]
+    for task in (STUDENT, OTHER):
+        screen.show(Started(epochs=3, done=0), *dying, epoch(3), task=task)
+    warnings = [line for line in screen.lines if "warning" in line]
+    assert len(warnings) == 2
+    assert all("layer block2.conv is dead" in line for line in warnings)
+    assert TITLE in warnings[0]
+    assert "block1" not in "".join(screen.lines)

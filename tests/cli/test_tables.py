@@ -12,7 +12,7 @@ VARIANTS = ("labels", "smoothing", "softened-labels", "distilled")
 HEADINGS = ("model", "accuracy %", "errors", "agreement %", "parameters", "seconds")
 
 
-def result(name: str, errors: int, parameters: int) -> dict[str, Any]:
+def result(name: str, errors: int, parameters: int, bits: int = 32) -> dict[str, Any]:
     metrics = {"accuracy": 1 - errors / 10_000, "errors": errors, "calibration_error": 0.0123}
     if name != "teacher":
         metrics["agreement"] = 0.98
@@ -23,13 +23,17 @@ def result(name: str, errors: int, parameters: int) -> dict[str, Any]:
         "parameters": parameters,
         "seconds": 1234.5,
         "images_per_s": 1e5,
+        "packed_bytes": parameters * bits // 8,
+        "bit_operations": parameters * bits * bits,
     }
 
 
-def summary(*variants: str, seeds: int = 3, name: str = "mnist") -> Summary:
+def summary(*variants: str, seeds: int = 3, name: str = "mnist", bits: int = 32) -> Summary:
     results = [result("teacher", 67, 2_395_210)]
     results += [
-        result(variant, 146 + 9 * seed, 1_275_210) for variant in variants for seed in range(seeds)
+        result(variant, 146 + 9 * seed, 1_275_210, bits)
+        for variant in variants
+        for seed in range(seeds)
     ]
     return summarize_results(Path("runs") / name, results)
 
@@ -42,8 +46,11 @@ def printed(table: Any, width: int) -> list[str]:
 
 @pytest.mark.parametrize("width", range(60, 161, 5))
 @pytest.mark.parametrize("variants", [("labels", "distilled"), VARIANTS])
-def test_closing_table_cuts_and_wraps_nothing(variants: tuple[str, ...], width: int) -> None:
-    shown = summary(*variants)
+@pytest.mark.parametrize("bits", [2, 32])
+def test_closing_table_cuts_and_wraps_nothing(
+    variants: tuple[str, ...], width: int, bits: int
+) -> None:
+    shown = summary(*variants, bits=bits)
     lines = printed(closing_table(shown, width), width)
     assert len(lines) == 3 + len(shown.rows)  # title, headings, rule, a line for each row
     assert "…" not in "".join(lines)
@@ -55,7 +62,20 @@ def test_closing_table_has_what_matters_at_80_columns_and_all_at_120() -> None:
     heads = printed(closing_table(shown, 80), 80)[1]
     assert all(heading in heads for heading in HEADINGS)
     heads = printed(closing_table(shown, 120), 120)[1]
-    assert all(heading in heads for heading in (*HEADINGS, *LEAVING))
+    everything = {*HEADINGS, *LEAVING} - {"size", "bit operations"}
+    assert all(heading in heads for heading in everything)
+    assert not any(heading in heads for heading in ("size", "bit operations"))
+
+
+def test_closing_table_of_low_bit_students_has_their_size_at_80_columns_and_all_at_140() -> None:
+    shown = summary(*VARIANTS, bits=2)
+    lines = printed(closing_table(shown, 80), 80)
+    assert "size" in lines[1]
+    assert "318.8 kB" in lines[4]
+    assert "9.6 MB" in lines[3]
+    lines = printed(closing_table(shown, 140), 140)
+    assert all(heading in lines[1] for heading in (*HEADINGS, *LEAVING))
+    assert "5.1 M" in lines[4]
 
 
 def test_closing_table_grows_with_the_terminal() -> None:

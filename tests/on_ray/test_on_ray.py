@@ -32,7 +32,11 @@ augment = { shift = 1 }
 [transfer_set]
 shard_rows = 300
 [student]
-model = { name = "mlp", hidden = [16] }
+model = { name = "convnet", groups = [[4], [8]] }
+[student.quantizer]
+method = "lsq"
+weight_bits = 2
+activation_bits = 2
 [train]
 epochs = EPOCHS
 optimizer = "sgd"
