@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd_ray.files import committed_file
-from kd_ray.report.markup import element, paragraph, table
+from kd_ray.report.markup import document, element, paragraph, table
 from kd_ray.report.plots import Series, over_temperature
 from kd_ray.report.style import CSS
 from kd_ray.report.summary import Row, Summary
@@ -97,13 +97,7 @@ def exercises_page(name: str, summary: Summary) -> str:
             "</div></section>",
         ]
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"{element('title', f'{name}: exercises')}\n<style>{CSS}</style>\n"
-        f"</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return document(f"{name}: exercises", CSS, body)
 
 
 def _series(rows: Sequence[ExerciseRow]) -> list[Series]:

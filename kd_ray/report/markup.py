@@ -40,3 +40,19 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for name, *cells in rows
     )
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def section(title: str, *parts: str) -> str:
+    """A part of a page under its heading; empty parts are left out."""
+    return "\n".join(["<section>", element("h2", title), *filter(None, parts), "</section>"])
+
+
+def document(title: str, css: str, body: str) -> str:
+    """A whole page that needs no other file."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"{element('title', title)}\n<style>{css}</style>\n"
+        f"</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.files import committed_file
+from kd_ray.report.bits import low_bit_section
 from kd_ray.report.folder import Artefact, RunFolder, read_run
-from kd_ray.report.markup import element, paragraph, table
+from kd_ray.report.markup import document, element, paragraph, section, table
 from kd_ray.report.plots import Curve, Dots, colour, curves, error_dots
 from kd_ray.report.style import CSS
 from kd_ray.report.summary import (
@@ -56,26 +57,21 @@ def report_page(run: RunFolder) -> str:
     """The whole page."""
     summary = summarize_results(run.path, run.results)
     body = "\n".join(
-        section
-        for section in (
+        part
+        for part in (
             _heading(run),
             _unfinished(run),
             _tiles(summary),
             _figures(summary),
             _learning(run),
+            low_bit_section(run.results),
             _transfer_set(run, summary),
             _recipe(run),
             _provenance(run),
         )
-        if section
+        if part
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"{element('title', f'{run.path.name} - kd-ray report')}\n<style>{CSS}</style>\n"
-        f"</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return document(f"{run.path.name} - kd-ray report", CSS, body)
 
 
 def _heading(run: RunFolder) -> str:
@@ -141,7 +137,7 @@ def _figures(summary: Summary) -> str:
         caption = "A dot for each seed, a bar for their mean, a dashed line for each teacher."
         parts.append(element("p", caption, **{"class": "note"}))
     parts.append(element("p", GAP_NOTE, **{"class": "note"}))
-    return _section("Test split", *parts)
+    return section("Test split", *parts)
 
 
 def _learning(run: RunFolder) -> str:
@@ -163,7 +159,7 @@ def _learning(run: RunFolder) -> str:
         "</span>"
         for kind in kinds
     )
-    return _section(
+    return section(
         "Learning curves",
         f'<p class="legend">{keys}</p>',
         f'<div class="plots">{"".join(f"<figure>{plot}</figure>" for plot in plots)}</div>',
@@ -183,18 +179,18 @@ def _transfer_set(run: RunFolder, summary: Summary) -> str:
     cost = summary.transfer_set
     if cost is None:
         path = run.recipe.transfer_set.path
-        return "" if path is None else _section("Transfer set", paragraph(f"Given: {path}"))
+        return "" if path is None else section("Transfer set", paragraph(f"Given: {path}"))
     facts = [
         ("rows", f"{cost['rows']:,.0f}"),
         ("size", bytes_shown(cost["bytes"])),
         ("bytes per row", f"{cost['bytes_per_row']:.1f}"),
         ("seconds to label", f"{cost['seconds']:,.1f}"),
     ]
-    return _section("Transfer set", _facts(facts))
+    return section("Transfer set", _facts(facts))
 
 
 def _recipe(run: RunFolder) -> str:
-    return _section("Recipe", element("pre", run.recipe_text))
+    return section("Recipe", element("pre", run.recipe_text))
 
 
 def _provenance(run: RunFolder) -> str:
@@ -210,7 +206,7 @@ def _provenance(run: RunFolder) -> str:
     fingerprints = {result.get("parents", {}).get("dataset") for result in run.results} - {None}
     hashes = [["dataset", "-", str(print_)] for print_ in sorted(map(str, fingerprints))] + hashes
     made_with = ", ".join(f"{package} {' and '.join(seen)}" for package, seen in versions.items())
-    return _section(
+    return section(
         "Versions and artefacts",
         paragraph(made_with),
         f'<div class="hashes">{table(["artefact", "checkpoint", "sha256"], hashes)}</div>',
@@ -228,7 +224,3 @@ def _facts(facts: list[tuple[str, str]]) -> str:
         f"<div>{element('dt', name)}{element('dd', value)}</div>" for name, value in facts
     )
     return f'<dl class="tiles">{shown}</dl>' if facts else ""
-
-
-def _section(title: str, *parts: str) -> str:
-    return "\n".join(["<section>", element("h2", title), *filter(None, parts), "</section>"])

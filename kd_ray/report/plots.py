@@ -7,7 +7,7 @@ in its output. It is imported where it is needed, and no global figure is ever m
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import mean
@@ -169,6 +169,36 @@ def error_dots(title: str, groups: Sequence[Dots], teachers: Sequence[float]) ->
         axes.set_xlabel("errors on the test split")
         axes.grid(axis="x")
         axes.set_axisbelow(True)
+        return _svg(figure, title)
+
+
+def layer_lines(title: str, epochs: Sequence[int], shares: Mapping[str, Sequence[float]]) -> str:
+    """Shares over epochs, a line for each layer named beside it, as SVG.
+
+    Args:
+        title: above the plot.
+        epochs: numbers of the epochs.
+        shares: layer -> one for each epoch; at least one layer, the first ones darker.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    colours = matplotlib.colormaps["viridis"]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.8, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (name, line) in enumerate(shares.items()):
+            shade = colours(0.15 + 0.65 * number / max(len(shares) - 1, 1))
+            marker = "o" if len(epochs) == 1 else ""
+            axes.plot(epochs, line, color=shade, linewidth=1.4, marker=marker, label=name)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
         return _svg(figure, title)
 
 

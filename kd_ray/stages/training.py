@@ -1,7 +1,7 @@
 """The stages that train: a teacher, or a student; checkpointed each epoch and resumed by itself."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -214,6 +214,7 @@ def _result(
         "parameters": parameter_count(training.model),
         "packed_bytes": cost.packed_bytes,
         "bit_operations": cost.bit_operations,
+        "layers": [asdict(layer) for layer in cost.layers],
         "images_per_s": median(record["images_per_s"] for record in training.history),
         "seconds": round(sum(record["seconds"] for record in training.history), 2),
         "epochs": training.epoch,

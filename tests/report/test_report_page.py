@@ -236,3 +236,16 @@ def test_curves_has_a_line_for_every_training_and_a_dot_for_a_single_epoch() -> 
     plot = curves("loss", [line, line, Curve("distilled", [1], [2.0])])
     assert len(re.findall(r"<path[^>]*stroke: var\(--labels\)", plot)) == 2
     assert len(re.findall(r'<use [^>]*style="fill: var\(--distilled\)', plot)) == 1
+
+
+def test_page_of_a_low_bit_run_shows_each_layers_bits_and_activity(tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        "student.model={ name = 'convnet', groups = [[4], [8]] }",
+        "student.quantizer={ weight_bits = 2, activation_bits = 1 }",
+    )
+    page = Outline(write_report(run(recipe, runs=tmp_path, local=True).folder).read_text())
+    assert "Few bits" in page.text
+    assert "W 32 A 8" in page.text  # the first layer's inputs are pixels
+    assert "W 2 A 1" in page.text
+    assert page.text.count("Activations that are on") == 2  # on labels, and distilled
+    assert "Dead layers" not in page.text
