@@ -36,20 +36,19 @@ class StudentFeeds:
         return StudentFeeds(self.train.to(device), validation, self.test.to(device))
 
 
-def new_student(
-    recipe: Recipe, transfer_set: TransferSet, feeds: StudentFeeds, seed: int
-) -> nn.Module:
-    """The student before training, on the CPU; a function of recipe, transfer set and seed."""
-    plan = transfer_set.manifest.plan
+def new_student(recipe: Recipe, feeds: StudentFeeds, classes: int, seed: int) -> nn.Module:
+    """The student before training, on the CPU; a function of recipe, rows, K and seed."""
+    channels, height, width = feeds.train.pixels.shape[-3:]
+    shape = (channels, height, width)
     model = build_model(
         recipe.student.model.name,
         recipe.student.model.options,
-        shape=plan.image_shape,
-        classes=len(plan.class_names),
+        shape=shape,
+        classes=classes,
         seed=derived_seed(seed, "student weights"),
     )
     if recipe.student.quantizer is not None:
-        quantize_(model, recipe.student.quantizer, plan.image_shape)
+        quantize_(model, recipe.student.quantizer, shape)
         calibrate_(model, sample(feeds.train, CALIBRATION_ROWS).cpu())
     return model
 

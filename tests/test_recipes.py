@@ -13,14 +13,13 @@ from torch import Tensor
 from kd_ray.config import Recipe, recipe_names, recipe_text
 from kd_ray.datasets import DATASETS, Dataset, Split, check_augment
 from kd_ray.feed import TensorFeed
-from kd_ray.loop import Epoch, Training, derived_seed
-from kd_ray.models import build_model
+from kd_ray.loop import Epoch, Training
 from kd_ray.optimizer import make_optimizer
 from kd_ray.pipeline import Run, open_recipe
 from kd_ray.schedule import make_schedule
-from kd_ray.student import StudentFeeds, distill
+from kd_ray.student import StudentFeeds, distill, new_student
 from kd_ray.teacher import new_teacher, teach
-from kd_ray.variants import variant_options
+from kd_ray.variants import recipe_variants, variant_options
 
 ROWS = 4
 SHAPES = {  # (C, H, W), K and training rows, as the datasets' own pages have them
@@ -69,7 +68,7 @@ def flat(model: torch.nn.Module) -> Tensor:
 
 
 def test_recipes_are_shipped_and_their_datasets_known():
-    assert {"quickstart", "mnist"} <= set(recipe_names())
+    assert {"quickstart", "mnist", *(f"svhn-q{n}" for n in (1, 2, 3, 4))} <= set(recipe_names())
     assert set(DATASETS) == {*SHAPES, "imagefolder"}
 
 
@@ -159,17 +158,12 @@ def test_recipe_takes_a_step_with_every_variant_of_its_student(name: str):
         logits=feed.logits.expand(-1, views, -1, -1),
     )
     moved = []
-    for variant in (*recipe.student.baselines, "distilled"):
-        model = build_model(
-            recipe.student.model.name,
-            recipe.student.model.options,
-            shape=dataset.image_shape,
-            classes=classes,
-            seed=derived_seed(0, "student weights"),
-        )
+    feeds = StudentFeeds(train, None, feed)
+    for variant in recipe_variants(recipe):
+        model = new_student(recipe, feeds, classes, seed=0)
         before = flat(model)
         training = Training(model, make_optimizer(model, variant_options(recipe, variant)[1]))
-        events = distill(training, recipe, variant, 0, StudentFeeds(train, None, feed), ALONE)
+        events = distill(training, recipe, variant, 0, feeds, ALONE)
         epoch = next(event for event in events if isinstance(event, Epoch))
         assert math.isfinite(epoch.metrics["train_loss"])
         assert not torch.equal(flat(model), before)

@@ -21,6 +21,7 @@ from kd_ray.quant.layers import (
     become_float_,
     become_quantized_,
 )
+from kd_ray.quant.lsq import lsq_levels
 from kd_ray.quant.quantizers import (
     DorefaActivations,
     DorefaWeights,
@@ -188,6 +189,8 @@ def _check_layer(
             f"{type(layer).__name__}; choose another model, leave max_norm out, or give it 32 "
             "bits under quantizer.layers"
         )
+    if bits.activation != FLOAT_BITS and call.negative and options.method == "lsq":
+        lsq_levels(bits.activation, signed=True, zero=options.has_signed_zero(bits.activation))
     if bits.activation != FLOAT_BITS and call.negative and options.method != "lsq":
         raise ConfigError(
             f"{where}: {options.method} quantizes inputs that are not negative, but this layer's "

@@ -41,7 +41,8 @@ def _binary(w: Tensor) -> Tensor:
 def _multibit(w: Tensor, bits: Bits) -> Tensor:
     t = torch.tanh(w)
     # Where all weights are 0 every one is in the middle of the range.
-    half = t / (2 * t.abs().amax()).clamp_min(torch.finfo(w.dtype).tiny)
+    top = t.abs().amax()
+    half = t / (2 * torch.where(top > 0, top, 1))
     return 2 * fake_quantize(half + 0.5, bits) - 1
 
 

@@ -57,7 +57,7 @@ class MegviiNorm(nn.BatchNorm2d):
         """`(N, C, H, W)` to the same shape."""
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
-        momentum = 0.0 if self.momentum is None else self.momentum
+        assert self.momentum is not None, "a moving average of the statistics"
         return F.batch_norm(
             input,
             self.running_mean,
@@ -65,7 +65,7 @@ class MegviiNorm(nn.BatchNorm2d):
             megvii_affine(self.weight),
             self.bias,
             self.training,
-            momentum,
+            self.momentum,
             self.eps,
         )
 

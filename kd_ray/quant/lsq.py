@@ -4,10 +4,11 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kd_ray.errors import ConfigError
-from kd_ray.quant.rounding import FLOAT_BITS, Bits, round_ste
+from kd_ray.quant.rounding import FLOAT_BITS, Bits
 
 
 class _Lsq(torch.autograd.Function):
@@ -16,20 +17,32 @@ class _Lsq(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(v: Tensor, step: Tensor, low: float, high: float, shift: float) -> Tensor:
-        level = (v / step).clamp_(low, high)
+    def forward(
+        v: Tensor, step: Tensor, low: float | Tensor, high: float | Tensor, shift: float
+    ) -> Tensor:
+        if isinstance(low, Tensor) or isinstance(high, Tensor):  # its batch may be none of v's
+            level = torch.clamp(v / step, torch.as_tensor(low), torch.as_tensor(high))
+            return ((level - shift).round() + shift) * step
+        level = F.hardtanh_(v / step, low, high)
         return (level.sub_(shift).round_().add_(shift) if shift else level.round_()) * step
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        v, step, ctx.low, ctx.high, _ = inputs
-        ctx.save_for_backward(v, step, output)
+        v, step, low, high, _ = inputs
+        bounds = (low, high) if isinstance(low, Tensor) else ()
+        if not bounds:
+            ctx.low, ctx.high = low, high
+        ctx.save_for_backward(v, step, output, *bounds)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        v, step, output = ctx.saved_tensors
+        v, step, output, *bounds = ctx.saved_tensors
         (g,) = gradients
-        inside = torch.ops.aten.hardtanh_backward(g, v / step, ctx.low, ctx.high)
+        if bounds:
+            place = v / step
+            inside = g * ((place > bounds[0]) & (place < bounds[1]))
+        else:
+            inside = torch.ops.aten.hardtanh_backward(g, v / step, ctx.low, ctx.high)
         # Equation 3, summed: round(v/s) - v/s inside the clip, the bound outside.
         of_step = ((g * output).sum() - (inside * v).sum()) / step
         return inside, of_step, None, None, None
@@ -83,8 +96,8 @@ def lsq(v: Tensor, step: Tensor, bits: Bits, *, signed: bool, zero: bool = True)
     low, high = lsq_levels(bits, signed=signed, zero=zero)
     shift = 0.5 if signed and not zero else 0.0
     if isinstance(low, Tensor) or isinstance(high, Tensor):
-        places = torch.clamp(v / step, torch.as_tensor(low), torch.as_tensor(high))
-        quantized = (round_ste(places - shift) + shift) * step
+        bounds = torch.as_tensor(low).to(v), torch.as_tensor(high).to(v)
+        quantized = _Lsq.apply(v, step, *bounds, shift)
         return torch.where(torch.as_tensor(bits) >= FLOAT_BITS, v, quantized)
     fused: Tensor = _Lsq.apply(v, step, float(low), float(high), shift)
     return fused

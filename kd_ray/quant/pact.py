@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kd_ray.quant.rounding import FLOAT_BITS, Bits, top_level
@@ -21,7 +22,7 @@ class _Pact(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, clip: Tensor, n: int | Tensor | None) -> Tensor:
-        share = (x / clip).clamp_(0, 1)
+        share = F.hardtanh_(x / clip, 0, 1)
         if n is None:
             return share * clip
         if isinstance(n, Tensor):  # its batch dimension under vmap may be none of x's

@@ -7,6 +7,7 @@ of different widths can share one batch (`torch.vmap` over weights and bits).
 from typing import Any, Final, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Bits = int | Tensor
@@ -39,7 +40,7 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, n: int | Tensor, scale: float, half_up: bool) -> Tensor:
-        clipped = x.clamp(0, 1) if scale == 1 else (x * scale).clamp_(0, 1)
+        clipped = x.clamp(0, 1) if scale == 1 else F.hardtanh_(x * scale, 0, 1)
         if isinstance(n, Tensor):  # its batch dimension under vmap may be none of x's
             return (clipped * n + 0.5).floor() / n if half_up else (clipped * n).round() / n
         if n > 1:

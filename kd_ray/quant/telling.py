@@ -1,5 +1,7 @@
 """What a model of few bits costs, and what its activations do."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +63,9 @@ class ModelCost:
 
 def model_cost(model: nn.Module, shape: tuple[int, int, int]) -> ModelCost:
     """Bytes and bit operations of a model, float or quantized, for images of `shape` (C, H, W)."""
-    calls = trace_layers(model, shape, LAYERS)
     blocks = [module for module in model.modules() if isinstance(module, QuantizedReLU)]
+    with _two_valued(blocks):
+        calls = trace_layers(model, shape, LAYERS)
     behind = max((relu.output_quantizer.bits for relu in blocks), default=FLOAT_BITS)
     layers = []
     counted: set[int] = set()
@@ -91,8 +94,8 @@ def activity(model: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
         images: `(N, C, H, W)` normalized.
 
     Returns:
-        Layer -> `on`, the share of activations above 0, and `levels`, the share on each level from
-        the lowest to the highest.
+        Layer -> `on`, the share of activations above 0; `most`, the largest share on one level; and
+        `levels`, the shares from the lowest level to the highest.
     """
     found: dict[str, dict[str, Any]] = {}
 
@@ -101,9 +104,11 @@ def activity(model: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
         level = ((output.float() - low) / step).round().long().flatten()
         shares = torch.bincount(level, minlength=2**quantizer.bits).double() / level.numel()
         on = float((output > 0).double().mean())
+        most = float(shares.max())
         if len(shares) > MOST_LEVELS:
             shares = shares.view(MOST_LEVELS, -1).sum(1)
-        found[name] = {"on": round(on, 6), "levels": [round(s, 6) for s in shares.tolist()]}
+        levels = [round(share, 6) for share in shares.tolist()]
+        found[name] = {"on": round(on, 6), "most": round(most, 6), "levels": levels}
 
     training = [(module, module.training) for module in model.modules()]
     handles = [
@@ -125,17 +130,33 @@ def activity(model: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
 def dead_layers(layers: dict[str, dict[str, Any]]) -> list[str]:
     """Names of the layers whose activations are nearly all the same, so that nothing is learned.
 
-    >>> dead_layers({"conv1": {"levels": [1.0, 0.0]}, "conv2": {"levels": [0.7, 0.3]}})
+    >>> dead_layers({"conv1": {"most": 1.0}, "conv2": {"most": 0.7}})
     ['conv1']
     """
-    return [name for name, layer in layers.items() if max(layer["levels"]) >= DEAD]
+    return [name for name, layer in layers.items() if layer["most"] >= DEAD]
+
+
+@contextmanager
+def _two_valued(blocks: Sequence[QuantizedReLU]) -> Iterator[None]:
+    """Quantizing ReLUs let 0 and 1 through at random, so that it shows where those are averaged."""
+    draw = torch.Generator().manual_seed(0)
+
+    def coin(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return torch.randint(2, output.shape, generator=draw).to(output)
+
+    handles = [block.register_forward_hook(coin) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _activation_bits(layer: nn.Module, call: LayerCalls, behind: int) -> int:
     if isinstance(layer, QuantizedConv2d | QuantizedLinear) and layer.input_quantizer is not None:
         return layer.input_quantizer.bits
-    # What a quantizing ReLU lets through stays of few values only until it is averaged.
-    return behind if behind < FLOAT_BITS and call.distinct <= 2**behind else FLOAT_BITS
+    # What quantizing ReLUs let through (see `_two_valued`) has few values until it is averaged.
+    return behind if behind < FLOAT_BITS and call.distinct <= 2 else FLOAT_BITS
 
 
 def _layer_cost(layer: nn.Module, call: LayerCalls, activation_bits: int) -> LayerCost:

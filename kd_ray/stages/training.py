@@ -138,7 +138,7 @@ def prepare_student(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
     plan = transfer_set.manifest.plan
     return Prepared(
         kind="student",
-        model=new_student(recipe, transfer_set, feeds, task.seed),
+        model=new_student(recipe, feeds, len(plan.class_names), task.seed),
         model_table=recipe.student.model.model_dump(mode="json"),
         quantizer=quantizer_table(recipe),
         input=ModelInput(shape=plan.image_shape, mean=tuple(plan.mean), std=tuple(plan.std)),

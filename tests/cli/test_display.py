@@ -256,7 +256,8 @@ def test_bars_fit_the_terminal_whole(width: int) -> None:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_dead_layer_is_warned_of_by_name_once_for_each_student(terminal: bool):
     screen = Screen(terminal, width=300)
-    alive, dead = {"on": 0.3, "levels": [0.7, 0.3]}, {"on": 0.0, "levels": [1.0, 0.0]}
+    alive = {"on": 0.3, "most": 0.7, "levels": [0.7, 0.3]}
+    dead = {"on": 0.0, "most": 1.0, "levels": [1.0, 0.0]}
     layers = {"block1.conv": alive, "block2.conv": dead}
     dying = [dataclasses.replace(epoch(number), layers=layers) for number in (1, 2)]
     for task in (STUDENT, OTHER):
