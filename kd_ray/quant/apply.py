@@ -52,6 +52,9 @@ class LayerBits:
     gradient: int
 
 
+FLOAT = LayerBits(FLOAT_BITS, FLOAT_BITS, FLOAT_BITS)
+
+
 def quantize_(
     model: nn.Module, options: QuantizerOptions, shape: tuple[int, int, int]
 ) -> nn.Module:
@@ -69,11 +72,17 @@ def quantize_(
     bits = layer_bits(calls, options)
     for call in calls:
         _check_layer(model.get_submodule(call.name), call, bits[call.name], options)
+    of_layers = options.weight_bits, layer_activation_bits(options)
+    if min(of_layers) < FLOAT_BITS and all(mine == FLOAT for mine in bits.values()):
+        raise ConfigError(
+            "quantizer: must have a layer to quantize, but the model has none beside its first and "
+            "last, which stay float; set first_last_float = false, or choose a deeper model"
+        )
     if options.method == "megvii":
         _quantize_blocks_(model, options, shape)
     for call in calls:
         mine = bits[call.name]
-        if mine == LayerBits(FLOAT_BITS, FLOAT_BITS, FLOAT_BITS):
+        if mine == FLOAT:
             continue
         layer = model.get_submodule(call.name)
         weights, inputs = _weights(options, mine), _inputs(options, mine, call)
@@ -112,12 +121,12 @@ def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, 
                 f"{suggestion(pattern, names)}"
             )
     first_float, last_float = options.float_ends
-    inputs = FLOAT_BITS if options.method == "megvii" else options.activation_bits
+    inputs = layer_activation_bits(options)
     found: dict[str, LayerBits] = {}
     for place, name in enumerate(names):
         first, last = place == 0, place == len(names) - 1
         if (first and first_float) or (last and last_float):
-            bits = LayerBits(FLOAT_BITS, FLOAT_BITS, FLOAT_BITS)
+            bits = FLOAT
         else:
             bits = LayerBits(options.weight_bits, inputs, options.gradient_bits)
         for pattern, mine in options.layers.items():
@@ -136,6 +145,11 @@ def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, 
         activation = FLOAT_BITS if first else bits.activation
         found[name] = LayerBits(bits.weight, activation, bits.gradient)
     return found
+
+
+def layer_activation_bits(options: QuantizerOptions) -> int:
+    """Bits of the inputs of layers; the exercise's block has its quantizers at the ReLUs."""
+    return FLOAT_BITS if options.method == "megvii" else options.activation_bits
 
 
 @torch.no_grad()

@@ -151,6 +151,8 @@ def _learning(run: RunFolder) -> str:
     for title, metric in (("Training", "train_accuracy"), ("Validation", "accuracy")):
         if lines := list(_lines(trainings, metric)):
             plots.append(curves(f"{title} accuracy", lines, percent=True))
+    if lines := list(_lines(trainings, "gradient_norm")):
+        plots.append(curves("Gradient norm", lines))
     if not plots:
         return ""
     keys = "".join(

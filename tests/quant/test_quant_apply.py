@@ -497,3 +497,13 @@ def test_quantized_relu_keeps_the_clip_of_the_quantizer():
     assert relus[0](torch.tensor([-5.0, 0.0, 5.0, 50.0])).tolist() == pytest.approx(
         [0, 0, 2 / 3, 1]
     )
+
+
+def test_quantize_refuses_a_model_without_a_layer_between_its_first_and_its_last() -> None:
+    model = build_model("mlp", {"hidden": [4]}, shape=(1, 4, 4), classes=3, seed=0)
+    few = QuantizerOptions(weight_bits=2)
+    with pytest.raises(ConfigError, match=r"must have a layer to quantize.*first_last_float"):
+        quantize_(model, few, (1, 4, 4))
+    assert not is_quantized(quantize_(model, QuantizerOptions(), (1, 4, 4)))
+    quantize_(model, few.model_copy(update={"first_last_float": False}), (1, 4, 4))
+    assert is_quantized(model)
