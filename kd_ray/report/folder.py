@@ -14,7 +14,7 @@ from typing import Any
 from kd_ray.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe, load_recipe
 from kd_ray.errors import CheckpointError, ConfigError
-from kd_ray.variants import recipe_variants
+from kd_ray.variants import exercise_of, recipe_variants
 
 RECIPE, RESULT = "recipe.toml", "result.json"
 KINDS = {"teach": "teacher", "label": "transfer set"}
@@ -109,20 +109,24 @@ def read_run(folder: Path) -> RunFolder:
 
 def _places(path: Path, recipe: Recipe) -> dict[str, tuple[str, str, int]]:
     """Place -> (title, kind, epochs), of what the recipe asks for and of results it once did."""
-    places = dict(_wanted(recipe))
+    begun = {folder.name for folder in path.glob("student/*")}
+    variants = recipe_variants(recipe)
+    if any(exercise_of(name) for name in begun):  # trained instead of the recipe's own students
+        variants = [name for name in variants if name in begun]
+    places = dict(_wanted(recipe, variants))
     for pattern in PLACES:
         for file in sorted(path.glob(f"{pattern}/{RESULT}")):
             places.setdefault(file.parent.relative_to(path).as_posix(), ("", "", 0))
     return places
 
 
-def _wanted(recipe: Recipe) -> Iterator[tuple[str, tuple[str, str, int]]]:
+def _wanted(recipe: Recipe, variants: list[str]) -> Iterator[tuple[str, tuple[str, str, int]]]:
     if recipe.transfer_set.path is None and recipe.teacher is not None:
         for member in range(recipe.teacher.members):
             about = (f"teacher {member}", "teacher", recipe.teacher.train.epochs)
             yield f"teacher/member-{member:02d}", about
         yield "transfer_set", ("transfer set", "transfer set", 0)
-    for variant in recipe_variants(recipe):
+    for variant in variants:
         for seed in recipe.train.seeds:
             title = f"student {variant}, seed {seed}"
             yield f"student/{variant}/seed-{seed}", (title, variant, recipe.train.epochs)

@@ -8,6 +8,7 @@ from tiny import tiny_file
 from typer.testing import CliRunner, Result
 
 from kd_ray.cli import app
+from kd_ray.report.page import write_report
 
 ONE_EPOCH = ("train.epochs=1", "train.seeds=[0, 1]", "student.baselines=[]")
 
@@ -72,6 +73,14 @@ def test_exercises_use_one_teacher_and_one_transfer_set_and_go_on_where_they_wer
     assert "transfer set: was finished" in again.output
     assert "student q3-T4.5, seed 1: was finished" in again.output
     assert "student q2-T9, seed 0: finished" in again.output
+
+
+def test_report_of_exercises_does_not_miss_the_students_that_were_not_asked_for(
+    done: tuple[Path, str],
+) -> None:
+    page = write_report(done[0] / "tiny").read_text()
+    assert "unfinished" not in page
+    assert "q3-T4.5" in page
 
 
 @pytest.mark.parametrize("given", ["", "1,,2", "warm", "0", "4,4"])
