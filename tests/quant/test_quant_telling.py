@@ -182,7 +182,6 @@ def test_activity_of_signed_levels_counts_from_the_lowest():
     with torch.no_grad():
         model[1].weight.copy_(torch.eye(4))
         model[1].bias.zero_()
-    quantize_(model, options("lsq", 2, 2), TINY)  # the last layer is float: none is quantized
     assert activity(model, normal(1, *TINY)) == {}
     quantize_(model, options("lsq", 32, 2, first_last_float=False), TINY)
     model[3].input_quantizer.step.data.fill_(1.0)
