@@ -60,17 +60,18 @@ class Display:
             self._finished.add(task.title)
         self._view.show(task, event)
         if isinstance(event, Epoch):
-            for layer in dead_layers(event.layers or {}):
-                self._warn_of_dead_layer(task.title, layer)
+            self._warn_of_dead_layers(task.title, dead_layers(event.layers or {}))
 
-    def _warn_of_dead_layer(self, title: str, layer: str) -> None:
+    def _warn_of_dead_layers(self, title: str, layers: list[str]) -> None:
         """Once for each layer of a training."""
-        if (title, layer) in self._dead:
+        new = [layer for layer in layers if (title, layer) not in self._dead]
+        if not new:
             return
-        self._dead.add((title, layer))
+        self._dead |= {(title, layer) for layer in new}
+        which = f"layer {new[0]} is" if len(new) == 1 else f"layers {', '.join(new)} are"
         self._console.print(
-            f"warning: {title}: layer {layer} is dead, nearly all of its activations lie on one "
-            "level, so it passes nothing on; lower the learning rate or give it more bits",
+            f"warning: {title}: {which} dead, nearly all activations lie on one level, so nothing "
+            "is passed on; lower the learning rate or use more bits if it stays so",
             style="yellow",
             highlight=False,
             soft_wrap=True,
