@@ -13,6 +13,12 @@ from kd_ray.batch import UNLABELLED
 BINS = 15
 """Equal bins of confidence, as Guo et al. 2017 count calibration error."""
 
+FIGURES = (
+    *("rows", "accuracy", "errors", "loss", "calibration_error"),
+    *("agreement", "divergence"),
+)
+"""Names that `summarize` may return."""
+
 _SCALARS = ("rows", "labelled", "correct", "loss", "taught", "agreed", "divergence")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import tomli_w
 import torch
 
-from kd_ray.config import Recipe, load_recipe
+from kd_ray.config import Recipe, Resources, load_recipe
 from kd_ray.datasets import dataset_problems, given_root
 from kd_ray.errors import ClusterError, ConfigError
 from kd_ray.files import committed_file, locked, remove_drafts
@@ -105,6 +105,10 @@ class Run:
         if stored.path is not None:  # workers elsewhere have another working directory
             absolute = stored.model_copy(update={"path": str(Path(stored.path).absolute())})
             recipe = recipe.model_copy(update={"transfer_set": absolute})
+        if recipe.student.continues is not None:
+            folder = str(Path(recipe.student.continues).absolute())
+            student = recipe.student.model_copy(update={"continues": folder})
+            recipe = recipe.model_copy(update={"student": student})
         root = given_root(recipe.data)
         label = Task(
             "label",
@@ -166,35 +170,40 @@ class Run:
 
             resources = self.recipe.resources
             return perform_on_ray(tasks, resources, address=self.address, verbose=self.verbose)
-        return perform_all(tasks, self._this_process())
-
-    def _this_process(self) -> Worker:
-        resources = self.recipe.resources
-        if resources.workers != 1:
-            raise ClusterError(
-                f"--local: is one worker in this process, but resources.workers is "
-                f"{resources.workers}; leave --local out, or use --workers 1"
-            )
-        available = len(os.sched_getaffinity(0))
-        threads = available if resources.cpus_per_worker == "auto" else resources.cpus_per_worker
-        if threads > available:
-            raise ClusterError(
-                f"resources.cpus_per_worker: {threads} threads were asked for, but this machine "
-                f"has {available} CPUs; use {available} or fewer"
-            )
-        gpus = torch.cuda.is_available() and resources.gpus_per_worker != 0
-        if resources.gpus_per_worker == 1 and not gpus:
-            raise ClusterError(
-                "resources.gpus_per_worker: 1 GPU was asked for, but this machine has none; "
-                "use gpus_per_worker = 0"
-            )
-        device = torch.device("cuda", torch.cuda.current_device()) if gpus else torch.device("cpu")
-        return Worker(rank=0, world=1, device=device, threads=threads)
+        return perform_all(tasks, this_process(self.recipe.resources))
 
     def _write_recipe(self) -> None:
         table = self.recipe.model_dump(mode="json", exclude_none=True)
         with committed_file(self.folder / "recipe.toml") as draft:
             draft.write_text(tomli_w.dumps(table), encoding="utf-8")
+
+
+def this_process(resources: Resources) -> Worker:
+    """The one worker of `--local`.
+
+    Raises:
+        ClusterError: several workers, or more threads or GPUs than this machine has.
+    """
+    if resources.workers != 1:
+        raise ClusterError(
+            f"--local: is one worker in this process, but resources.workers is "
+            f"{resources.workers}; leave --local out, or use --workers 1"
+        )
+    available = len(os.sched_getaffinity(0))
+    threads = available if resources.cpus_per_worker == "auto" else resources.cpus_per_worker
+    if threads > available:
+        raise ClusterError(
+            f"resources.cpus_per_worker: {threads} threads were asked for, but this machine "
+            f"has {available} CPUs; use {available} or fewer"
+        )
+    gpus = torch.cuda.is_available() and resources.gpus_per_worker != 0
+    if resources.gpus_per_worker == 1 and not gpus:
+        raise ClusterError(
+            "resources.gpus_per_worker: 1 GPU was asked for, but this machine has none; "
+            "use gpus_per_worker = 0"
+        )
+    device = torch.device("cuda", torch.cuda.current_device()) if gpus else torch.device("cpu")
+    return Worker(rank=0, world=1, device=device, threads=threads)
 
 
 def run(

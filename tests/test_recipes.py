@@ -20,6 +20,7 @@ from kd_ray.schedule import make_schedule
 from kd_ray.student import StudentFeeds, distill, new_student
 from kd_ray.teacher import new_teacher, teach
 from kd_ray.variants import recipe_variants, variant_options
+from tuning.driver import check_sweep
 
 ROWS = 4
 SHAPES = {  # (C, H, W), K and training rows, as the datasets' own pages have them
@@ -75,8 +76,14 @@ def test_recipes_are_shipped_and_their_datasets_known():
 @recipes
 def test_recipe_opens_with_the_command_that_runs_it(name: str):
     first = recipe_text(name)[1].splitlines()[0]
-    assert re.match(r"# kd-ray ", first)
-    assert name in first
+    command = "tune run " if opened(name).sweep else "(run )?"
+    assert re.fullmatch(rf"# kd-ray {command}{name}", first)
+
+
+@recipes
+def test_recipe_with_a_sweep_can_be_searched(name: str):
+    if opened(name).sweep is not None:
+        assert check_sweep(opened(name)).trials > 0
 
 
 @recipes

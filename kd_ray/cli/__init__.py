@@ -3,20 +3,25 @@
 Neither torch nor ray is imported before a command needs it, so `--help` is quick.
 """
 
-import functools
-import shlex
-import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec, TextIO
+from typing import Annotated, TextIO
 
 import typer
 
-from kd_ray.errors import KdRayError
+from kd_ray.cli.options import (
+    AddressOption,
+    DataOption,
+    LocalOption,
+    RecipeArgument,
+    RunsOption,
+    SetOption,
+    VerboseOption,
+    WorkersOption,
+    answered,
+)
+from kd_ray.cli.tune import tune
 
-P = ParamSpec("P")
-INTERRUPTED = 130
 ALL_STAGES = ("teach", "label", "distill")
 
 app = typer.Typer(
@@ -26,45 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-RecipeArgument = Annotated[str, typer.Argument(help="A .toml file, or a shipped recipe's name.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated."),
-]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", help="Processes that train one model together.")
-]
-AddressOption = Annotated[
-    str | None, typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster to run on.")
-]
-LocalOption = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Ray's own log lines.")]
-DataOption = Annotated[
-    Path | None, typer.Option("--data-root", help="Folder of the dataset's files.")
-]
-
-
-def answered(command: Callable[P, None]) -> Callable[P, None]:
-    """Turns what the user can mend into one sentence and exit code 2, and Ctrl-C into advice."""
-
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except KdRayError as error:
-            typer.echo(f"kd-ray: {error}", err=True)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            again = shlex.join(["kd-ray", *sys.argv[1:]])
-            typer.echo(
-                f"\nkd-ray: interrupted; finished epochs and shards are kept, go on with: {again}",
-                err=True,
-            )
-            raise typer.Exit(INTERRUPTED) from None
-
-    return wrapper
+app.add_typer(tune)
 
 
 @app.callback(invoke_without_command=True)

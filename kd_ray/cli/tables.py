@@ -1,6 +1,6 @@
 """Tables that commands print."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -42,16 +42,18 @@ def exercises_table(summary: Summary) -> Table:
     if teacher is not None:
         shown = teacher.cells()
         rows.insert(0, {"exercise": "teacher", "T": "-"} | {h: shown[h] for h in list(rows[0])[2:]})
-    table = _plain(f"{summary.folder.name}: the four exercises, test split", gap=2)
-    for number, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    for cells in rows:
-        table.add_row(*(Text(text) for text in cells.values()))
-    return table
+    return plain_table(f"{summary.folder.name}: the four exercises, test split", rows)
 
 
-def _plain(title: str, gap: int) -> Table:
-    return Table(
+def plain_table(title: str, rows: Sequence[Mapping[str, str]], gap: int = 2) -> Table:
+    """A table in the style of all of them.
+
+    Args:
+        title: above it.
+        rows: at least one, with the same headings.
+        gap: characters between columns.
+    """
+    table = Table(
         title=Text(title, style="bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
@@ -59,6 +61,11 @@ def _plain(title: str, gap: int) -> Table:
         pad_edge=False,
         padding=(0, gap - 1, 0, 0),
     )
+    for number, heading in enumerate(rows[0]):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for cells in rows:
+        table.add_row(*(Text(text) for text in cells.values()))
+    return table
 
 
 def _table(summary: Summary, without: tuple[str, ...], gap: int) -> Table:
@@ -70,12 +77,7 @@ def _table(summary: Summary, without: tuple[str, ...], gap: int) -> Table:
         }
         for row, cells in zip(summary.rows, summary.cells(), strict=True)
     ]
-    table = _plain(f"{summary.folder.name}: test split{_over_seeds(summary)}", gap)
-    for number, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(text) for text in row.values()))
-    return table
+    return plain_table(f"{summary.folder.name}: test split{_over_seeds(summary)}", rows, gap)
 
 
 def _over_seeds(summary: Summary) -> str:

@@ -1,7 +1,7 @@
 """Recipes: their schema and the strict reader (floor 1)."""
 
 from kd_ray.config.quantizer import LayerOptions, QuantizerOptions
-from kd_ray.config.read import load_recipe, recipe_names, recipe_text
+from kd_ray.config.read import load_recipe, parse_recipe, recipe_names, recipe_text
 from kd_ray.config.schema import (
     DataOptions,
     Objective,
@@ -12,6 +12,7 @@ from kd_ray.config.schema import (
     TransferSetOptions,
 )
 from kd_ray.config.soft_weight import SoftWeight
+from kd_ray.config.sweep import Range, SweepOptions
 from kd_ray.config.table import Named
 from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
 
@@ -22,16 +23,19 @@ __all__ = [
     "Named",
     "Objective",
     "QuantizerOptions",
+    "Range",
     "Recipe",
     "Resources",
     "SoftWeight",
     "StudentOptions",
     "StudentTrain",
+    "SweepOptions",
     "TeacherOptions",
     "TeacherTrain",
     "Train",
     "TransferSetOptions",
     "load_recipe",
+    "parse_recipe",
     "recipe_names",
     "recipe_text",
 ]

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kd_ray.config.quantizer import QuantizerOptions
 from kd_ray.config.soft_weight import SoftWeight, SoftWeightField
+from kd_ray.config.sweep import SweepOptions
 from kd_ray.config.table import Entry, Name, Seed, Share, Table
 from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
 
@@ -126,6 +127,10 @@ class StudentOptions(Table):
     quantizer: QuantizerOptions | None = None
     """Weights and activations of few bits; none for a float student."""
 
+    continues: str | None = None
+    """Folder of a student with its seed-* folders: each seed goes on from the latest checkpoint
+    there, on the schedule of [train], instead of from new weights."""
+
     baselines: list[Literal["labels", "smoothing", "softened-labels"]] = Field(default=["labels"])
     """Trained beside the distilled student on the same rows with the same budget: hard labels only,
     hard labels smoothed by 0.1, and hard labels with labels at temperature T as soft targets."""
@@ -218,6 +223,9 @@ class Recipe(Table):
 
     resources: Resources = Resources()
     """What the run may use."""
+
+    sweep: SweepOptions | None = None
+    """What `kd-ray tune` searches."""
 
     @model_validator(mode="after")
     def _rules_across_tables(self) -> Self:

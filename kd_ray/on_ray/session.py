@@ -26,6 +26,10 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Tune's log files, its own table and its own way with Ctrl-C are not wanted.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
     # Start-up polls at these intervals; Ray's defaults cost seconds.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_enable_worker_prestart": "0",
@@ -117,6 +121,28 @@ def _nodes() -> list[dict[str, Any]]:
     import ray
 
     return list(ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def places(resources: Resources) -> tuple[Placement, int]:
+    """What each worker of a trial gets, and how many trials the cluster holds side by side.
+
+    `cpus_per_worker = "auto"` is 1 here: trials beside each other use the CPUs better than one
+    trial on all of them.
+
+    Raises:
+        ClusterError: not even one fits, with the arithmetic.
+    """
+    one = resources
+    if resources.cpus_per_worker == "auto":
+        one = resources.model_copy(update={"cpus_per_worker": 1})
+    placement = place(one)
+    fixed = one.model_copy(update={"gpus_per_worker": placement.gpus})
+    trials = 1
+    with contextlib.suppress(ClusterError):
+        while True:
+            place(fixed.model_copy(update={"workers": resources.workers * (trials + 1)}))
+            trials += 1
+    return placement, trials
 
 
 def share_out(resources: Resources, cpus: list[int], gpus: list[int]) -> Placement:

@@ -9,7 +9,8 @@ travel in a queue and checkpoints lie in the run folder, so a run looks alike wi
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 from kd_ray.config import Resources
@@ -33,7 +34,7 @@ def work(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from kd_ray.labelling import ShardDone
-    from kd_ray.stages import perform_all
+    from kd_ray.stages import perform_abreast, perform_all
     from kd_ray.workers import Worker
 
     context = ray.train.get_context()
@@ -50,7 +51,8 @@ def work(config: dict[str, Any]) -> None:
         if worker.is_first:
             warnings.showwarning = lambda message, *_, **__: mailbox.put(str(message))
         try:
-            for task, event in perform_all(tasks, worker):
+            perform = perform_abreast if config["abreast"] else perform_all
+            for task, event in perform(tasks, worker):
                 if worker.is_first or isinstance(event, ShardDone):
                     mailbox.put((task, event))
         except KdRayError as error:
@@ -64,7 +66,8 @@ def perform_on_ray(
     *,
     address: str | None = None,
     verbose: bool = False,
-) -> Iterator[tuple[Task, Event]]:
+    abreast: bool = False,
+) -> Generator[tuple[Task, Event]]:
     """[2] Performs tasks on a group of Ray Train workers and yields their events as they come.
 
     Args:
@@ -72,6 +75,7 @@ def perform_on_ray(
         resources: how many workers, and what each gets.
         address: HOST:PORT of a cluster; None for this machine.
         verbose: let Ray's own log lines through.
+        abreast: an epoch of each task in turn, as `stages.perform_abreast` does it.
 
     Raises:
         KdRayError: what a worker raised.
@@ -91,24 +95,29 @@ def perform_on_ray(
             "cpus": placement.cpus,
             "gpus": placement.gpus,
             "mailbox": mailbox,
+            "abreast": abreast,
         }
         # `fit` blocks and takes over Ctrl-C. In a process of its own it does neither here, and dies
         # with this one.
         launched = ray.remote(num_cpus=0, max_retries=0)(launch).remote(config, resources, verbose)
-        while True:
-            over, _ = ray.wait([launched], timeout=0)
-            try:
-                message = mailbox.get(timeout=POLL_S)
-            except Empty:
-                if over:
-                    break
-                continue
-            if isinstance(message, KdRayError):
-                raise message
-            if isinstance(message, str):
-                warnings.warn(message, stacklevel=2)
-                continue
-            yield message
+        try:
+            while True:
+                over, _ = ray.wait([launched], timeout=0)
+                try:
+                    message = mailbox.get(timeout=POLL_S)
+                except Empty:
+                    if over:
+                        break
+                    continue
+                if isinstance(message, KdRayError):
+                    raise message
+                if isinstance(message, str):
+                    warnings.warn(message, stacklevel=2)
+                    continue
+                yield message
+        except GeneratorExit:  # whoever listened has seen enough, and may need the workers' place
+            ray.cancel(launched, force=True)
+            raise
         error = ray.get(launched)
         if error is not None:
             raise error
@@ -133,6 +142,7 @@ def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Excep
 
     # Ray Train would resume what it finds under an old name. This folder must be seen from all
     # nodes, as the run folder is; what a killed driver leaves of it is removed as a draft.
+    Path(config["tasks"][0].run).mkdir(parents=True, exist_ok=True)
     scratch = tempfile.mkdtemp(prefix=f"{TEMPORARY}ray-", dir=config["tasks"][0].run)
     try:
         TorchTrainer(

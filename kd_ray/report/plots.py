@@ -120,7 +120,7 @@ def curves(title: str, lines: Sequence[Curve], *, percent: bool = False) -> str:
             axes.plot(
                 line.epochs,
                 line.values,
-                color=_stand_in(line.kind),
+                color=stand_in(line.kind),
                 linewidth=1.3,
                 marker="o" if len(line.epochs) == 1 else "",
                 markersize=4,
@@ -132,7 +132,7 @@ def curves(title: str, lines: Sequence[Curve], *, percent: bool = False) -> str:
             axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
             axes.set_ylim(_worth_seeing(lines))
         axes.grid(axis="y")
-        return _svg(figure, title)
+        return svg_of(figure, title)
 
 
 def error_dots(title: str, groups: Sequence[Dots], teachers: Sequence[float]) -> str:
@@ -153,7 +153,7 @@ def error_dots(title: str, groups: Sequence[Dots], teachers: Sequence[float]) ->
         for row, group in enumerate(groups):
             _draw_dots(axes, row, group)
         for errors in teachers:
-            axes.axvline(errors, color=_stand_in("teacher"), linewidth=1.2, dashes=(5, 3))
+            axes.axvline(errors, color=stand_in("teacher"), linewidth=1.2, dashes=(5, 3))
         if teachers:
             one = len(teachers) == 1
             note = f"teacher {teachers[0]:,.0f}" if one else f"teachers, mean {mean(teachers):,.1f}"
@@ -169,7 +169,7 @@ def error_dots(title: str, groups: Sequence[Dots], teachers: Sequence[float]) ->
         axes.set_xlabel("errors on the test split")
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-        return _svg(figure, title)
+        return svg_of(figure, title)
 
 
 def layer_lines(title: str, epochs: Sequence[int], shares: Mapping[str, Sequence[float]]) -> str:
@@ -199,7 +199,7 @@ def layer_lines(title: str, epochs: Sequence[int], shares: Mapping[str, Sequence
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-        return _svg(figure, title)
+        return svg_of(figure, title)
 
 
 def over_temperature(title: str, lines: Sequence[Series], teachers: Sequence[float]) -> str:
@@ -219,7 +219,7 @@ def over_temperature(title: str, lines: Sequence[Series], teachers: Sequence[flo
         figure = Figure(figsize=(8.8, 4.2), layout="constrained")
         axes = figure.add_subplot()
         for line in lines:
-            shade = _stand_in(line.kind)
+            shade = stand_in(line.kind)
             level = line.temperatures[0] is None
             places = known or [1.0]
             means = [line.means[0]] * len(places) if level else list(line.means)
@@ -238,7 +238,7 @@ def over_temperature(title: str, lines: Sequence[Series], teachers: Sequence[flo
                 elinewidth=0.8,
             )
         for accuracy in teachers:
-            axes.axhline(accuracy, color=_stand_in("teacher"), linewidth=1.2, dashes=(5, 3))
+            axes.axhline(accuracy, color=stand_in("teacher"), linewidth=1.2, dashes=(5, 3))
         axes.set_xscale("log")
         axes.set_xticks(known, [f"{t:g}" for t in known])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -247,7 +247,7 @@ def over_temperature(title: str, lines: Sequence[Series], teachers: Sequence[flo
         axes.set_xlabel("temperature T")
         axes.grid(axis="y")
         axes.legend(frameon=False, ncols=2)
-        return _svg(figure, title)
+        return svg_of(figure, title)
 
 
 def _worth_seeing(lines: Sequence[Curve]) -> tuple[float, float] | None:
@@ -264,18 +264,19 @@ def _draw_dots(axes: "Axes", row: int, group: Dots) -> None:
     """Dots of equal errors would hide each other, so they are spread over the height of a row."""
     count = len(group.errors)
     heights = [row + 0.36 * (place - (count - 1) / 2) / max(count - 1, 1) for place in range(count)]
-    shade = _stand_in(group.kind)
+    shade = stand_in(group.kind)
     axes.plot(group.errors, heights, "o", color=shade, markersize=6, alpha=0.85, clip_on=False)
     if count > 1:
         centre = mean(group.errors)
         axes.plot([centre, centre], [row - 0.3, row + 0.3], color=shade, linewidth=2.2)
 
 
-def _stand_in(kind: str) -> str:
+def stand_in(kind: str) -> str:
+    """What matplotlib draws in the place of the CSS variable of a kind; `svg_of` puts it back."""
     return STAND_INS.get(kind, STAND_INS[INK])
 
 
-def _svg(figure: "Figure", title: str) -> str:
+def svg_of(figure: "Figure", title: str) -> str:
     """An `<svg>` element that can stand in a page beside others."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -5,13 +5,14 @@ same code, and performed twice it goes on where it was, or says that it is done.
 the run folder and are the only thing that stages hand to each other.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import torch
 
 from kd_ray.files import locked
+from kd_ray.loop import Epoch
 from kd_ray.stages.events import Event, Finished, Started, Waiting
 from kd_ray.stages.label import label_stage
 from kd_ray.stages.shelf import Shelf
@@ -31,10 +32,12 @@ __all__ = [
     "RESULT",
     "Event",
     "Finished",
+    "Shelf",
     "Started",
     "Task",
     "Waiting",
     "found_result",
+    "perform_abreast",
     "perform_all",
     "read_result",
     "result_model",
@@ -54,12 +57,52 @@ def perform_all(tasks: Iterable[Task], worker: Worker) -> Iterator[tuple[Task, E
     torch.set_num_threads(worker.threads)
     shelf = Shelf()
     for task in tasks:
-        with ExitStack() as stack:
-            with together(worker.device):
-                if worker.is_first:
-                    # An orphan of a killed driver lives on for seconds and must not write along.
-                    run = Path(task.run)
-                    stack.enter_context(locked(run, name=".writer.lock", wait_s=ORPHAN_WAIT_S))
+        with _writing(task, worker):
             perform = label_stage if task.stage == "label" else train
             for event in perform(task, worker, shelf):
                 yield task, event
+
+
+def perform_abreast(
+    tasks: Sequence[Task], worker: Worker, shelf: Shelf | None = None
+) -> Generator[tuple[Task, Event]]:
+    """Performs trainings of one run folder an epoch each in turn, so that none is far ahead.
+
+    Args:
+        tasks: students.
+        worker: this process.
+        shelf: of a process that performs others after these; None for one of its own.
+
+    Raises:
+        KdRayError: on all workers alike, if a task fails on one of them.
+    """
+    torch.set_num_threads(worker.threads)
+    shelf = shelf or Shelf()
+    with _writing(tasks[0], worker), ExitStack() as stack:
+        running = {}
+        for task in tasks:
+            events = stack.enter_context(closing(train(task, worker, shelf)))
+            running[task.title] = (task, events)
+        done = dict.fromkeys(running, -1)
+        while running:
+            behind = min(running, key=lambda title: done[title])
+            task, events = running[behind]
+            for event in events:
+                yield task, event
+                if isinstance(event, Started | Epoch):
+                    done[behind] = event.done if isinstance(event, Started) else event.number
+                    break
+            else:
+                del running[behind]
+
+
+@contextmanager
+def _writing(task: Task, worker: Worker) -> Iterator[None]:
+    """Holds a run folder for its one writer."""
+    with ExitStack() as stack:
+        with together(worker.device):
+            if worker.is_first:
+                # An orphan of a killed driver lives on for seconds and must not write along.
+                run = Path(task.run)
+                stack.enter_context(locked(run, name=".writer.lock", wait_s=ORPHAN_WAIT_S))
+        yield

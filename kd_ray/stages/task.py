@@ -4,7 +4,7 @@ Also what a finished task left behind: its folder, its `result.json`, and what d
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,9 @@ class Task:
         member: of the ensemble, for "teach".
         variant: of the student, for "distill".
         seed: of the student, for "distill".
+        parents: artefact -> fingerprint or name, of what the task comes from beside its data.
+        touch_test: whether the final figures are of the test split, which is the rule; the trials
+            of a sweep are judged by the validation rows, and leave the test split alone.
     """
 
     stage: Literal["teach", "label", "distill"]
@@ -39,6 +42,8 @@ class Task:
     member: int = 0
     variant: str = ""
     seed: int = 0
+    parents: dict[str, str] = field(default_factory=dict)
+    touch_test: bool = True
 
     @property
     def title(self) -> str:
@@ -140,6 +145,8 @@ def identity(task: Task) -> dict[str, Any]:
         quantizer = quantizer_table(recipe)
         if quantizer is not None:  # a float student's identity is what it was before there was one
             parts["student.quantizer"] = quantizer
+        if recipe.student.continues is not None:  # which one it is, the parents say
+            parts["student.continues"] = True
         return flattened(parts)
     assert recipe.teacher is not None
     if task.stage == "teach":

@@ -1,6 +1,6 @@
 """The stages that train: a teacher, or a student; checkpointed each epoch and resumed by itself."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -22,10 +22,12 @@ from kd_ray.checkpoint import (
     save,
     versions,
 )
-from kd_ray.config import Train
+from kd_ray.config import Recipe, Train
+from kd_ray.errors import CheckpointError
 from kd_ray.feed import TensorFeed, feed_of
 from kd_ray.files import remove_drafts, write_json
 from kd_ray.loop import Epoch, Step, Training, evaluate
+from kd_ray.metrics import FIGURES
 from kd_ray.models import parameter_count
 from kd_ray.optimizer import make_optimizer
 from kd_ray.quant import dead_layers, model_cost
@@ -54,6 +56,7 @@ class Prepared:
         events: the generator that trains.
         test: rows for the final figure.
         ensemble: how teachers are averaged where agreement is measured.
+        start: checkpoint to go on from where there is none of its own, or None for new weights.
     """
 
     kind: Literal["teacher", "student"]
@@ -67,9 +70,10 @@ class Prepared:
     events: Callable[[Training], Iterator[Step | Epoch]]
     test: TensorFeed
     ensemble: str
+    start: Path | None = None
 
 
-def train(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
+def train(task: Task, worker: Worker, shelf: Shelf) -> Generator[Event]:
     """Trains the model of a "teach" or "distill" task to its end, from wherever it is.
 
     In order: 1. a finished result is checked and reported; 2. else the latest checkpoint is
@@ -102,7 +106,11 @@ def train(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
         meta = read_meta(path)
         restore(path, meta, training.model)
     # It sums over the workers, so it has no place in a block that one of them may leave early.
-    metrics = evaluate(training.model, prepared.test, worker, prepared.ensemble)
+    if task.touch_test:
+        metrics = evaluate(training.model, prepared.test, worker, prepared.ensemble)
+    else:
+        record = training.history[meta.epoch - 1]
+        metrics = {name: record[name] for name in FIGURES if name in record}
     finished = _result(task, prepared, training, path, metrics, resumed_from)
     with together(worker.device):
         if worker.is_first:
@@ -136,6 +144,7 @@ def prepare_student(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
     recipe = task.read_recipe()
     transfer_set, feeds = shelf.students(task, recipe, worker.device)
     plan = transfer_set.manifest.plan
+    start = _start(task, recipe, plan.class_names)
     return Prepared(
         kind="student",
         model=new_student(recipe, feeds, len(plan.class_names), task.seed),
@@ -147,11 +156,46 @@ def prepare_student(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
         parents={
             "transfer_set": transfer_set.manifest.sha256,
             "dataset": plan.dataset_fingerprint,
+            **({} if start is None else _origin(start)),
+            **task.parents,
         },
         events=lambda training: distill(training, recipe, task.variant, task.seed, feeds, worker),
         test=feeds.test,
         ensemble=recipe.objective.ensemble,
+        start=start,
     )
+
+
+def _start(task: Task, recipe: Recipe, class_names: Sequence[str]) -> Path | None:
+    """The checkpoint that `student.continues` means for a task's seed, or None.
+
+    Raises:
+        CheckpointError: there is none, it is of other classes or of no fewer epochs.
+    """
+    if recipe.student.continues is None:
+        return None
+    folder = Path(recipe.student.continues) / f"seed-{task.seed}"
+    epochs = epochs_in(folder)
+    if not epochs:
+        raise CheckpointError(
+            f"student.continues: {folder} must have a checkpoint to go on from, but has none; name "
+            "a student's folder such as runs/mnist/student/distilled, and its seeds in train.seeds"
+        )
+    path = epoch_folder(folder, epochs[-1])
+    check_identity(path, {"classes": read_meta(path).class_names}, {"classes": list(class_names)})
+    if epochs[-1] >= recipe.train.epochs:
+        raise CheckpointError(
+            f"student.continues: {path} has {epochs[-1]} epochs behind it, so train.epochs must be "
+            f"more, but is {recipe.train.epochs}; ask for more epochs"
+        )
+    return path
+
+
+def _origin(start: Path) -> dict[str, str]:
+    """Parents of what goes on from a checkpoint: its weights, and the trial that they are of."""
+    meta = read_meta(start)
+    trial = {name: is_of for name, is_of in meta.parents.items() if name in ("sweep", "trial")}
+    return {"checkpoint": meta.files[WEIGHTS], **trial}
 
 
 def _resume(task: Task, prepared: Prepared, training: Training, worker: Worker) -> int | None:
@@ -159,6 +203,12 @@ def _resume(task: Task, prepared: Prepared, training: Training, worker: Worker) 
     if worker.is_first:
         remove_drafts(task.folder)
     latest = from_first((epochs_in(task.folder) or [0])[-1], worker.device)
+    if not latest and prepared.start is not None:
+        meta = read_meta(prepared.start)
+        restore(prepared.start, meta, training.model, training.optimizer)
+        training.epoch = meta.epoch
+        training.history = list(meta.history)
+        return meta.epoch  # its best epoch is not in this folder, so the best is sought anew
     if not latest:
         return None
     path = epoch_folder(task.folder, latest)

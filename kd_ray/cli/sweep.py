@@ -1,0 +1,159 @@
+"""Running a sweep with a display, and what is printed of one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tomli_w
+from rich.console import Console
+
+from kd_ray.cli.display import Display
+from kd_ray.cli.sweep_display import SweepDisplay
+from kd_ray.cli.tables import closing_lines, closing_table, facts, plain_table
+from kd_ray.cli.wording import duration
+from kd_ray.errors import ConfigError
+from kd_ray.pipeline import open_recipe
+from kd_ray.report.summary import Summary
+from kd_ray.stages import Event, Task
+from tuning.carry_on import chosen
+from tuning.driver import check_sweep, open_sweep, sweep
+from tuning.outcome import BEST, PAGE, TRIALS, Sweep, TrialRow, figure
+from tuning.space import names_shown, shown
+
+Listener = Callable[[Task, Event], None]
+
+
+def sweep_with_display(
+    source: str,
+    overrides: list[str],
+    runs: Path,
+    *,
+    address: str | None,
+    local: bool,
+    verbose: bool,
+) -> None:
+    """Runs a sweep; see `tuning.sweep` for arguments and errors."""
+    console = Console()
+    recipe = open_recipe(source, overrides)
+    options = check_sweep(recipe)
+    with Display(console) as stages, SweepDisplay(console, options) as trials:
+        found = sweep(
+            recipe,
+            runs=runs,
+            address=address,
+            local=local,
+            verbose=verbose,
+            stage_listener=stages.show,
+            listener=trials.show,
+        )
+    _print_best(console, found)
+    folder = runs / recipe.name / "sweep"
+    console.print(
+        f"{found.count('finished')} trials finished, {found.count('stopped')} stopped early, "
+        f"{found.count('failed')} failed",
+        highlight=False,
+    )
+    for file in (PAGE, TRIALS, BEST):
+        console.print(f"{folder / file}: written", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_trials(path: Path) -> None:
+    """Prints every trial of a sweep."""
+    found = open_sweep(path)
+    rows = [_cells(found, trial) for trial in found.trials]
+    console = Console()
+    if not rows:
+        console.print(f"{path}: no trial has been begun", highlight=False, markup=False)
+        return
+    console.print(plain_table(f"{found.recipe.name}: {len(rows)} trials, validation rows", rows))
+    for trial in found.trials:
+        if trial.cause:
+            console.print(
+                f"trial {trial.number} failed: {trial.cause}", highlight=False, markup=False
+            )
+
+
+def show_best(path: Path) -> None:
+    """Prints the best trial with its recipe, or the whole front."""
+    found = open_sweep(path)
+    winner = chosen(found, None)
+    console = Console()
+    _print_best(console, found)
+    if not found.best:
+        console.print(
+            "The sweep has not ended, so the test split has not been looked at.", highlight=False
+        )
+        return
+    entry = next(entry for entry in found.best if entry["trial"] == winner.number)
+    if len(found.options.metrics) == 1:
+        about = {
+            f"{split} {name}": value
+            for split in ("validation", "test")
+            for name, value in entry[split].items()
+            if name in ("accuracy", "errors", "agreement", "loss")
+        }
+        about |= {f"checkpoint {n}": path for n, path in enumerate(entry["checkpoints"])}
+        console.print(facts(f"trial {winner.number}", about))
+    console.print(tomli_w.dumps(entry["recipe"]), highlight=False, markup=False, soft_wrap=True)
+
+
+def carry_on(make: Callable[[Listener], Summary]) -> None:
+    """Runs what is made of a trial with a display, and prints the closing table."""
+    console = Console()
+    with Display(console) as display:
+        summary = make(display.show)
+    console.print(closing_table(summary, console.width))
+    for line in closing_lines(summary):
+        console.print(line, highlight=False)
+    console.print(f"In {summary.folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Numbers with commas between.
+
+    >>> whole_numbers("--seeds", "3,4")
+    [3, 4]
+
+    Raises:
+        ConfigError: something else.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise ConfigError(
+            f"{option}: must be whole numbers, each once, with commas between, such as 1,2,3, "
+            f"but got {text!r}"
+        )
+    return numbers
+
+
+def _print_best(console: Console, found: Sweep) -> None:
+    if not found.front:
+        console.print("No trial has finished.", highlight=False)
+        return
+    tests = {entry["trial"]: entry["test"] for entry in found.best}
+    rows = []
+    for trial in found.front:
+        test = tests.get(trial.number)
+        cells = _cells(found, trial)
+        del cells["state"], cells["seconds"]
+        if test is not None:
+            cells["test %"] = f"{100 * test['accuracy']:.2f}"
+            cells["test errors"] = f"{test['errors']:,.1f}".removesuffix(".0")
+        rows.append(cells)
+    what = "the best trial" if len(found.options.metrics) == 1 else "the Pareto front"
+    console.print(plain_table(f"{found.recipe.name}: {what}", rows))
+
+
+def _cells(found: Sweep, trial: TrialRow) -> dict[str, str]:
+    """Heading -> text."""
+    settings = shown(trial.settings, found.options)
+    cells = {"trial": str(trial.number), "state": trial.state}
+    cells |= {name: settings.get(name, "-") for name in names_shown(found.options)}
+    cells["epochs"] = str(trial.epochs) if trial.epochs else "-"
+    for metric in found.options.metrics:
+        value = trial.metrics.get(metric)
+        cells[metric] = "-" if value is None else figure(metric, value)
+    cells["seconds"] = duration(trial.seconds)
+    return cells

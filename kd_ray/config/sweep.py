@@ -1,0 +1,179 @@
+"""`[sweep]`: what is searched, by which rule, and how long."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from kd_ray.config.table import Seed, Table
+
+Direction = Literal["maximize", "minimize"]
+Metric = Literal[
+    "accuracy",
+    "errors",
+    "loss",
+    "calibration_error",
+    "agreement",
+    "divergence",
+    "packed_bytes",
+    "bit_operations",
+]
+MAXIMIZED = {"accuracy", "agreement"}
+Value = bool | int | float | str | list[Any]
+
+
+class Range(Table):
+    """One entry of `[sweep.space]`: the values that a key of the recipe may take."""
+
+    uniform: list[float] | None = None
+    """From the first to the second number."""
+
+    log_uniform: list[float] | None = None
+    """The same, evenly over the logarithm."""
+
+    integer: list[int] | None = None
+    """Whole numbers from the first to the second."""
+
+    log_integer: list[int] | None = None
+    """The same, evenly over the logarithm."""
+
+    choice: list[Value] | None = None
+    """These values."""
+
+    times: Literal["T^2"] | None = None
+    """Of objective.soft_weight: numbers are c / T^2, so that T can be searched beside it."""
+
+    or_zero: bool = False
+    """Of objective.soft_weight: 0, no soft term at all, is one more choice."""
+
+    @property
+    def ends(self) -> list[float] | list[int]:
+        """Both ends of a range; empty of a choice."""
+        return self.uniform or self.log_uniform or self.integer or self.log_integer or []
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its values are whole numbers."""
+        return self.integer is not None or self.log_integer is not None
+
+    @property
+    def is_log(self) -> bool:
+        """Whether its values are spread over the logarithm."""
+        return self.log_uniform is not None or self.log_integer is not None
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        kinds = ("uniform", "log_uniform", "integer", "log_integer", "choice")
+        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of {', '.join(kinds)} is needed, but got {given}")
+        kind, values = given[0], getattr(self, given[0])
+        if self.or_zero and kind == "choice":
+            raise ValueError("or_zero goes with a range; put 0 among the choices instead")
+        if kind == "choice":
+            if not values or any(value in values[:at] for at, value in enumerate(values)):
+                raise ValueError(f"choice must be one value or more, each once, but got {values}")
+            return self
+        if len(values) != 2 or not values[0] < values[1]:
+            raise ValueError(
+                f"{kind} must be [low, high] with low < high, but got {values}; turn them round, or"
+                " leave the key out of the space to keep it as it is"
+            )
+        if self.is_log and values[0] <= 0:
+            raise ValueError(
+                f"{kind} must start above 0, where the logarithm begins, but got {values}"
+                + ("; use or_zero for no soft term" if self.times else "")
+            )
+        return self
+
+
+class SweepOptions(Table):
+    """`[sweep]`: many students from one transfer set, and the best of them."""
+
+    space: dict[str, Range] = Field(min_length=1)
+    """Key of the recipe -> the values it may take; keys of objective, student and train."""
+
+    trials: int = Field(default=32, ge=1)
+    """Students in all; asking for more later goes on with a finished sweep."""
+
+    metric: Metric | list[Metric] = "accuracy"
+    """On the validation rows, or a cost of the model; several are several objectives."""
+
+    direction: Direction | list[Direction] | None = None
+    """Of each metric; unset, accuracy and agreement are maximized and the rest is minimized."""
+
+    sampler: Literal["tpe", "random", "grid", "nsga2", "gp"] = "tpe"
+    """How Optuna chooses the next point; grid goes through all choices."""
+
+    scheduler: Literal["asha", "median", "none"] | None = None
+    """Which trials are stopped early, by their epochs; unset, asha, or none where there are several
+    objectives."""
+
+    grace: int = Field(default=3, ge=1)
+    """Epochs before a trial may be stopped."""
+
+    reduction: int = Field(default=3, ge=2)
+    """One trial in so many goes on at each of asha's rungs."""
+
+    seeds: list[Seed] = Field(default=[0], min_length=1)
+    """Students of one trial, which is as good as their mean."""
+
+    seed: Seed = 0
+    """Of the sampler."""
+
+    enqueue: list[dict[str, Value]] | None = None
+    """Points to try first, key -> value as in a recipe; keys left out are sampled. Unset, c = T^2
+    at T = 4 and 20 where these are in the space."""
+
+    max_failures: int = Field(default=3, ge=0)
+    """Failed trials that are put up with before the sweep stops."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """The objectives, in order."""
+        return [self.metric] if isinstance(self.metric, str) else list(self.metric)
+
+    @property
+    def directions(self) -> list[Direction]:
+        """One for each metric."""
+        if self.direction is None:
+            return ["maximize" if name in MAXIMIZED else "minimize" for name in self.metrics]
+        return [self.direction] if isinstance(self.direction, str) else list(self.direction)
+
+    @property
+    def stopping(self) -> Literal["asha", "median", "none"]:
+        """The scheduler, filled in."""
+        return self.scheduler or ("asha" if len(self.metrics) == 1 else "none")
+
+    @field_validator("seeds", "metric")
+    @classmethod
+    def _each_once(cls, value: Any) -> Any:
+        if isinstance(value, list) and (not value or len(set(value)) != len(value)):
+            raise ValueError(f"must be one or more, each once, but got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if len(self.directions) != len(self.metrics):
+            raise ValueError(
+                f"direction must be one for each metric, but got {self.directions} for "
+                f"{self.metrics}"
+            )
+        if len(self.metrics) > 1 and self.stopping != "none":
+            raise ValueError(
+                f"scheduler {self.scheduler} stops trials by one metric, but got {self.metrics}; "
+                'use scheduler = "none" with several objectives'
+            )
+        if self.stopping != "none" and self.metrics[0] in ("packed_bytes", "bit_operations"):
+            raise ValueError(
+                f"scheduler {self.stopping} compares epochs, but {self.metrics[0]} is the same in "
+                'all of them; use scheduler = "none"'
+            )
+        for key, values in self.space.items():
+            if (values.times or values.or_zero) and key != "objective.soft_weight":
+                raise ValueError(f"space.{key}: times and or_zero go with objective.soft_weight")
+            if self.sampler == "grid" and values.choice is None:
+                raise ValueError(
+                    f"space.{key}: sampler grid goes through choices, but this is a range; "
+                    "use choice, or another sampler"
+                )
+        return self

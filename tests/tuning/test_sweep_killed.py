@@ -1,0 +1,210 @@
+"""Sweeps whose driver or actor is killed, on Ray and without it: the ledger comes out alike."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny import tiny_file
+
+from tuning import open_sweep, sweep
+from tuning.outcome import Sweep
+
+DEADLINE_S = 240.0
+TRIALS = 4
+OVERRIDES = (
+    "data.validation=100",
+    "data.fraction=1.0",
+    "train.epochs=6",
+    "train.optimizer=sgd",
+    f"sweep.trials={TRIALS}",
+    "sweep.sampler=random",
+    "sweep.scheduler=none",
+    "sweep.enqueue=[]",
+    'sweep.space={"objective.temperature"={log_uniform=[1, 20]},'
+    ' "train.lr"={log_uniform=[0.001, 0.03]}}',
+)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A sweep of four short trials."""
+    return tiny_file(tmp_path, *OVERRIDES)
+
+
+def start(recipe: Path, runs: Path, *options: str) -> subprocess.Popen[str]:
+    """`kd-ray tune run` as a process of its own, which a signal reaches alone."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "kd_ray", "tune", "run", recipe, "--runs", runs, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, output
+    return output
+
+
+def lines_until(process: subprocess.Popen[str], words: str) -> str:
+    """Reads a process's output up to the line that has `words` in it."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if words in line:
+            return seen
+    pytest.fail(f"{words!r} was never printed, only:\n{seen}")
+
+
+def killed(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=DEADLINE_S)
+
+
+def entries(found: Sweep) -> list[tuple[object, ...]]:
+    """What must not depend on kills: every trial's number, end, epochs and values, bit for bit."""
+    return [(t.number, t.state, t.epochs, t.values, dict(t.history)) for t in found.trials]
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Process numbers below `pid`, as the kernel knows them."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            yield child
+            yield from descendants(child)
+
+
+def actors(pid: int) -> list[int]:
+    """Ray Tune's actors below a driver."""
+    found = []
+    for child in descendants(pid):
+        try:
+            title = Path(f"/proc/{child}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"TrialActor" in title:
+            found.append(child)
+    return found
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["trial 0: T", "trial 0: finished", "trial 2: T", "trial 3: finished"],
+    ids=["before the first report", "between trials", "mid-sweep", "while stopping"],
+)
+def test_a_sweep_killed_at_any_moment_goes_on_and_repeats_nothing(
+    recipe: Path, tmp_path: Path, moment: str
+) -> None:
+    process = start(recipe, tmp_path / "runs", "--local")
+    lines_until(process, moment)
+    killed(process)
+    before = open_sweep(tmp_path / "runs" / "tiny")
+    done = [trial for trial in entries(before) if trial[1] == "finished"]
+
+    finish(start(recipe, tmp_path / "runs", "--local"))
+
+    found = open_sweep(tmp_path / "runs" / "tiny")
+    assert [trial.state for trial in found.trials] == ["finished"] * TRIALS
+    assert [trial for trial in entries(found) if trial in done] == done
+    settings = [trial.settings for trial in before.trials if trial.settings]
+    assert [trial.settings for trial in found.trials][: len(settings)] == settings
+    assert all(len(trial.history) == trial.epochs == 6 for trial in found.trials)
+
+
+def test_a_trial_that_was_killed_comes_out_as_if_it_had_not_been(
+    recipe: Path, tmp_path: Path
+) -> None:
+    process = start(recipe, tmp_path / "runs", "--local")
+    lines_until(process, "trial 0: T")
+    killed(process)
+    finish(start(recipe, tmp_path / "runs", "--local"))
+    found = open_sweep(tmp_path / "runs" / "tiny").trials[0]
+
+    settings = {key: [value] for key, value in found.settings.items()}
+    space = ", ".join(f'"{key}"={{choice={value}}}' for key, value in settings.items())
+    other = tiny_file(tmp_path, *OVERRIDES, "sweep.trials=1", f"sweep.space={{{space}}}")
+    undisturbed = sweep(other, runs=tmp_path / "other", local=True).trials[0]
+    assert found.values == undisturbed.values
+    assert found.history == undisturbed.history
+
+
+@pytest.mark.ray
+def test_trials_on_ray_are_the_same_as_in_this_process_and_survive_actor_and_driver(
+    recipe: Path, tmp_path: Path
+) -> None:
+    process = start(recipe, tmp_path / "runs")
+    lines_until(process, "finished after")
+    alive = actors(process.pid)
+    assert len(alive) <= 2  # trials beyond these use them again
+    os.kill(alive[0], signal.SIGKILL)
+    lines_until(process, "finished after")
+    killed(process)
+    output = finish(start(recipe, tmp_path / "runs"))
+    assert "sweep: goes on after" in output
+    found = open_sweep(tmp_path / "runs" / "tiny")
+    assert [trial.state for trial in found.trials] == ["finished"] * TRIALS
+    here = sweep(recipe, runs=tmp_path / "here", local=True)
+    first = found.trials[0]
+    assert first.settings == here.trials[0].settings  # the sampler's first draw
+    assert (first.values, first.history) == (here.trials[0].values, here.trials[0].history)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_sweep_on_ray_that_goes_on(recipe: Path, tmp_path: Path) -> None:
+    process = start(recipe, tmp_path / "runs")
+    lines_until(process, "trial 0: finished")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130
+    assert "go on with: kd-ray tune run" in output
+    finish(start(recipe, tmp_path / "runs"))
+    found = open_sweep(tmp_path / "runs" / "tiny")
+    assert [trial.state for trial in found.trials] == ["finished"] * TRIALS
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_trial_of_two_workers_is_a_ray_train_run_of_its_own(recipe: Path, tmp_path: Path) -> None:
+    output = finish(start(recipe, tmp_path / "runs", "--workers", "2", "--trials", "2"))
+    assert "2 trials finished" in output
+    found = open_sweep(tmp_path / "runs" / "tiny")
+    alone = sweep(recipe, ["sweep.trials=2"], runs=tmp_path / "alone", local=True)
+    for trial, other in zip(found.trials, alone.trials, strict=True):
+        assert trial.settings == other.settings
+        assert trial.values[0] == pytest.approx(other.values[0], abs=0.03)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_trial_of_two_workers_is_stopped_early_and_its_place_used_again(
+    recipe: Path, tmp_path: Path
+) -> None:
+    """The first trial is good, the second hopeless: asha stops it, and the third still runs."""
+    points = "[" + ", ".join(f'{{"train.lr"={lr}}}' for lr in (0.02, 0.00101, 0.021)) + "]"
+    options = ("sweep.scheduler=asha", "sweep.grace=1", "sweep.trials=3", f"sweep.enqueue={points}")
+    sets = [part for option in options for part in ("--set", option)]
+    finish(start(recipe, tmp_path / "runs", "--workers", "2", *sets))
+    states = [trial.state for trial in open_sweep(tmp_path / "runs" / "tiny").trials]
+    assert states[0] == "finished"
+    assert states[1] == "stopped"
+    assert len(states) == 3
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_larger_than_the_machine_is_refused_with_the_arithmetic(
+    recipe: Path, tmp_path: Path
+) -> None:
+    process = start(recipe, tmp_path / "runs", "--workers", "99")
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert "99 workers with 1 CPU each need 99 CPUs" in output
+    assert "Traceback" not in output

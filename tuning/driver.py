@@ -1,0 +1,281 @@
+"""A sweep from its recipe to its files: teach, label, many students, the best one tested.
+
+Everything lies in the run folder of the recipe's name: teacher and transfer set as `kd-ray run`
+makes them, and `sweep/` with the study, a folder for each trial, and what came of it.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+
+from kd_ray.checkpoint import versions
+from kd_ray.config import Recipe, SweepOptions, load_recipe
+from kd_ray.datasets import given_root
+from kd_ray.errors import ConfigError, TrainingError
+from kd_ray.files import committed_file, locked, remove_drafts, write_json
+from kd_ray.loop import evaluate
+from kd_ray.pipeline import Run, catalogue_problems, open_recipe, this_process
+from kd_ray.saved_model import load_model
+from kd_ray.stages import (
+    Event,
+    Shelf,
+    Task,
+    read_result,
+    result_model,
+    transfer_set_folder,
+)
+from kd_ray.stages.task import flattened, quantizer_table
+from kd_ray.transfer_set import Manifest, read_manifest
+from kd_ray.workers import Worker
+from tuning.ledger import STUDY, Ledger
+from tuning.on_tune import perform_here, perform_on_tune
+from tuning.outcome import (
+    BEST,
+    PAGE,
+    RESULT,
+    Sweep,
+    TrialRow,
+    read_trials,
+    write_best,
+    write_trials,
+)
+from tuning.page import write_page
+from tuning.space import space_problems
+from tuning.trial import averaged
+from tuning.trials import SweepBegins, SweepEvent, Trials
+
+SWEEP, RECIPE = "sweep", "recipe.toml"
+
+
+def sweep(
+    recipe: Recipe | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | Path = "runs",
+    local: bool = False,
+    address: str | None = None,
+    verbose: bool = False,
+    stage_listener: Callable[[Task, Event], None] | None = None,
+    listener: Callable[[SweepEvent], None] | None = None,
+) -> Sweep:
+    """Searches the space of a recipe's `[sweep]`, going on where an earlier call left off.
+
+    Args:
+        recipe: a recipe, its path, or the name of a shipped one.
+        overrides: `key.path=value`; only with a path or a name.
+        runs: folder of run folders; the sweep lies in `runs/NAME/sweep`.
+        local: trials one after the other in this process, without Ray.
+        address: HOST:PORT of a Ray cluster; None for this machine.
+        verbose: let Ray's own log lines through.
+        stage_listener: called with the events of teacher and labelling.
+        listener: called with the events of trials.
+
+    Returns:
+        Every trial and the best of them.
+
+    Raises:
+        TrainingError: more trials failed than `sweep.max_failures`.
+        KdRayError: see its children; what was done until then stays, and is resumed.
+    """
+    opened = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
+    options = check_sweep(opened)
+    run = Path(runs).absolute() / opened.name
+    here = this_process(opened.resources) if local else None
+    for task, event in Run(opened, run, local, address, verbose).events(("teach", "label")):
+        if stage_listener is not None:
+            stage_listener(task, event)
+    folder = run / SWEEP
+    transfer_set = transfer_set_folder(opened, run).absolute()
+    manifest = read_manifest(transfer_set)
+    if not manifest.plan.splits["validation"].rows:
+        raise ConfigError(_no_validation(f"{transfer_set} has none"))
+    with locked(folder):
+        remove_drafts(folder)
+        _write_recipe(folder, opened)
+        ledger = Ledger(folder, opened, sweep_identity(opened, manifest))
+        root = given_root(opened.data)
+        trials = Trials(
+            opened,
+            ledger,
+            folder,
+            transfer_set,
+            None if root is None else str(root.absolute()),
+            listener or (lambda event: None),
+        )
+        if listener is not None:
+            listener(_standing(opened, folder, ledger))
+        if ledger.left and not ledger.gave_up:
+            if here is not None:
+                perform_here(trials, here)
+            else:
+                perform_on_tune(trials, opened.resources, folder, address=address, verbose=verbose)
+        found = _finish(opened, folder, ledger, trials, manifest)
+    if ledger.gave_up:
+        causes = [trial.cause for trial in found.trials if trial.cause]
+        raise TrainingError(
+            f"{folder}: {ledger.failures} trials failed, and sweep.max_failures is "
+            f"{options.max_failures}; the last because: {causes[-1]}; mend it, raise max_failures, "
+            "and run the same again"
+        )
+    return found
+
+
+def check_sweep(recipe: Recipe) -> SweepOptions:
+    """The `[sweep]` of a recipe, when it can be searched.
+
+    Raises:
+        ConfigError: there is none, its space does not fit the recipe, or nothing can be compared.
+    """
+    if recipe.sweep is None:
+        raise ConfigError(
+            f"recipe {recipe.name}: a sweep needs a [sweep.space] table, but there is none; add "
+            'one such as "objective.temperature" = { log_uniform = [1, 20] }'
+        )
+    problems = space_problems(recipe, [catalogue_problems])
+    if problems:
+        raise ConfigError(f"recipe {recipe.name}: " + "\n  ".join(problems))
+    if recipe.transfer_set.path is None and recipe.data.validation == 0:
+        raise ConfigError(f"recipe {recipe.name}: {_no_validation('data.validation is 0')}")
+    return recipe.sweep
+
+
+def _no_validation(got: str) -> str:
+    return (
+        f"trials are compared by validation rows, but {got}; carve some from the training split "
+        "with data.validation, so that the test split is left for the winner"
+    )
+
+
+def _standing(recipe: Recipe, folder: Path, ledger: Ledger) -> SweepBegins:
+    found = Sweep(folder, recipe, ledger.study, read_trials(ledger.study, ledger.options))
+    best = [(trial.number, trial.values[0]) for trial in found.front[:1]]
+    over = sum(trial.state != "running" for trial in found.trials)
+    return SweepBegins(over, ledger.left, best[0] if best else None)
+
+
+def _write_recipe(folder: Path, recipe: Recipe) -> None:
+    table = recipe.model_dump(mode="json", exclude_none=True)
+    with committed_file(folder / RECIPE) as draft:
+        draft.write_text(tomli_w.dumps(table), encoding="utf-8")
+
+
+def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
+    """What determines the trials of a sweep: dotted key -> value."""
+    assert recipe.sweep is not None
+    parts: dict[str, Any] = {
+        "student.model": recipe.student.model.model_dump(mode="json"),
+        "objective": recipe.objective.model_dump(mode="json"),
+        "train": recipe.train.model_dump(mode="json", exclude={"seeds"}),
+        "sweep": recipe.sweep.model_dump(
+            mode="json", exclude={"trials", "max_failures"}, exclude_none=True
+        ),
+        "transfer_set": manifest.sha256,
+    }
+    quantizer = quantizer_table(recipe)
+    if quantizer is not None:
+        parts["student.quantizer"] = quantizer
+    return flattened(parts)
+
+
+def open_sweep(path: str | Path) -> Sweep:
+    """A sweep that was begun, as it is on disk.
+
+    Args:
+        path: its folder, or the run folder that it lies in.
+
+    Raises:
+        ConfigError: there is no sweep.
+    """
+    import optuna
+
+    given = Path(path).absolute()
+    folder = given if (given / STUDY).is_file() else given / SWEEP
+    if not (folder / STUDY).is_file() or not (folder / RECIPE).is_file():
+        raise ConfigError(
+            f"{path}: must be a sweep, but there is no {SWEEP}/{STUDY}; name a run folder such as "
+            "runs/mnist-sweep, or begin one with `kd-ray tune run`"
+        )
+    recipe = load_recipe(folder / RECIPE)
+    if recipe.sweep is None:
+        raise ConfigError(f"{folder / RECIPE}: has no [sweep]; run the sweep again to mend it")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / STUDY}")
+    best = _best_on_disk(folder)
+    return Sweep(folder, recipe, study, read_trials(study, recipe.sweep), best)
+
+
+def _best_on_disk(folder: Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads((folder / BEST).read_bytes())["trials"])
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _finish(
+    recipe: Recipe, folder: Path, ledger: Ledger, trials: Trials, manifest: Manifest
+) -> Sweep:
+    """Writes everything that is told of a sweep, and looks at the test split for its winner."""
+    found = Sweep(folder, recipe, ledger.study, read_trials(ledger.study, ledger.options))
+    before = {entry["trial"]: entry for entry in _best_on_disk(folder)}
+    shelf = Shelf()
+    best = []
+    for trial in found.front:
+        known = before.get(trial.number)
+        best.append(known if known is not None else best_entry(trials, found, trial, shelf))
+    found = replace(found, best=best)
+    write_trials(found)
+    write_best(found)
+    write_page(found, folder / PAGE)
+    write_json(folder / RESULT, _result(found, manifest))
+    return found
+
+
+def best_entry(trials: Trials, found: Sweep, trial: TrialRow, shelf: Shelf) -> dict[str, Any]:
+    """What `best.json` says of a trial, with figures on the test split."""
+    tasks = trials.tasks_of(trial.number, trial.settings)
+    alone = Worker(rank=0, world=1, device=torch.device("cpu"), threads=torch.get_num_threads())
+    tests = []
+    for task in tasks:
+        recipe = task.read_recipe()
+        _, feeds = shelf.students(task, recipe, alone.device)
+        saved = load_model(result_model(task.folder), alone.device)
+        tests.append(evaluate(saved.model, feeds.test, alone, recipe.objective.ensemble))
+    return {
+        "trial": trial.number,
+        "settings": trial.settings,
+        "validation": dict(trial.metrics),
+        "test": averaged(tests),
+        "tests": tests,
+        "epochs": trial.epochs,
+        "seconds": trial.seconds,
+        "checkpoints": [
+            str(result_model(task.folder).relative_to(found.folder.parent)) for task in tasks
+        ],
+        "weights_sha256": [(read_result(task.folder) or {})["weights_sha256"] for task in tasks],
+        "recipe": tasks[0].recipe,
+    }
+
+
+def _result(found: Sweep, manifest: Manifest) -> dict[str, Any]:
+    options = found.options
+    done = found.count("finished") + found.count("stopped") + found.count("failed")
+    return {
+        "stage": "tune",
+        "name": found.recipe.name,
+        "status": "finished" if done >= options.trials else "unfinished",
+        "title": "sweep",
+        "metrics": {
+            "trials": len(found.trials),
+            **{state: found.count(state) for state in ("finished", "stopped", "failed")},
+            **({f"best_{k}": v for k, v in found.best[0]["test"].items()} if found.best else {}),
+        },
+        "seconds": round(sum(trial.seconds or 0 for trial in found.trials), 2),
+        "parents": {"transfer_set": manifest.sha256},
+        "recipe": found.recipe.model_dump(mode="json", exclude_none=True),
+        "versions": versions(),
+    }

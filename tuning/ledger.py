@@ -1,0 +1,258 @@
+"""The ledger of a sweep: an Optuna study in SQLite that is written as things happen.
+
+It alone knows which trials there are, so that a sweep whose driver was killed goes on from it: what
+is finished stays finished, what was running is handed out again under its number, and the sampler
+and the pruner have all they had learned. Ray Tune only runs what the ledger hands out.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kd_ray.checkpoint import check_identity
+from kd_ray.config import Recipe, SweepOptions
+from kd_ray.errors import ConfigError, StorageError
+from kd_ray.loop import derived_seed
+from tuning.space import Settings, first_points, settings_of, suggested
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial, Trial
+
+STUDY = "study.db"
+IDENTITY = "kd-ray: made by"
+BUSY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial that is to be run.
+
+    Attributes:
+        number: of the trial, from 0.
+        parameters: as Optuna has them.
+        settings: what they give to keys of the recipe.
+        resumed: whether an earlier driver had begun it.
+    """
+
+    number: int
+    parameters: Mapping[str, Any]
+    settings: Settings
+    resumed: bool = False
+
+
+class Ledger:
+    """The trials of a sweep; one process at a time holds it.
+
+    Attributes:
+        study: Optuna's, at any time as it is on disk.
+        options: of the sweep.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, identity: dict[str, Any]) -> None:
+        """Opens the study of a sweep's folder, or begins one.
+
+        Args:
+            folder: of the sweep.
+            recipe: of the sweep, whose name is the study's; how many trials it asks for may have
+                changed.
+            identity: dotted key -> value, what determines the trials.
+
+        Raises:
+            CheckpointError: the study in the folder is of another recipe or transfer set.
+            ConfigError: a point to enqueue is not in the space, or a grid is smaller than asked.
+            StorageError: the file cannot be written or is no study.
+        """
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        assert recipe.sweep is not None
+        self.options = options = recipe.sweep
+        path = folder / STUDY
+        points = first_points(recipe)
+        if options.sampler == "grid" and options.trials > len(points):
+            raise ConfigError(
+                f"sweep.trials: the grid has {len(points)} points, but {options.trials} trials "
+                f"were asked for; use {len(points)}, or another sampler"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with _stored(path):
+            storage = optuna.storages.RDBStorage(
+                f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_S}}
+            )
+            begun = recipe.name in optuna.get_all_study_names(storage)
+            self.study = optuna.create_study(
+                study_name=recipe.name,
+                storage=storage,
+                directions=options.directions,
+                pruner=make_pruner(options),
+                load_if_exists=True,
+            )
+            if IDENTITY in self.study.user_attrs:
+                check_identity(path, self.study.user_attrs[IDENTITY], identity)
+            else:  # begun just now, or by a driver that was killed in these very lines
+                if not begun and len(options.metrics) > 1:
+                    self.study.set_metric_names(options.metrics)
+                for point in points[len(self.study.get_trials(deepcopy=False)) :]:
+                    self.study.enqueue_trial(point)
+                self.study.set_user_attr(IDENTITY, identity)
+            self.study.sampler = make_sampler(options, self.handed_out)
+        self._live: dict[int, Trial] = {}
+        self._begun = [t for t in self.study.get_trials(deepcopy=False) if _is(t, "RUNNING")]
+
+    @property
+    def trials(self) -> list["FrozenTrial"]:
+        """All that were handed out, in order."""
+        return [t for t in self.study.get_trials(deepcopy=False) if not _is(t, "WAITING")]
+
+    @property
+    def handed_out(self) -> int:
+        """How many trials there are, running and finished."""
+        return len(self.trials)
+
+    @property
+    def failures(self) -> int:
+        """How many trials failed."""
+        return sum(_is(trial, "FAIL") for trial in self.trials)
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether more trials failed than the sweep puts up with."""
+        return self.failures > self.options.max_failures
+
+    @property
+    def left(self) -> int:
+        """How many trials are still to be run to their end."""
+        return len(self._begun) + max(0, self.options.trials - self.handed_out)
+
+    def next(self) -> Point | None:
+        """The next trial to run: one that a killed driver had begun, or a new one; None at the end.
+
+        Raises:
+            StorageError: the study cannot be written.
+        """
+        import optuna
+
+        resumed = bool(self._begun)
+        if not resumed and self.handed_out >= self.options.trials:
+            return None
+        with _stored(self.study.study_name), _quiet():
+            if resumed:
+                trial = optuna.Trial(self.study, self._begun.pop(0)._trial_id)
+            else:
+                trial = self.study.ask()
+            self._live[trial.number] = trial
+            # Of a trial that was begun, this gives the parameters it had.
+            parameters = suggested(self.options, trial)
+        settings = settings_of(parameters, self.options)
+        return Point(trial.number, parameters, settings, resumed)
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Notes the metric after an epoch; says whether the trial is to be stopped.
+
+        An epoch that was noted before a kill is not noted again.
+        """
+        if len(self.options.metrics) > 1:
+            return False
+        with _stored(self.study.study_name), _quiet():
+            self._live[number].report(value, epoch)
+            return self._live[number].should_prune()
+
+    def complete(self, number: int, values: Mapping[str, float], about: Mapping[str, Any]) -> None:
+        """Notes a trial that came to its end.
+
+        Args:
+            number: of the trial.
+            values: metric -> value; a metric of the sweep that is missing makes it a failure.
+            about: what else is to be kept of it.
+        """
+        missing = [name for name in self.options.metrics if values.get(name) is None]
+        if missing:
+            self.fail(number, f"the trial ended without {', '.join(missing)}", about)
+            return
+        from optuna.trial import TrialState
+
+        self._tell(number, about, TrialState.COMPLETE, [values[m] for m in self.options.metrics])
+
+    def prune(self, number: int, about: Mapping[str, Any]) -> None:
+        """Notes a trial that was stopped early."""
+        from optuna.trial import TrialState
+
+        self._tell(number, about, TrialState.PRUNED)
+
+    def fail(self, number: int, cause: str, about: Mapping[str, Any] | None = None) -> None:
+        """Notes a trial that failed, and why."""
+        from optuna.trial import TrialState
+
+        self._tell(number, {**(about or {}), "cause": cause}, TrialState.FAIL)
+
+    def _tell(
+        self, number: int, about: Mapping[str, Any], state: Any, values: list[float] | None = None
+    ) -> None:
+        with _stored(self.study.study_name), _quiet():
+            trial = self._live.pop(number)
+            for name, value in about.items():
+                trial.set_user_attr(name, value)
+            self.study.tell(trial, values, state=state)
+
+
+def _is(trial: "FrozenTrial", state: str) -> bool:
+    return trial.state.name == state
+
+
+def make_pruner(options: SweepOptions) -> "BasePruner":
+    """Optuna's rule for stopping trials early."""
+    from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
+
+    if options.stopping == "asha":
+        # Li et al. 2020: a rung at grace * reduction^k epochs, passed by the best 1 / reduction.
+        return SuccessiveHalvingPruner(
+            min_resource=options.grace, reduction_factor=options.reduction
+        )
+    if options.stopping == "median":
+        return MedianPruner(n_warmup_steps=options.grace - 1)
+    return NopPruner()
+
+
+def make_sampler(options: SweepOptions, handed_out: int) -> "BaseSampler":
+    """Optuna's sampler; one that goes on draws other random numbers than it began with."""
+    from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
+
+    seed = derived_seed(options.seed, "sampler", handed_out) % 2**32
+    with _quiet():
+        if options.sampler == "tpe":
+            # Trials run side by side: those not finished count as bad, so that no two are alike.
+            return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+        if options.sampler == "nsga2":
+            return NSGAIISampler(seed=seed)
+        if options.sampler == "gp":
+            return GPSampler(seed=seed)
+    return RandomSampler(seed=seed)  # a grid's points are all enqueued
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's notes on parts that may change, or on epochs that are reported again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _stored(where: Path | str) -> Iterator[None]:
+    """Turns a failure of the database into a `StorageError`."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import DatabaseError
+
+    try:
+        yield
+    except (StorageInternalError, DatabaseError) as error:
+        raise StorageError(
+            f"{where}: the sweep's study must be a readable and writable SQLite file, but "
+            f"{str(error.__cause__ or error).splitlines()[0]}; free some space or mend it, then "
+            "run the same again"
+        ) from error

@@ -1,0 +1,248 @@
+"""Trials on Ray Tune: [1] the actor that runs one after the other, [2] the driver that feeds it.
+
+Tune places the actors, uses them again, and replaces those that die. Which trials there are, which
+are stopped early, and what has become of them is the ledger's: Tune asks it through the three
+interfaces below and keeps nothing that is used again, so its own snapshots (pickles) are thrown
+away.
+"""
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kd_ray.config import Resources
+from kd_ray.files import TEMPORARY
+from kd_ray.on_ray import Placement, connected, perform_on_ray, places
+from kd_ray.stages import Shelf, Task, perform_abreast
+from kd_ray.workers import Worker
+from tuning.trial import TrialEnd, TrialEpoch, told
+from tuning.trials import Trials
+
+ORCHESTRATOR_BYTES = 256 * 2**20
+"""What a trial of several workers asks for itself; its workers ask for CPUs and GPUs."""
+
+
+class TrialSteps:
+    """[1] What a Tune actor does: a trial, epoch by epoch; then another, with the same data."""
+
+    def __init__(self) -> None:
+        self._shelf = Shelf()
+        self._events: Any = None
+        self._alone: Worker | None = None
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Makes ready for a trial; the first step begins it."""
+        tasks = [Task(**table) for table in json.loads(config["tasks"])]
+        resources = Resources.model_validate_json(config["resources"])
+        if resources.workers > 1:
+            self._events = told(tasks, lambda t: perform_on_ray(t, resources, abreast=True))
+        else:
+            worker = self._worker(int(config["cpus"]), int(config["gpus"]))
+            self._events = told(tasks, lambda t: perform_abreast(t, worker, self._shelf))
+
+    def _worker(self, cpus: int, gpus: int) -> Worker:
+        import torch
+
+        device = torch.device("cuda", 0) if gpus else torch.device("cpu")
+        return Worker(rank=0, world=1, device=device, threads=cpus)
+
+    def step(self) -> dict[str, Any]:
+        """An epoch of the trial, or its end, as Tune wants it."""
+        event = next(self._events)
+        if isinstance(event, TrialEpoch) and event.number == event.epochs:
+            event = next(self._events)  # nothing is left to decide
+        if isinstance(event, TrialEnd):
+            return {"done": True, "end": event.written()}
+        return {"done": False, "epoch": json.dumps(asdict(event))}
+
+    def end(self) -> None:
+        """Lets go of a trial, whether it has ended or was stopped."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+
+def perform_on_tune(
+    trials: Trials,
+    resources: Resources,
+    scratch: Path,
+    *,
+    address: str | None = None,
+    verbose: bool = False,
+) -> None:
+    """[2] Runs trials until all are over.
+
+    Args:
+        trials: to be run.
+        resources: of one trial.
+        scratch: folder for what Tune wants to write meanwhile.
+        address: HOST:PORT of a cluster; None for this machine.
+        verbose: let Ray's own log lines through.
+
+    Raises:
+        ClusterError: a trial does not fit the cluster.
+    """
+    with connected(address, verbose):
+        from ray import tune
+
+        placement, slots = places(resources)
+        resources = resources.model_copy(
+            update={"cpus_per_worker": placement.cpus, "gpus_per_worker": placement.gpus}
+        )
+        alone = resources.workers == 1
+        bundle: dict[str, float] = (
+            {"CPU": placement.cpus, **({"GPU": placement.gpus} if placement.gpus else {})}
+            if alone
+            else {"memory": ORCHESTRATOR_BYTES}
+        )
+        folder = tempfile.mkdtemp(prefix=f"{TEMPORARY}tune-", dir=scratch)
+        slots = min(slots, trials.ledger.left)
+        try:
+            tune.Tuner(
+                tune.with_resources(_actor(), tune.PlacementGroupFactory([bundle])),
+                tune_config=tune.TuneConfig(
+                    search_alg=_searcher(trials, resources, placement),
+                    scheduler=_scheduler(trials),
+                    num_samples=-1,
+                    max_concurrent_trials=slots,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name="trials",
+                    storage_path=folder,
+                    verbose=0,
+                    stop=_stopper(trials),
+                    failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            ).fit()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _actor() -> type:
+    from ray import tune
+
+    class TrialActor(tune.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            self._steps = TrialSteps()
+            self._steps.begin(config)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self._steps.end()
+            self._steps.begin(new_config)
+            return True
+
+        def step(self) -> dict[str, Any]:
+            return self._steps.step()
+
+        def cleanup(self) -> None:
+            self._steps.end()
+
+    return TrialActor
+
+
+def _searcher(trials: Trials, resources: Resources, placement: Placement) -> Any:
+    from ray.tune.search import Searcher
+
+    class Asking(_NotPickled, Searcher):
+        """Gives out what the ledger gives out, and tells it what has ended."""
+
+        def __init__(self) -> None:
+            super().__init__(metric="done", mode="max")
+            self.numbers: dict[str, int] = {}
+
+        def suggest(self, trial_id: str) -> Any:
+            handed = trials.next()
+            if handed is None:
+                return Searcher.FINISHED
+            number, tasks = handed
+            self.numbers[trial_id] = number
+            return {
+                "number": number,
+                "tasks": json.dumps([asdict(task) for task in tasks]),
+                "resources": resources.model_dump_json(),
+                "cpus": placement.cpus,
+                "gpus": placement.gpus,
+            }
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            number = self.numbers.pop(trial_id)
+            if error:
+                trials.ended(number, TrialEnd(cause=_lost(resources)))
+            elif result and "end" in result:
+                trials.ended(number, TrialEnd.read(result["end"]))
+            elif not trials.are_over:
+                trials.stopped(number)
+            # Else the whole sweep stops: the trial is still in flight, and the next driver's.
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: the ledger is saved as it is written."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing, likewise."""
+
+    return Asking()
+
+
+def _lost(resources: Resources) -> str:
+    return (
+        "its process was lost more often than resources.max_failures "
+        f"({resources.max_failures}) allows; look for a lack of memory"
+    )
+
+
+def _scheduler(trials: Trials) -> Any:
+    from ray.tune.schedulers import FIFOScheduler
+
+    class Stopping(_NotPickled, FIFOScheduler):
+        """Stops what the ledger's pruner stops."""
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            epoch = TrialEpoch(**json.loads(result["epoch"]))
+            stop = trials.heard(int(trial.config["number"]), epoch)
+            return str(FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE)
+
+    return Stopping()  # type: ignore[no-untyped-call]
+
+
+def _stopper(trials: Trials) -> Any:
+    from ray.tune import Stopper
+
+    class GivingUp(_NotPickled, Stopper):
+        """Ends everything when too many trials have failed."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return trials.are_over
+
+    return GivingUp()
+
+
+class _NotPickled:
+    """Tune pickles what it is given for snapshots that nobody reads; the ledger stays out."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return object, ()
+
+
+def perform_here(trials: Trials, worker: Worker) -> None:
+    """Runs trials one after the other in this process, without Ray."""
+    shelf = Shelf()
+    while (handed := trials.next()) is not None:
+        number, tasks = handed
+        events = told(tasks, lambda tasks: perform_abreast(tasks, worker, shelf))
+        for event in events:
+            if isinstance(event, TrialEnd):
+                trials.ended(number, event)
+            elif trials.heard(number, event):
+                events.close()
+                trials.stopped(number)
+                break

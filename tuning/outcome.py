@@ -1,0 +1,197 @@
+"""What a sweep has come to: its trials as rows, the best of them, and files that say so."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kd_ray.config import Recipe, SoftWeight, SweepOptions
+from kd_ray.errors import ConfigError
+from kd_ray.files import committed_file, write_json
+from kd_ray.report.summary import bytes_shown, count_shown
+from tuning.space import Settings, settings_of
+from tuning.trials import State
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+TRIALS, BEST, RESULT, PAGE = "trials.parquet", "best.json", "result.json", "report.html"
+STATES: Mapping[str, State] = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial, as far as it has got.
+
+    Attributes:
+        number: from 0.
+        state: how it ended, or "running".
+        settings: key of the recipe -> value.
+        metrics: on the validation rows, and costs; means over the seeds.
+        values: of the sweep's metrics, in order; empty of one that has none.
+        history: epoch -> the first metric.
+        epochs: trained.
+        seconds: of training; None of one that did not come to its end.
+        cause: of a failure.
+    """
+
+    number: int
+    state: State | str
+    settings: Settings
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    values: tuple[float, ...] = ()
+    history: Mapping[int, float] = field(default_factory=dict)
+    epochs: int = 0
+    seconds: float | None = None
+    cause: str | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep: what was asked, every trial, and the best.
+
+    Attributes:
+        folder: absolute, of the sweep.
+        recipe: with `[sweep]`.
+        study: Optuna's, for analyses of one's own.
+        trials: in the order in which they were handed out.
+        best: rows of `best.json`: the winner, or the whole front of several objectives.
+    """
+
+    folder: Path
+    recipe: Recipe
+    study: "Study" = field(repr=False)
+    trials: list[TrialRow] = field(repr=False)
+    best: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def options(self) -> SweepOptions:
+        """`[sweep]`."""
+        assert self.recipe.sweep is not None
+        return self.recipe.sweep
+
+    def count(self, state: str) -> int:
+        """How many trials are in a state."""
+        return sum(trial.state == state for trial in self.trials)
+
+    @property
+    def front(self) -> list[TrialRow]:
+        """The best trial; of several objectives, those that no other beats in all.
+
+        In the order of the first metric, the best first.
+        """
+        finished = [trial for trial in self.trials if trial.state == "finished"]
+        signs = [1 if way == "maximize" else -1 for way in self.options.directions]
+
+        def scores(trial: TrialRow) -> tuple[float, ...]:
+            return tuple(s * v for s, v in zip(signs, trial.values, strict=True))
+
+        ranked = sorted(finished, key=lambda trial: (scores(trial), -trial.number), reverse=True)
+        if len(signs) == 1:
+            return ranked[:1]
+        front: list[TrialRow] = []
+        for trial in ranked:
+            mine = scores(trial)
+            if not any(all(a >= b for a, b in zip(scores(o), mine, strict=True)) for o in front):
+                front.append(trial)
+        return front
+
+    def trial(self, number: int) -> TrialRow:
+        """A trial by its number.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if not 0 <= number < len(self.trials):
+            raise ConfigError(
+                f"{self.folder}: trials are numbered 0 to {len(self.trials) - 1}, "
+                f"but {number} was asked for; `kd-ray tune show` lists them"
+            )
+        return self.trials[number]
+
+    def _repr_html_(self) -> str:
+        """The best trials, for notebooks."""
+        from tuning.page import best_table
+
+        return best_table(self)
+
+
+def figure(metric: str, value: float) -> str:
+    """A metric as a person reads it.
+
+    >>> figure("accuracy", 0.97), figure("packed_bytes", 49_358), figure("errors", 12.5)
+    ('0.9700', '49.4 kB', '12.5')
+    """
+    if metric == "packed_bytes":
+        return bytes_shown(value)
+    if metric == "bit_operations":
+        return count_shown(value)
+    return f"{value:g}" if metric == "errors" else f"{value:.4f}"
+
+
+def read_trials(study: "Study", options: SweepOptions) -> list[TrialRow]:
+    """Every trial that was handed out."""
+    rows = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.name == "WAITING":
+            continue
+        about = trial.user_attrs
+        finished = trial.state.name == "COMPLETE"
+        rows.append(
+            TrialRow(
+                number=trial.number,
+                state=STATES.get(trial.state.name, "running"),
+                settings=settings_of(trial.params, options),
+                metrics=about.get("metrics", {}),
+                values=tuple(trial.values) if finished else (),
+                history=dict(trial.intermediate_values),
+                epochs=about.get("epochs", 0),
+                seconds=about.get("seconds"),
+                cause=about.get("cause"),
+            )
+        )
+    return rows
+
+
+def write_trials(sweep: Sweep) -> Path:
+    """Writes `trials.parquet`: a row for each trial, settings and metrics as columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    keys = list(sweep.options.space)
+    metrics = sorted({name for trial in sweep.trials for name in trial.metrics})
+    columns: dict[str, Any] = {
+        name: pa.array([getattr(trial, name) for trial in sweep.trials], kind)
+        for name, kind in (
+            ("number", pa.int64()),
+            ("state", pa.string()),
+            ("epochs", pa.int64()),
+            ("seconds", pa.float64()),
+            ("cause", pa.string()),
+        )
+    }
+    for key in keys:
+        if sweep.options.space[key].times:
+            weights = [trial.settings.get(key) for trial in sweep.trials]
+            shares = [None if w is None else SoftWeight.parse(w).factor for w in weights]
+            columns[f"{key} / T^2"] = pa.array(shares, pa.float64())
+            continue
+        values = [trial.settings.get(key) for trial in sweep.trials]
+        numbers = all(isinstance(v, int | float | None) and not isinstance(v, bool) for v in values)
+        columns[key] = pa.array(
+            values if numbers else [None if v is None else str(v) for v in values],
+            pa.float64() if numbers else pa.string(),
+        )
+    for name in metrics:
+        values = [trial.metrics.get(name) for trial in sweep.trials]
+        columns[f"validation.{name}"] = pa.array(values, pa.float64())
+    path = sweep.folder / TRIALS
+    with committed_file(path) as draft:
+        pq.write_table(pa.table(columns), draft)
+    return path
+
+
+def write_best(sweep: Sweep) -> Path:
+    """Writes `best.json`: the best trials with recipe, validation and test figures."""
+    write_json(sweep.folder / BEST, {"metrics": sweep.options.metrics, "trials": sweep.best})
+    return sweep.folder / BEST

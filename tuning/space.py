@@ -1,0 +1,275 @@
+"""The search space: from keys of a recipe to Optuna's parameters, and back to a trial's recipe.
+
+A parameter is called what its key is called. Two things are translated: a choice that is no plain
+value, such as a list of widths, is stored as JSON; and "no soft term" is a parameter of its own,
+because a logarithmic range has no 0.
+"""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from kd_ray.catalog import suggestion
+from kd_ray.config import Range, Recipe, SoftWeight, SweepOptions, parse_recipe
+from kd_ray.errors import ConfigError
+from kd_ray.stages.task import flattened
+
+if TYPE_CHECKING:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.trial import Trial
+
+    Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+
+SEARCHED = ("objective", "student", "train")
+SOFT_WEIGHT, TEMPERATURE = "objective.soft_weight", "objective.temperature"
+NO_SOFT_TERM = "no soft term"
+"""Name of the parameter that leaves the soft term out."""
+
+KNOWN_GOOD = (4.0, 20.0)
+"""Temperatures that papers use with c = T^2; a sweep tries them first where it may."""
+
+Settings = dict[str, Any]
+"""Key -> value as a recipe writes it."""
+
+
+def distributions(options: SweepOptions) -> dict[str, "Distribution"]:
+    """Parameter -> Optuna's distribution, in the order of the space."""
+    from optuna.distributions import CategoricalDistribution
+
+    found: dict[str, Distribution] = {}
+    if any(values.or_zero for values in options.space.values()):
+        found[NO_SOFT_TERM] = CategoricalDistribution([False, True])
+    return found | {key: _distribution(values) for key, values in options.space.items()}
+
+
+def _distribution(values: Range) -> "Distribution":
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    if values.choice is not None:
+        return CategoricalDistribution([_plain(value) for value in values.choice])
+    low, high = values.ends
+    if values.is_whole:
+        return IntDistribution(int(low), int(high), log=values.is_log)
+    return FloatDistribution(low, high, log=values.is_log)
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def suggested(options: SweepOptions, trial: "Trial") -> dict[str, Any]:
+    """Parameters of a trial, asked for one by one: T and c are not where they mean nothing."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    found: dict[str, Any] = {}
+    for name, values in distributions(options).items():
+        if name in (SOFT_WEIGHT, TEMPERATURE) and found.get(NO_SOFT_TERM):
+            continue
+        if isinstance(values, FloatDistribution):
+            found[name] = trial.suggest_float(name, values.low, values.high, log=values.log)
+        elif isinstance(values, IntDistribution):
+            found[name] = trial.suggest_int(name, values.low, values.high, log=values.log)
+        else:
+            found[name] = trial.suggest_categorical(name, values.choices)
+    return found
+
+
+def settings_of(parameters: Mapping[str, Any], options: SweepOptions) -> Settings:
+    """The values that a trial's parameters give to keys of the recipe.
+
+    >>> space = {"objective.soft_weight": {"log_uniform": [0.1, 10], "times": "T^2"}}
+    >>> settings_of({"objective.soft_weight": 0.5}, SweepOptions(space=space))
+    {'objective.soft_weight': '0.5*T^2'}
+    """
+    found: Settings = {}
+    for key, values in options.space.items():
+        if key == SOFT_WEIGHT and parameters.get(NO_SOFT_TERM):
+            found[key] = 0.0
+        elif key in parameters:
+            found[key] = _recipe_value(values, parameters[key])
+    return found
+
+
+def _recipe_value(values: Range, parameter: Any) -> Any:
+    if values.choice is not None:
+        parameter = next(value for value in values.choice if _plain(value) == parameter)
+    if values.times and not isinstance(parameter, str):
+        return str(SoftWeight(factor=parameter, times_temperature_squared=True))
+    return parameter
+
+
+def parameters_of(settings: Mapping[str, Any], options: SweepOptions) -> dict[str, Any]:
+    """The parameters of a point that is written like a recipe; the inverse of `settings_of`.
+
+    Raises:
+        ConfigError: a key or a value that the space does not have.
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        values = options.space.get(key)
+        if values is None:
+            raise ConfigError(
+                f"sweep.enqueue: {key} is not in the space; {suggestion(key, options.space)}"
+            )
+        parameter = _parameter(key, values, value)
+        if values.or_zero:
+            found[NO_SOFT_TERM] = parameter == 0
+            if parameter == 0:
+                continue
+        if not _holds(values, parameter):
+            raise ConfigError(
+                f"sweep.enqueue: {key} = {value!r} lies outside the space "
+                f"({values.model_dump(exclude_none=True, exclude_defaults=True)}); widen the space "
+                "or leave the point out"
+            )
+        found[key] = parameter
+    return found
+
+
+def _parameter(key: str, values: Range, value: Any) -> Any:
+    if values.choice is not None and value in values.choice:
+        return _plain(value)
+    if key == SOFT_WEIGHT:
+        try:
+            weight = SoftWeight.parse(value)
+        except ValueError as error:
+            raise ConfigError(f"sweep.enqueue: {key} {error}") from None
+        if weight.factor and weight.times_temperature_squared != bool(values.times):
+            form = "multiple of T^2" if values.times else "number"
+            raise ConfigError(
+                f"sweep.enqueue: {key} must be a {form}, as it is in the space, but got {value!r}"
+            )
+        return weight.factor
+    wrong = isinstance(value, bool | str | list) or (values.is_whole and value != int(value))
+    if values.choice is None and wrong:
+        raise ConfigError(f"sweep.enqueue: {key} must be a number in the space, but got {value!r}")
+    if values.choice is None:
+        return int(value) if values.is_whole else float(value)
+    return _plain(value)
+
+
+def _holds(values: Range, parameter: Any) -> bool:
+    if values.choice is not None:
+        return parameter in [_plain(value) for value in values.choice]
+    low, high = values.ends
+    return bool(low <= parameter <= high)
+
+
+def names_shown(options: SweepOptions) -> dict[str, str]:
+    """What tables call the keys of a space: name -> key.
+
+    >>> space = {"objective.temperature": {"uniform": [1, 2]}, "train.lr": {"uniform": [0, 1]}}
+    >>> names_shown(SweepOptions(space=space))
+    {'T': 'objective.temperature', 'lr': 'train.lr'}
+    """
+    short = {
+        TEMPERATURE: "T",
+        SOFT_WEIGHT: "c",
+        "student.quantizer.weight_bits": "W bits",
+        "student.quantizer.activation_bits": "A bits",
+    }
+    found: dict[str, str] = {}
+    for key, values in options.space.items():
+        name = "c / T²" if values.times else short.get(key, key.split(".")[-1])
+        found[key if name in found else name] = key
+    return found
+
+
+def shown(settings: Mapping[str, Any], options: SweepOptions) -> dict[str, str]:
+    """A trial's settings as texts, by the names of `names_shown`; without what it does not set."""
+    found = {}
+    for name, key in names_shown(options).items():
+        if key in settings:
+            value = settings[key]
+            if options.space[key].times:
+                value = SoftWeight.parse(value).factor
+            found[name] = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return found
+
+
+def first_points(recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameters of the points that are tried before the sampler is asked.
+
+    Known-good ones have the recipe's own values where they say nothing themselves.
+
+    Raises:
+        ConfigError: a point that is not in the space.
+    """
+    options = recipe.sweep
+    assert options is not None
+    if options.sampler == "grid":
+        names = list(options.space)
+        choices = [map(_plain, options.space[name].choice or []) for name in names]
+        return [dict(zip(names, point, strict=True)) for point in itertools.product(*choices)]
+    if options.enqueue is not None:
+        return [parameters_of(point, options) for point in options.enqueue]
+    if TEMPERATURE not in options.space:
+        return []
+    own = flattened(recipe.model_dump(mode="json", exclude_none=True))
+    points = []
+    for temperature in KNOWN_GOOD:
+        point: dict[str, Any] = {}
+        wanted = {**own, TEMPERATURE: temperature, SOFT_WEIGHT: "T^2"}
+        for key in options.space.keys() & wanted.keys():
+            with contextlib.suppress(ConfigError):  # the space may not have it
+                point |= parameters_of({key: wanted[key]}, options)
+        if TEMPERATURE in point:
+            points.append(point)
+    return points
+
+
+def trial_recipe(recipe: Recipe, settings: Mapping[str, Any], rules: Any = ()) -> Recipe:
+    """The recipe of one trial: that of the sweep with the trial's values and seeds, and no sweep.
+
+    Raises:
+        ConfigError: the values do not go together.
+    """
+    assert recipe.sweep is not None
+    table = recipe.model_dump(mode="json", exclude_none=True, exclude={"sweep"})
+    table["train"]["seeds"] = list(recipe.sweep.seeds)
+    for key, value in settings.items():
+        _set(table, key, value)
+    return parse_recipe(table, recipe.name, rules)
+
+
+def _set(table: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"sweep.space.{key}: {part} is a value, not a table")
+        table = inner
+    table[last] = value
+
+
+def space_problems(recipe: Recipe, rules: Any = ()) -> list[str]:
+    """What is wrong with a recipe's space: every key at each of its ends, or each choice."""
+    options = recipe.sweep
+    assert options is not None
+    found = []
+    for key, values in options.space.items():
+        table = key.split(".")[0]
+        if table in Recipe.model_fields and table not in SEARCHED:
+            found.append(
+                f"sweep.space.{key}: all trials share one teacher and transfer set, so a space "
+                f"has keys of {', '.join(SEARCHED)} alone; leave it out, or make two sweeps"
+            )
+            continue
+        if key in ("train.seeds", "student.continues", "student.baselines"):
+            found.append(f"sweep.space.{key}: is the sweep's own; see sweep.seeds")
+            continue
+        ends = values.choice or values.ends
+        for end in ends:
+            value = _recipe_value(values, _plain(end))
+            try:
+                trial_recipe(recipe, {key: value}, rules)
+            except ConfigError as error:
+                found.append(f"sweep.space.{key}: {str(error).removeprefix(f'{recipe.name}: ')}")
+                break
+    return found

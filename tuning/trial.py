@@ -1,0 +1,167 @@
+"""One trial: its students trained abreast, told epoch by epoch as the mean over their seeds.
+
+The same code runs inside a Tune actor, as a driver of a nested Ray Train run, and in this process.
+"""
+
+import json
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from kd_ray.config import Recipe
+from kd_ray.errors import KdRayError
+from kd_ray.loop import Epoch
+from kd_ray.stages import Event, Finished, Task
+from kd_ray.variants import own_variant
+
+COSTS = ("packed_bytes", "bit_operations")
+Performer = Callable[[Sequence[Task]], Generator[tuple[Task, Event]]]
+
+
+@dataclass(frozen=True)
+class TrialEpoch:
+    """All students of a trial have finished an epoch, or had ended before it.
+
+    Attributes:
+        number: of the epoch, 1-based.
+        epochs: at most.
+        metrics: of the validation rows and of training, mean over the seeds.
+    """
+
+    number: int
+    epochs: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """What a trial comes to.
+
+    Attributes:
+        metrics: on the validation rows, and the model's costs; mean over the seeds.
+        history: metrics after each epoch, in order.
+        epochs: that were trained.
+        seconds: of training, over the seeds, in this and earlier processes.
+        cause: why it failed; None of one that did not.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    epochs: int = 0
+    seconds: float = 0.0
+    cause: str | None = None
+
+    def written(self) -> str:
+        """As JSON, to cross a border of processes."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, text: str) -> "TrialEnd":
+        """The inverse of `written`."""
+        return cls(**json.loads(text))
+
+
+def trial_folder(sweep: Path, number: int) -> Path:
+    """Where a trial's students lie below a sweep's folder."""
+    return sweep / f"trial-{number:04d}"
+
+
+def trial_tasks(
+    recipe: Recipe, sweep: Path, number: int, *, transfer_set: Path, data_root: str | None
+) -> list[Task]:
+    """The students of a trial, a task for each seed.
+
+    Args:
+        recipe: of the trial.
+        sweep: absolute folder of the sweep.
+        number: of the trial.
+        transfer_set: absolute folder that all trials share.
+        data_root: folder of the dataset's files, or None.
+    """
+    stored = recipe.transfer_set.model_copy(update={"path": str(transfer_set)})
+    recipe = recipe.model_copy(update={"transfer_set": stored})
+    first = Task(
+        "distill",
+        recipe=recipe.model_dump(mode="json", exclude_none=True),
+        run=str(trial_folder(sweep, number)),
+        data_root=data_root,
+        variant=own_variant(recipe),
+        parents={"sweep": str(sweep), "trial": str(number)},
+        touch_test=False,
+    )
+    return [replace(first, seed=seed) for seed in recipe.train.seeds]
+
+
+def told(tasks: Sequence[Task], perform: Performer) -> Generator[TrialEpoch | TrialEnd]:
+    """Performs a trial; the last thing it yields is a `TrialEnd`, whatever happens in it.
+
+    Args:
+        tasks: of one trial.
+        perform: yields the tasks' events, none of them an epoch ahead of another.
+    """
+    epochs = int(tasks[0].recipe["train"]["epochs"])
+    histories: dict[str, list[dict[str, Any]]] = {task.title: [] for task in tasks}
+    results: dict[str, dict[str, Any]] = {}
+    latest: dict[str, dict[str, Any]] = {}
+    ended: dict[str, int] = {}
+    number = 0
+    events = perform(tasks)
+    try:
+        for task, event in events:
+            if isinstance(event, Epoch):
+                latest[task.title] = {**event.record(), "epoch": event.number}
+            elif isinstance(event, Finished):
+                results[task.title] = event.result
+                histories[task.title] = event.result["history"]
+                ended[task.title] = event.result["epochs"]
+                latest.setdefault(task.title, histories[task.title][-1])
+            reached = _reached(latest, ended, len(tasks))
+            if reached > number:
+                number = reached
+                yield TrialEpoch(number, epochs, averaged(list(latest.values())))
+        yield _end(histories, list(results.values()))
+    except KdRayError as error:
+        yield TrialEnd(cause=str(error))
+    except Exception as error:  # a sweep goes on without the trial, whatever it was
+        lines = str(error).strip().splitlines()  # Ray puts a traceback before what went wrong
+        yield TrialEnd(cause=f"{type(error).__name__}: {lines[-1] if lines else 'no message'}")
+    finally:
+        events.close()
+
+
+def _reached(latest: dict[str, dict[str, Any]], ended: dict[str, int], students: int) -> int:
+    """The epoch that every student has finished, or would have if it had not ended before."""
+    if len(latest) < students:
+        return 0
+    going = [int(record["epoch"]) for title, record in latest.items() if title not in ended]
+    return min(going, default=max(int(record["epoch"]) for record in latest.values()))
+
+
+def _end(histories: dict[str, list[dict[str, Any]]], results: list[dict[str, Any]]) -> TrialEnd:
+    longest = max(len(history) for history in histories.values())
+    history = [
+        averaged([records[min(place, len(records) - 1)] for records in histories.values()])
+        for place in range(longest)
+    ]
+    costs = [{name: result[name] for name in COSTS} for result in results]
+    return TrialEnd(
+        metrics={**averaged([result["metrics"] for result in results]), **averaged(costs)},
+        history=history,
+        epochs=longest,
+        seconds=round(sum(result["seconds"] for result in results), 3),
+    )
+
+
+def averaged(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means of the numbers that all records have.
+
+    >>> averaged([{"loss": 1.0, "layers": {}}, {"loss": 2.0}])
+    {'loss': 1.5}
+    """
+    return {
+        name: mean(record[name] for record in records)
+        for name, value in records[0].items()
+        if isinstance(value, int | float) and all(name in record for record in records)
+    }

@@ -1,0 +1,181 @@
+"""The trials of one sweep as whoever runs them sees them: handed out, heard of, ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kd_ray.config import Recipe
+from kd_ray.errors import KdRayError
+from kd_ray.pipeline import catalogue_problems
+from kd_ray.stages import Task
+from tuning.ledger import Ledger, Point
+from tuning.space import Settings, trial_recipe
+from tuning.trial import TrialEnd, TrialEpoch, trial_tasks
+
+State = Literal["finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class SweepBegins:
+    """The first event: how things stand.
+
+    Attributes:
+        over: trials that are finished, stopped or failed already.
+        left: trials to run.
+        best: number and first metric of the best trial so far, or None.
+    """
+
+    over: int
+    left: int
+    best: tuple[int, float] | None
+
+
+@dataclass(frozen=True)
+class TrialBegins:
+    """A trial is handed out."""
+
+    point: Point
+
+
+@dataclass(frozen=True)
+class TrialOver:
+    """A trial is in the ledger for good.
+
+    Attributes:
+        number: of the trial.
+        state: how it ended; "stopped" by the scheduler.
+        values: metric -> value; empty of a failed one.
+        epochs: that were trained.
+        cause: of a failure.
+    """
+
+    number: int
+    state: State
+    values: dict[str, float]
+    epochs: int
+    cause: str | None = None
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """A trial has finished an epoch."""
+
+    number: int
+    epoch: TrialEpoch
+
+
+SweepEvent = SweepBegins | TrialBegins | TrialReport | TrialOver
+
+
+class Trials:
+    """Hands out the trials of a sweep and writes down what becomes of them."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        ledger: Ledger,
+        folder: Path,
+        transfer_set: Path,
+        data_root: str | None,
+        listener: Callable[[SweepEvent], None],
+    ) -> None:
+        """See `trial.trial_tasks` for the paths.
+
+        Args:
+            recipe: of the sweep.
+            ledger: opened.
+            folder: absolute, of the sweep.
+            transfer_set: absolute.
+            data_root: or None.
+            listener: is told every event, in the thread that calls this object.
+        """
+        self.recipe = recipe
+        self.ledger = ledger
+        self._folder = folder
+        self._transfer_set = transfer_set
+        self._data_root = data_root
+        self._listener = listener
+        self._epochs: dict[int, TrialEpoch] = {}
+
+    @property
+    def are_over(self) -> bool:
+        """Whether no more trials are to be begun, and those running are to be stopped."""
+        return self.ledger.gave_up
+
+    def next(self) -> tuple[int, list[Task]] | None:
+        """The number and the tasks of the next trial; None when all have been handed out.
+
+        A point whose values do not go together is a failed trial.
+        """
+        while not self.are_over:
+            point = self.ledger.next()
+            if point is None:
+                return None
+            self._listener(TrialBegins(point))
+            try:
+                return point.number, self.tasks_of(point.number, point.settings)
+            except KdRayError as error:
+                self.ended(point.number, TrialEnd(cause=str(error)))
+        return None
+
+    def tasks_of(self, number: int, settings: Settings) -> list[Task]:
+        """The students of a trial, a task for each seed.
+
+        Raises:
+            ConfigError: the trial's values do not go together.
+        """
+        return trial_tasks(
+            trial_recipe(self.recipe, settings, [catalogue_problems]),
+            self._folder,
+            number,
+            transfer_set=self._transfer_set,
+            data_root=self._data_root,
+        )
+
+    def heard(self, number: int, epoch: TrialEpoch) -> bool:
+        """Notes an epoch of a trial; says whether the trial is to be stopped."""
+        self._epochs[number] = epoch
+        self._listener(TrialReport(number, epoch))
+        value = epoch.metrics.get(self.ledger.options.metrics[0])
+        stop = value is not None and self.ledger.report(number, epoch.number, value)
+        return stop and epoch.number < epoch.epochs
+
+    def stopped(self, number: int) -> None:
+        """Notes a trial that was stopped after the epoch it was last heard of."""
+        epoch = self._epochs[number]
+        self.ledger.prune(number, _about(epoch.metrics, epoch.number, None))
+        self._over(number, "stopped", epoch.metrics, epoch.number)
+
+    def ended(self, number: int, end: TrialEnd) -> None:
+        """Notes a trial that came to its end, or failed."""
+        if end.cause is not None:
+            heard = self._epochs.get(number)
+            epochs = heard.number if heard else 0
+            self.ledger.fail(number, end.cause, {"epochs": epochs})
+            self._over(number, "failed", {}, epochs, end.cause)
+            return
+        metric = self.ledger.options.metrics[0]
+        for epoch, record in enumerate(end.history, start=1):
+            if metric in record:  # a driver that was killed may have missed some
+                self.ledger.report(number, epoch, record[metric])
+        self.ledger.complete(number, end.metrics, _about(end.metrics, end.epochs, end.seconds))
+        self._over(number, "finished", end.metrics, end.epochs)
+
+    def _over(
+        self,
+        number: int,
+        state: State,
+        metrics: dict[str, float],
+        epochs: int,
+        cause: str | None = None,
+    ) -> None:
+        wanted = self.ledger.options.metrics
+        values = {name: metrics[name] for name in wanted if name in metrics}
+        self._listener(TrialOver(number, state, values, epochs, cause))
+
+
+def _about(metrics: dict[str, float], epochs: int, seconds: float | None) -> dict[str, Any]:
+    """What the study keeps of a trial beside its parameters and its values."""
+    kept = {"epochs": epochs, "metrics": metrics}
+    return kept if seconds is None else {**kept, "seconds": seconds}
