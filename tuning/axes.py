@@ -45,7 +45,7 @@ def worth_seeing(values: Sequence[float], rising: bool) -> Point:
     """Limits of an axis that shows most values, and all of the good ones.
 
     >>> [round(end, 3) for end in worth_seeing([0.1, 0.91, 0.92, 0.92, 0.93], rising=True)]
-    [0.868, 0.934]
+    [0.866, 0.934]
     >>> worth_seeing([2.0], rising=False)
     (1.98, 2.02)
 
@@ -179,7 +179,7 @@ def count_whole(axis: "Axis") -> None:
     """Ticks at whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+    axis.set_major_locator(MaxNLocator(nbins=10, steps=(1, 2, 5, 10), integer=True, min_n_ticks=1))
 
 
 def make_logarithmic(axes: "Axes") -> None:

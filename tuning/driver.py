@@ -4,7 +4,6 @@ Everything lies in the run folder of the recipe's name: teacher and transfer set
 makes them, and `sweep/` with the study, a folder for each trial, and what came of it.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,11 +34,11 @@ from kd_ray.workers import Worker
 from tuning.ledger import STUDY, Ledger
 from tuning.on_tune import perform_here, perform_on_tune
 from tuning.outcome import (
-    BEST,
     PAGE,
     RESULT,
     Sweep,
     TrialRow,
+    read_best,
     read_trials,
     write_best,
     write_trials,
@@ -205,15 +204,7 @@ def open_sweep(path: str | Path) -> Sweep:
         raise ConfigError(f"{folder / RECIPE}: has no [sweep]; run the sweep again to mend it")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / STUDY}")
-    best = _best_on_disk(folder)
-    return Sweep(folder, recipe, study, read_trials(study, recipe.sweep), best)
-
-
-def _best_on_disk(folder: Path) -> list[dict[str, Any]]:
-    try:
-        return list(json.loads((folder / BEST).read_bytes())["trials"])
-    except (OSError, ValueError, KeyError):
-        return []
+    return Sweep(folder, recipe, study, read_trials(study, recipe.sweep), *read_best(folder))
 
 
 def _finish(
@@ -221,13 +212,16 @@ def _finish(
 ) -> Sweep:
     """Writes everything that is told of a sweep, and looks at the test split for its winner."""
     found = Sweep(folder, recipe, ledger.study, read_trials(ledger.study, ledger.options))
-    before = {entry["trial"]: entry for entry in _best_on_disk(folder)}
+    best_before, earlier = read_best(folder)
+    before = {entry["trial"]: entry for entry in [*best_before, *earlier]}
     shelf = Shelf()
     best = []
     for trial in found.front:
         known = before.get(trial.number)
         best.append(known if known is not None else best_entry(trials, found, trial, shelf))
-    found = replace(found, best=best)
+    now = {entry["trial"] for entry in best}
+    past = [entry for number, entry in before.items() if number not in now]
+    found = replace(found, best=best, earlier=past)
     write_trials(found)
     write_best(found)
     write_page(found, folder / PAGE)

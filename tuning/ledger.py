@@ -151,6 +151,10 @@ class Ledger:
         settings = settings_of(parameters, self.options)
         return Point(trial.number, parameters, settings, resumed)
 
+    def again(self, number: int) -> None:
+        """Takes a trial back whose process was lost; it is the next to be handed out."""
+        self._begun.insert(0, self.study.get_trials(deepcopy=False)[number])
+
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Notes the metric after an epoch; says whether the trial is to be stopped.
 

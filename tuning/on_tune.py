@@ -115,7 +115,6 @@ def perform_on_tune(
                     storage_path=folder,
                     verbose=0,
                     stop=_stopper(trials),
-                    failure_config=tune.FailureConfig(max_failures=resources.max_failures),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             ).fit()
@@ -157,8 +156,8 @@ def _searcher(trials: Trials, resources: Resources, placement: Placement) -> Any
 
         def suggest(self, trial_id: str) -> Any:
             handed = trials.next()
-            if handed is None:
-                return Searcher.FINISHED
+            if handed is None:  # unless a trial that runs may be lost, and come back
+                return None if self.numbers and not trials.are_over else Searcher.FINISHED
             number, tasks = handed
             self.numbers[trial_id] = number
             return {
@@ -174,7 +173,7 @@ def _searcher(trials: Trials, resources: Resources, placement: Placement) -> Any
         ) -> None:
             number = self.numbers.pop(trial_id)
             if error:
-                trials.ended(number, TrialEnd(cause=_lost(resources)))
+                trials.lost(number, resources.max_failures)
             elif result and "end" in result:
                 trials.ended(number, TrialEnd.read(result["end"]))
             elif not trials.are_over:
@@ -188,13 +187,6 @@ def _searcher(trials: Trials, resources: Resources, placement: Placement) -> Any
             """Nothing, likewise."""
 
     return Asking()
-
-
-def _lost(resources: Resources) -> str:
-    return (
-        "its process was lost more often than resources.max_failures "
-        f"({resources.max_failures}) allows; look for a lack of memory"
-    )
 
 
 def _scheduler(trials: Trials) -> Any:

@@ -1,12 +1,13 @@
 """What a sweep has come to: its trials as rows, the best of them, and files that say so."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_ray.config import Recipe, SoftWeight, SweepOptions
-from kd_ray.errors import ConfigError
+from kd_ray.errors import ConfigError, StorageError
 from kd_ray.files import committed_file, write_json
 from kd_ray.report.summary import bytes_shown, count_shown
 from tuning.space import Settings, settings_of
@@ -31,7 +32,7 @@ class TrialRow:
         values: of the sweep's metrics, in order; empty of one that has none.
         history: epoch -> the first metric.
         epochs: trained.
-        seconds: of training; None of one that did not come to its end.
+        seconds: of training; None while it runs.
         cause: of a failure.
     """
 
@@ -56,6 +57,8 @@ class Sweep:
         study: Optuna's, for analyses of one's own.
         trials: in the order in which they were handed out.
         best: rows of `best.json`: the winner, or the whole front of several objectives.
+        earlier: rows of trials that were the best before the sweep was extended; the test split
+            was looked at for these too.
     """
 
     folder: Path
@@ -63,6 +66,7 @@ class Sweep:
     study: "Study" = field(repr=False)
     trials: list[TrialRow] = field(repr=False)
     best: list[dict[str, Any]] = field(default_factory=list)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def options(self) -> SweepOptions:
@@ -193,5 +197,25 @@ def write_trials(sweep: Sweep) -> Path:
 
 def write_best(sweep: Sweep) -> Path:
     """Writes `best.json`: the best trials with recipe, validation and test figures."""
-    write_json(sweep.folder / BEST, {"metrics": sweep.options.metrics, "trials": sweep.best})
+    table = {"metrics": sweep.options.metrics, "trials": sweep.best, "earlier": sweep.earlier}
+    write_json(sweep.folder / BEST, table)
     return sweep.folder / BEST
+
+
+def read_best(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the best trials, and of those that were the best before, as `write_best` left them.
+
+    Raises:
+        StorageError: the file is there, but not what was written.
+    """
+    file = folder / BEST
+    try:
+        table = json.loads(file.read_bytes())
+        return list(table["trials"]), list(table["earlier"])
+    except FileNotFoundError:
+        return [], []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{file}: must be the best trials of a sweep, but cannot be read ({error}); remove it "
+            "and run the sweep again"
+        ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from kd_ray.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe
 from kd_ray.errors import KdRayError
 from kd_ray.loop import Epoch
@@ -92,6 +93,16 @@ def trial_tasks(
         touch_test=False,
     )
     return [replace(first, seed=seed) for seed in recipe.train.seeds]
+
+
+def trained_s(tasks: Sequence[Task]) -> float:
+    """Seconds of training that lie behind the latest checkpoints of a trial's students."""
+    seconds = 0.0
+    for task in tasks:
+        for epoch in epochs_in(task.folder)[-1:]:
+            history = read_meta(epoch_folder(task.folder, epoch)).history
+            seconds += sum(record["seconds"] for record in history)
+    return round(seconds, 3)
 
 
 def told(tasks: Sequence[Task], perform: Performer) -> Generator[TrialEpoch | TrialEnd]:

@@ -1,5 +1,6 @@
 """The trials of one sweep as whoever runs them sees them: handed out, heard of, ended."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from kd_ray.pipeline import catalogue_problems
 from kd_ray.stages import Task
 from tuning.ledger import Ledger, Point
 from tuning.space import Settings, trial_recipe
-from tuning.trial import TrialEnd, TrialEpoch, trial_tasks
+from tuning.trial import TrialEnd, TrialEpoch, trained_s, trial_tasks
 
 State = Literal["finished", "stopped", "failed"]
 
@@ -97,6 +98,8 @@ class Trials:
         self._data_root = data_root
         self._listener = listener
         self._epochs: dict[int, TrialEpoch] = {}
+        self._losses: Counter[int] = Counter()
+        self._tasks: dict[int, list[Task]] = {}
 
     @property
     def are_over(self) -> bool:
@@ -114,9 +117,12 @@ class Trials:
                 return None
             self._listener(TrialBegins(point))
             try:
-                return point.number, self.tasks_of(point.number, point.settings)
+                tasks = self.tasks_of(point.number, point.settings)
             except KdRayError as error:
                 self.ended(point.number, TrialEnd(cause=str(error)))
+                continue
+            self._tasks[point.number] = tasks
+            return point.number, tasks
         return None
 
     def tasks_of(self, number: int, settings: Settings) -> list[Task]:
@@ -141,10 +147,28 @@ class Trials:
         stop = value is not None and self.ledger.report(number, epoch.number, value)
         return stop and epoch.number < epoch.epochs
 
+    def lost(self, number: int, allowed: int) -> None:
+        """Notes that a trial's process died: it goes on elsewhere, or has died too often.
+
+        Args:
+            number: of the trial.
+            allowed: how often this may happen to a trial.
+        """
+        self._losses[number] += 1
+        if self._losses[number] <= allowed:
+            self.ledger.again(number)
+            return
+        cause = (
+            f"its process was lost more often than resources.max_failures ({allowed}) allows; look "
+            "for a lack of memory"
+        )
+        self.ended(number, TrialEnd(cause=cause))
+
     def stopped(self, number: int) -> None:
         """Notes a trial that was stopped after the epoch it was last heard of."""
         epoch = self._epochs[number]
-        self.ledger.prune(number, _about(epoch.metrics, epoch.number, None))
+        seconds = trained_s(self._tasks[number])
+        self.ledger.prune(number, _about(epoch.metrics, epoch.number, seconds))
         self._over(number, "stopped", epoch.metrics, epoch.number)
 
     def ended(self, number: int, end: TrialEnd) -> None:
@@ -152,7 +176,8 @@ class Trials:
         if end.cause is not None:
             heard = self._epochs.get(number)
             epochs = heard.number if heard else 0
-            self.ledger.fail(number, end.cause, {"epochs": epochs})
+            seconds = trained_s(self._tasks.get(number, []))
+            self.ledger.fail(number, end.cause, {"epochs": epochs, "seconds": seconds})
             self._over(number, "failed", {}, epochs, end.cause)
             return
         metric = self.ledger.options.metrics[0]
@@ -175,7 +200,6 @@ class Trials:
         self._listener(TrialOver(number, state, values, epochs, cause))
 
 
-def _about(metrics: dict[str, float], epochs: int, seconds: float | None) -> dict[str, Any]:
+def _about(metrics: dict[str, float], epochs: int, seconds: float) -> dict[str, Any]:
     """What the study keeps of a trial beside its parameters and its values."""
-    kept = {"epochs": epochs, "metrics": metrics}
-    return kept if seconds is None else {**kept, "seconds": seconds}
+    return {"epochs": epochs, "metrics": metrics, "seconds": seconds}

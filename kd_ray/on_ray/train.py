@@ -21,6 +21,8 @@ from kd_ray.stages.events import Event, Waiting
 from kd_ray.stages.task import Task
 
 POLL_S = 0.25
+ENDING_S = 300.0
+"""For workers that were asked to end with their epoch."""
 
 
 def work(config: dict[str, Any]) -> None:
@@ -34,8 +36,9 @@ def work(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from kd_ray.labelling import ShardDone
+    from kd_ray.loop import Epoch
     from kd_ray.stages import perform_abreast, perform_all
-    from kd_ray.workers import Worker
+    from kd_ray.workers import Worker, from_first
 
     context = ray.train.get_context()
     device = get_device() if config["gpus"] else torch.device("cpu")
@@ -45,7 +48,7 @@ def work(config: dict[str, Any]) -> None:
         device=device,
         threads=config["cpus"],
     )
-    mailbox = config["mailbox"]
+    mailbox, orders = config["mailbox"], config["orders"]
     tasks: Sequence[Task] = config["tasks"]
     with warnings.catch_warnings():
         if worker.is_first:
@@ -55,6 +58,10 @@ def work(config: dict[str, Any]) -> None:
             for task, event in perform(tasks, worker):
                 if worker.is_first or isinstance(event, ShardDone):
                     mailbox.put((task, event))
+                if isinstance(event, Epoch):
+                    told = worker.is_first and not orders.empty()
+                    if from_first(int(told), device):  # all leave together
+                        return
         except KdRayError as error:
             if worker.is_first:
                 mailbox.put(error)
@@ -77,6 +84,8 @@ def perform_on_ray(
         verbose: let Ray's own log lines through.
         abreast: an epoch of each task in turn, as `stages.perform_abreast` does it.
 
+    Closing the generator ends the workers after the epoch they are in.
+
     Raises:
         KdRayError: what a worker raised.
         ClusterError: the workers do not fit, or died more often than `max_failures`.
@@ -89,12 +98,13 @@ def perform_on_ray(
 
         placement = place(resources)
         yield tasks[0], Waiting(f"Starting {_counted(placement)}")
-        mailbox = Queue(actor_options={"num_cpus": 0})
+        mailbox, orders = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
         config = {
             "tasks": list(tasks),
             "cpus": placement.cpus,
             "gpus": placement.gpus,
             "mailbox": mailbox,
+            "orders": orders,
             "abreast": abreast,
         }
         # `fit` blocks and takes over Ctrl-C. In a process of its own it does neither here, and dies
@@ -116,6 +126,9 @@ def perform_on_ray(
                     continue
                 yield message
         except GeneratorExit:  # whoever listened has seen enough, and may need the workers' place
+            # They are asked to end: of a launcher that is killed, Ray keeps the workers' place.
+            orders.put("end")
+            ray.wait([launched], timeout=ENDING_S)
             ray.cancel(launched, force=True)
             raise
         error = ray.get(launched)

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from tiny import tiny_file
 
 from tuning import open_sweep, sweep
 from tuning.outcome import Sweep
+from tuning.trials import SweepEvent, TrialBegins, TrialOver, TrialReport
 
-DEADLINE_S = 240.0
+DEADLINE_S = 400.0
 TRIALS = 4
 OVERRIDES = (
     "data.validation=100",
@@ -89,50 +91,82 @@ def actors(pid: int) -> list[int]:
             title = Path(f"/proc/{child}/cmdline").read_bytes()
         except OSError:
             continue
-        if b"TrialActor" in title:
+        if b"Trainable" in title or b"TrialActor" in title:
             found.append(child)
     return found
 
 
-@pytest.mark.parametrize(
-    "moment",
-    ["trial 0: T", "trial 0: finished", "trial 2: T", "trial 3: finished"],
-    ids=["before the first report", "between trials", "mid-sweep", "while stopping"],
-)
+def kill_when(recipe: Path, runs: Path, moment: Callable[[SweepEvent], bool]) -> None:
+    """Runs a sweep in a process of its own and kills it, as kill -9 does, at an event of its own.
+
+    It is forked, so that it need not import torch again.
+    """
+    told, tell = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        child = os.fork()
+    if child == 0:
+        with os.fdopen(tell, "w") as pipe:
+
+            def listener(event: SweepEvent) -> None:
+                if moment(event):
+                    pipe.write("now\n")
+                    pipe.flush()
+                    signal.pause()
+
+            sweep(recipe, runs=runs, local=True, listener=listener)
+            os._exit(1)
+    os.close(tell)
+    with os.fdopen(told) as pipe:
+        heard = pipe.readline()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert heard == "now\n", "the sweep ended before the moment came"
+
+
+MOMENTS: dict[str, Callable[[SweepEvent], bool]] = {
+    "before the first report": lambda event: isinstance(event, TrialBegins),
+    "mid-trial": lambda event: isinstance(event, TrialReport) and event.epoch.number == 3,
+    "between trials": lambda event: isinstance(event, TrialOver) and event.number == 1,
+    "in the last epoch": lambda event: (
+        isinstance(event, TrialReport) and (event.number, event.epoch.number) == (TRIALS - 1, 6)
+    ),
+    "while stopping": lambda event: isinstance(event, TrialOver) and event.number == TRIALS - 1,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_sweep_killed_at_any_moment_goes_on_and_repeats_nothing(
     recipe: Path, tmp_path: Path, moment: str
 ) -> None:
-    process = start(recipe, tmp_path / "runs", "--local")
-    lines_until(process, moment)
-    killed(process)
+    kill_when(recipe, tmp_path / "runs", MOMENTS[moment])
     before = open_sweep(tmp_path / "runs" / "tiny")
     done = [trial for trial in entries(before) if trial[1] == "finished"]
+    begun: list[int] = []
 
-    finish(start(recipe, tmp_path / "runs", "--local"))
+    def listener(event: SweepEvent) -> None:
+        if isinstance(event, TrialBegins):
+            begun.append(event.point.number)
 
-    found = open_sweep(tmp_path / "runs" / "tiny")
+    found = sweep(recipe, runs=tmp_path / "runs", local=True, listener=listener)
+
     assert [trial.state for trial in found.trials] == ["finished"] * TRIALS
-    assert [trial for trial in entries(found) if trial in done] == done
+    assert begun == list(range(len(done), TRIALS))  # those in flight again, no finished one
+    assert entries(found)[: len(done)] == done
     settings = [trial.settings for trial in before.trials if trial.settings]
     assert [trial.settings for trial in found.trials][: len(settings)] == settings
     assert all(len(trial.history) == trial.epochs == 6 for trial in found.trials)
 
 
+@pytest.mark.parametrize("moment", ["before the first report", "mid-trial"])
 def test_a_trial_that_was_killed_comes_out_as_if_it_had_not_been(
-    recipe: Path, tmp_path: Path
+    recipe: Path, tmp_path: Path, moment: str
 ) -> None:
-    process = start(recipe, tmp_path / "runs", "--local")
-    lines_until(process, "trial 0: T")
-    killed(process)
-    finish(start(recipe, tmp_path / "runs", "--local"))
-    found = open_sweep(tmp_path / "runs" / "tiny").trials[0]
-
-    settings = {key: [value] for key, value in found.settings.items()}
-    space = ", ".join(f'"{key}"={{choice={value}}}' for key, value in settings.items())
-    other = tiny_file(tmp_path, *OVERRIDES, "sweep.trials=1", f"sweep.space={{{space}}}")
-    undisturbed = sweep(other, runs=tmp_path / "other", local=True).trials[0]
-    assert found.values == undisturbed.values
-    assert found.history == undisturbed.history
+    undisturbed = sweep(recipe, runs=tmp_path / "undisturbed", local=True)
+    kill_when(recipe, tmp_path / "runs", MOMENTS[moment])
+    found = sweep(recipe, runs=tmp_path / "runs", local=True)
+    assert found.trials[0].settings == undisturbed.trials[0].settings
+    assert entries(found)[0] == entries(undisturbed)[0]
 
 
 @pytest.mark.ray
