@@ -193,7 +193,10 @@ def _run_facts(path: Path) -> tuple[str, dict[str, Any]]:
     found: dict[str, Any] = {}
     for file in sorted(path.rglob(RESULT)):
         result = read_result(file.parent)
-        if result is not None:
+        if result is not None and result["stage"] == "tune":
+            counts = result["metrics"]
+            found[result["title"]] = f"{counts['trials']} trials; `kd-ray tune show` lists them"
+        elif result is not None and not _in_sweep(file.parent, path):
             metrics, place = result["metrics"], file.parent.relative_to(path)
             figure = (
                 f"{metrics['rows']:,} rows"
@@ -202,6 +205,11 @@ def _run_facts(path: Path) -> tuple[str, dict[str, Any]]:
             )
             found[result["title"]] = f"{figure}, {result['seconds']} s, in {place}"
     for folder in sorted({meta.parent.parent for meta in path.rglob(f"epoch-*/{META}")}):
-        if not (folder / RESULT).is_file():
+        if not (folder / RESULT).is_file() and not _in_sweep(folder, path):
             found[str(folder.relative_to(path))] = "unfinished; the same command goes on"
     return f"run {path}", found
+
+
+def _in_sweep(folder: Path, run: Path) -> bool:
+    """Whether an artefact is a trial's; a sweep may have hundreds."""
+    return any(part.startswith("trial-") for part in folder.relative_to(run).parts)

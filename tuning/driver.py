@@ -31,7 +31,7 @@ from kd_ray.stages import (
 from kd_ray.stages.task import flattened, quantizer_table
 from kd_ray.transfer_set import Manifest, read_manifest
 from kd_ray.workers import Worker
-from tuning.ledger import STUDY, Ledger
+from tuning.ledger import STUDY, Ledger, open_study
 from tuning.on_tune import perform_here, perform_on_tune
 from tuning.outcome import (
     PAGE,
@@ -44,7 +44,7 @@ from tuning.outcome import (
     write_trials,
 )
 from tuning.page import write_page
-from tuning.space import space_problems
+from tuning.space import checked_points, space_problems
 from tuning.trial import averaged
 from tuning.trials import SweepBegins, SweepEvent, Trials
 
@@ -85,9 +85,10 @@ def sweep(
     options = check_sweep(opened)
     run = Path(runs).absolute() / opened.name
     here = this_process(opened.resources) if local else None
-    for task, event in Run(opened, run, local, address, verbose).events(("teach", "label")):
-        if stage_listener is not None:
-            stage_listener(task, event)
+    if opened.transfer_set.path is None:
+        for task, event in Run(opened, run, local, address, verbose).events(("teach", "label")):
+            if stage_listener is not None:
+                stage_listener(task, event)
     folder = run / SWEEP
     transfer_set = transfer_set_folder(opened, run).absolute()
     manifest = read_manifest(transfer_set)
@@ -95,8 +96,8 @@ def sweep(
         raise ConfigError(_no_validation(f"{transfer_set} has none"))
     with locked(folder):
         remove_drafts(folder)
-        _write_recipe(folder, opened)
         ledger = Ledger(folder, opened, sweep_identity(opened, manifest))
+        _write_recipe(folder, opened)
         root = given_root(opened.data)
         trials = Trials(
             opened,
@@ -140,6 +141,7 @@ def check_sweep(recipe: Recipe) -> SweepOptions:
         raise ConfigError(f"recipe {recipe.name}: " + "\n  ".join(problems))
     if recipe.transfer_set.path is None and recipe.data.validation == 0:
         raise ConfigError(f"recipe {recipe.name}: {_no_validation('data.validation is 0')}")
+    checked_points(recipe)
     return recipe.sweep
 
 
@@ -190,20 +192,12 @@ def open_sweep(path: str | Path) -> Sweep:
     Raises:
         ConfigError: there is no sweep.
     """
-    import optuna
-
     given = Path(path).absolute()
     folder = given if (given / STUDY).is_file() else given / SWEEP
-    if not (folder / STUDY).is_file() or not (folder / RECIPE).is_file():
-        raise ConfigError(
-            f"{path}: must be a sweep, but there is no {SWEEP}/{STUDY}; name a run folder such as "
-            "runs/mnist-sweep, or begin one with `kd-ray tune run`"
-        )
+    study = open_study(folder)
     recipe = load_recipe(folder / RECIPE)
     if recipe.sweep is None:
         raise ConfigError(f"{folder / RECIPE}: has no [sweep]; run the sweep again to mend it")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / STUDY}")
     return Sweep(folder, recipe, study, read_trials(study, recipe.sweep), *read_best(folder))
 
 

@@ -5,6 +5,7 @@ is finished stays finished, what was running is handed out again under its numbe
 and the pruner have all they had learned. Ray Tune only runs what the ledger hands out.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from kd_ray.checkpoint import check_identity
 from kd_ray.config import Recipe, SweepOptions
 from kd_ray.errors import ConfigError, StorageError
 from kd_ray.loop import derived_seed
-from tuning.space import Settings, first_points, settings_of, suggested
+from tuning.space import Settings, checked_points, settings_of, suggested
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
@@ -73,12 +75,7 @@ class Ledger:
         assert recipe.sweep is not None
         self.options = options = recipe.sweep
         path = folder / STUDY
-        points = first_points(recipe)
-        if options.sampler == "grid" and options.trials > len(points):
-            raise ConfigError(
-                f"sweep.trials: the grid has {len(points)} points, but {options.trials} trials "
-                f"were asked for; use {len(points)}, or another sampler"
-            )
+        points = checked_points(recipe)
         folder.mkdir(parents=True, exist_ok=True)
         with _stored(path):
             storage = optuna.storages.RDBStorage(
@@ -96,11 +93,11 @@ class Ledger:
                 check_identity(path, self.study.user_attrs[IDENTITY], identity)
             else:  # begun just now, or by a driver that was killed in these very lines
                 if not begun and len(options.metrics) > 1:
-                    self.study.set_metric_names(options.metrics)
+                    with _quiet():
+                        self.study.set_metric_names(options.metrics)
                 for point in points[len(self.study.get_trials(deepcopy=False)) :]:
                     self.study.enqueue_trial(point)
                 self.study.set_user_attr(IDENTITY, identity)
-            self.study.sampler = make_sampler(options, self.handed_out)
         self._live: dict[int, Trial] = {}
         self._begun = [t for t in self.study.get_trials(deepcopy=False) if _is(t, "RUNNING")]
 
@@ -141,6 +138,8 @@ class Ledger:
         if not resumed and self.handed_out >= self.options.trials:
             return None
         with _stored(self.study.study_name), _quiet():
+            # What is drawn depends on the trials so far, not on where a driver was killed.
+            self.study.sampler = make_sampler(self.options, self.handed_out)
             if resumed:
                 trial = optuna.Trial(self.study, self._begun.pop(0)._trial_id)
             else:
@@ -164,23 +163,28 @@ class Ledger:
             return False
         with _stored(self.study.study_name), _quiet():
             self._live[number].report(value, epoch)
-            return self._live[number].should_prune()
+            return bool(self._live[number].should_prune())
 
-    def complete(self, number: int, values: Mapping[str, float], about: Mapping[str, Any]) -> None:
-        """Notes a trial that came to its end.
+    def complete(
+        self, number: int, values: Mapping[str, float], about: Mapping[str, Any]
+    ) -> str | None:
+        """Notes a trial that came to its end; says why it counts as failed all the same, or None.
 
         Args:
             number: of the trial.
             values: metric -> value; a metric of the sweep that is missing makes it a failure.
             about: what else is to be kept of it.
         """
-        missing = [name for name in self.options.metrics if values.get(name) is None]
+        wanted = self.options.metrics
+        missing = [name for name in wanted if not math.isfinite(values.get(name, math.nan))]
         if missing:
-            self.fail(number, f"the trial ended without {', '.join(missing)}", about)
-            return
+            cause = f"the trial ended without {', '.join(missing)}"
+            self.fail(number, cause, about)
+            return cause
         from optuna.trial import TrialState
 
-        self._tell(number, about, TrialState.COMPLETE, [values[m] for m in self.options.metrics])
+        self._tell(number, about, TrialState.COMPLETE, [values[name] for name in wanted])
+        return None
 
     def prune(self, number: int, about: Mapping[str, Any]) -> None:
         """Notes a trial that was stopped early."""
@@ -218,7 +222,7 @@ def make_pruner(options: SweepOptions) -> "BasePruner":
             min_resource=options.grace, reduction_factor=options.reduction
         )
     if options.stopping == "median":
-        return MedianPruner(n_warmup_steps=options.grace - 1)
+        return MedianPruner(n_warmup_steps=options.grace)
     return NopPruner()
 
 
@@ -238,6 +242,26 @@ def make_sampler(options: SweepOptions, handed_out: int) -> "BaseSampler":
     return RandomSampler(seed=seed)  # a grid's points are all enqueued
 
 
+def open_study(folder: Path) -> "Study":
+    """The study of a sweep that was begun, to be read.
+
+    Raises:
+        ConfigError: there is none.
+        StorageError: the file is no study.
+    """
+    import optuna
+
+    path = folder / STUDY
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder.parent}: must be a sweep, but there is no {folder.name}/{STUDY}; name a run folder such as "
+            "runs/mnist-sweep, or begin one with `kd-ray tune run`"
+        )
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with _stored(path):
+        return optuna.load_study(study_name=None, storage=f"sqlite:///{path}")
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Optuna's notes on parts that may change, or on epochs that are reported again."""
@@ -254,7 +278,7 @@ def _stored(where: Path | str) -> Iterator[None]:
 
     try:
         yield
-    except (StorageInternalError, DatabaseError) as error:
+    except (StorageInternalError, DatabaseError, ValueError, KeyError) as error:
         raise StorageError(
             f"{where}: the sweep's study must be a readable and writable SQLite file, but "
             f"{str(error.__cause__ or error).splitlines()[0]}; free some space or mend it, then "

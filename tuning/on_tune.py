@@ -9,6 +9,7 @@ away.
 import json
 import shutil
 import tempfile
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -230,11 +231,11 @@ def perform_here(trials: Trials, worker: Worker) -> None:
     shelf = Shelf()
     while (handed := trials.next()) is not None:
         number, tasks = handed
-        events = told(tasks, lambda tasks: perform_abreast(tasks, worker, shelf))
-        for event in events:
-            if isinstance(event, TrialEnd):
-                trials.ended(number, event)
-            elif trials.heard(number, event):
-                events.close()
-                trials.stopped(number)
-                break
+        # Closed at once, whatever happens: a traceback that is kept would keep the folder's lock.
+        with closing(told(tasks, lambda tasks: perform_abreast(tasks, worker, shelf))) as events:
+            for event in events:
+                if isinstance(event, TrialEnd):
+                    trials.ended(number, event)
+                elif trials.heard(number, event):
+                    trials.stopped(number)
+                    break

@@ -30,6 +30,9 @@ NO_SOFT_TERM = "no soft term"
 KNOWN_GOOD = (4.0, 20.0)
 """Temperatures that papers use with c = T^2; a sweep tries them first where it may."""
 
+MOST_TRIED = 64
+"""Whole numbers of a range that are checked one by one."""
+
 Settings = dict[str, Any]
 """Key -> value as a recipe writes it."""
 
@@ -215,12 +218,32 @@ def first_points(recipe: Recipe) -> list[dict[str, Any]]:
     points = []
     for temperature in KNOWN_GOOD:
         point: dict[str, Any] = {}
-        wanted = {**own, TEMPERATURE: temperature, SOFT_WEIGHT: "T^2"}
-        for key in options.space.keys() & wanted.keys():
-            with contextlib.suppress(ConfigError):  # the space may not have it
-                point |= parameters_of({key: wanted[key]}, options)
-        if TEMPERATURE in point:
+        weights = ("T^2", temperature**2)  # the same, and the space has one of the two at most
+        wanted = [(TEMPERATURE, temperature), *((SOFT_WEIGHT, weight) for weight in weights)]
+        known = {TEMPERATURE, SOFT_WEIGHT} & options.space.keys()
+        others = [(key, value) for key, value in own.items() if key not in known]
+        for key, value in (*wanted, *others):
+            if key in options.space:
+                with contextlib.suppress(ConfigError):  # the space may not have it
+                    point |= parameters_of({key: value}, options)
+        if known <= point.keys():
             points.append(point)
+    return points
+
+
+def checked_points(recipe: Recipe) -> list[dict[str, Any]]:
+    """`first_points`, when they are enough.
+
+    Raises:
+        ConfigError: a point that is not in the space, or a grid of fewer points than trials.
+    """
+    points, options = first_points(recipe), recipe.sweep
+    assert options is not None
+    if options.sampler == "grid" and options.trials > len(points):
+        raise ConfigError(
+            f"sweep.trials: the grid has {len(points)} points, but {options.trials} trials were "
+            f"asked for; use {len(points)}, or another sampler"
+        )
     return points
 
 
@@ -264,7 +287,11 @@ def space_problems(recipe: Recipe, rules: Any = ()) -> list[str]:
         if key in ("train.seeds", "student.continues", "student.baselines"):
             found.append(f"sweep.space.{key}: is the sweep's own; see sweep.seeds")
             continue
-        ends = values.choice or values.ends
+        ends: list[Any] = list(values.choice or values.ends)
+        if values.is_whole:  # bits of 1 and of 32 are good, and most between them are not
+            ends = list(range(ends[0], ends[1] + 1))[:MOST_TRIED]
+        if values.or_zero:
+            ends.append(0.0)
         for end in ends:
             value = _recipe_value(values, _plain(end))
             try:

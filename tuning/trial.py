@@ -3,6 +3,7 @@
 The same code runs inside a Tune actor, as a driver of a nested Ray Train run, and in this process.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,9 +13,9 @@ from typing import Any
 
 from kd_ray.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe
-from kd_ray.errors import KdRayError
+from kd_ray.errors import CheckpointError, KdRayError
 from kd_ray.loop import Epoch
-from kd_ray.stages import Event, Finished, Task
+from kd_ray.stages import Event, Finished, Started, Task
 from kd_ray.variants import own_variant
 
 COSTS = ("packed_bytes", "bit_operations")
@@ -89,7 +90,7 @@ def trial_tasks(
         run=str(trial_folder(sweep, number)),
         data_root=data_root,
         variant=own_variant(recipe),
-        parents={"sweep": str(sweep), "trial": str(number)},
+        parents={"sweep": recipe.name, "trial": str(number)},
         touch_test=False,
     )
     return [replace(first, seed=seed) for seed in recipe.train.seeds]
@@ -100,8 +101,9 @@ def trained_s(tasks: Sequence[Task]) -> float:
     seconds = 0.0
     for task in tasks:
         for epoch in epochs_in(task.folder)[-1:]:
-            history = read_meta(epoch_folder(task.folder, epoch)).history
-            seconds += sum(record["seconds"] for record in history)
+            with contextlib.suppress(CheckpointError):  # the trial has failed because of that
+                history = read_meta(epoch_folder(task.folder, epoch)).history
+                seconds += sum(record["seconds"] for record in history)
     return round(seconds, 3)
 
 
@@ -115,23 +117,23 @@ def told(tasks: Sequence[Task], perform: Performer) -> Generator[TrialEpoch | Tr
     epochs = int(tasks[0].recipe["train"]["epochs"])
     histories: dict[str, list[dict[str, Any]]] = {task.title: [] for task in tasks}
     results: dict[str, dict[str, Any]] = {}
-    latest: dict[str, dict[str, Any]] = {}
-    ended: dict[str, int] = {}
     number = 0
     events = perform(tasks)
     try:
         for task, event in events:
-            if isinstance(event, Epoch):
-                latest[task.title] = {**event.record(), "epoch": event.number}
+            if isinstance(event, Started) and event.done:
+                history = read_meta(epoch_folder(task.folder, event.done)).history
+                histories[task.title] = list(history)
+            elif isinstance(event, Epoch):
+                histories[task.title].append(event.record())
             elif isinstance(event, Finished):
                 results[task.title] = event.result
                 histories[task.title] = event.result["history"]
-                ended[task.title] = event.result["epochs"]
-                latest.setdefault(task.title, histories[task.title][-1])
-            reached = _reached(latest, ended, len(tasks))
+            going = [len(past) for title, past in histories.items() if title not in results]
+            reached = min(going, default=max(map(len, histories.values())))
             if reached > number:
                 number = reached
-                yield TrialEpoch(number, epochs, averaged(list(latest.values())))
+                yield TrialEpoch(number, epochs, _after(number, histories))
         yield _end(histories, list(results.values()))
     except KdRayError as error:
         yield TrialEnd(cause=str(error))
@@ -142,20 +144,14 @@ def told(tasks: Sequence[Task], perform: Performer) -> Generator[TrialEpoch | Tr
         events.close()
 
 
-def _reached(latest: dict[str, dict[str, Any]], ended: dict[str, int], students: int) -> int:
-    """The epoch that every student has finished, or would have if it had not ended before."""
-    if len(latest) < students:
-        return 0
-    going = [int(record["epoch"]) for title, record in latest.items() if title not in ended]
-    return min(going, default=max(int(record["epoch"]) for record in latest.values()))
+def _after(epoch: int, histories: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """Means after an epoch; a student that ended before it stays what it was."""
+    return averaged([past[min(epoch, len(past)) - 1] for past in histories.values()])
 
 
 def _end(histories: dict[str, list[dict[str, Any]]], results: list[dict[str, Any]]) -> TrialEnd:
-    longest = max(len(history) for history in histories.values())
-    history = [
-        averaged([records[min(place, len(records) - 1)] for records in histories.values()])
-        for place in range(longest)
-    ]
+    longest = max(len(past) for past in histories.values())
+    history = [_after(epoch, histories) for epoch in range(1, longest + 1)]
     costs = [{name: result[name] for name in COSTS} for result in results]
     return TrialEnd(
         metrics={**averaged([result["metrics"] for result in results]), **averaged(costs)},

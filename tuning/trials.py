@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from kd_ray.config import Recipe
 from kd_ray.errors import KdRayError
+from kd_ray.metrics import FIGURES
 from kd_ray.pipeline import catalogue_problems
 from kd_ray.stages import Task
 from tuning.ledger import Ledger, Point
 from tuning.space import Settings, trial_recipe
-from tuning.trial import TrialEnd, TrialEpoch, trained_s, trial_tasks
+from tuning.trial import COSTS, TrialEnd, TrialEpoch, trained_s, trial_tasks
 
 State = Literal["finished", "stopped", "failed"]
 
@@ -184,8 +185,9 @@ class Trials:
         for epoch, record in enumerate(end.history, start=1):
             if metric in record:  # a driver that was killed may have missed some
                 self.ledger.report(number, epoch, record[metric])
-        self.ledger.complete(number, end.metrics, _about(end.metrics, end.epochs, end.seconds))
-        self._over(number, "finished", end.metrics, end.epochs)
+        about = _about(end.metrics, end.epochs, end.seconds)
+        cause = self.ledger.complete(number, end.metrics, about)
+        self._over(number, "failed" if cause else "finished", end.metrics, end.epochs, cause)
 
     def _over(
         self,
@@ -202,4 +204,5 @@ class Trials:
 
 def _about(metrics: dict[str, float], epochs: int, seconds: float) -> dict[str, Any]:
     """What the study keeps of a trial beside its parameters and its values."""
-    return {"epochs": epochs, "metrics": metrics, "seconds": seconds}
+    kept = {name: value for name, value in metrics.items() if name in (*FIGURES, *COSTS)}
+    return {"epochs": epochs, "metrics": kept, "seconds": seconds}

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from kd_ray.cli.display import Display
 from kd_ray.cli.sweep_display import SweepDisplay
-from kd_ray.cli.tables import closing_lines, closing_table, facts, plain_table
+from kd_ray.cli.tables import closing_lines, closing_table, facts, fitting_table
 from kd_ray.cli.wording import duration
 from kd_ray.errors import ConfigError
 from kd_ray.pipeline import open_recipe
@@ -64,7 +64,7 @@ def show_trials(path: Path) -> None:
     if not rows:
         console.print(f"{path}: no trial has been begun", highlight=False, markup=False)
         return
-    console.print(plain_table(f"{found.recipe.name}: {len(rows)} trials, validation rows", rows))
+    _print_table(console, found, f"{len(rows)} trials, validation rows", rows)
     for trial in found.trials:
         if trial.cause:
             console.print(
@@ -78,12 +78,12 @@ def show_best(path: Path) -> None:
     winner = chosen(found, None)
     console = Console()
     _print_best(console, found)
-    if not found.best:
+    entry = next((entry for entry in found.best if entry["trial"] == winner.number), None)
+    if entry is None:
         console.print(
             "The sweep has not ended, so the test split has not been looked at.", highlight=False
         )
         return
-    entry = next(entry for entry in found.best if entry["trial"] == winner.number)
     if len(found.options.metrics) == 1:
         about = {
             f"{split} {name}": value
@@ -143,7 +143,13 @@ def _print_best(console: Console, found: Sweep) -> None:
             cells["test errors"] = f"{test['errors']:,.1f}".removesuffix(".0")
         rows.append(cells)
     what = "the best trial" if len(found.options.metrics) == 1 else "the Pareto front"
-    console.print(plain_table(f"{found.recipe.name}: {what}", rows))
+    _print_table(console, found, what, rows)
+
+
+def _print_table(console: Console, found: Sweep, what: str, rows: list[dict[str, str]]) -> None:
+    leaving = ["seconds", "epochs", *reversed(names_shown(found.options))]
+    title = f"{found.recipe.name}: {what}"
+    console.print(fitting_table(title, rows, console.width, leaving))
 
 
 def _cells(found: Sweep, trial: TrialRow) -> dict[str, str]:

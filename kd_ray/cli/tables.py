@@ -26,12 +26,32 @@ def closing_table(summary: Summary, width: int) -> Table:
         width: of the terminal, in characters. What does not fit is left out, whole columns in the
             order of `LEAVING`, rather than wrapped or cut; `report.html` has them all.
     """
-    for gone in range(len(LEAVING)):
+    rows = [
+        cells | {"seconds": f"{row.seconds.mean:,.1f}"}
+        for row, cells in zip(summary.rows, summary.cells(), strict=True)
+    ]
+    title = f"{summary.folder.name}: test split{_over_seeds(summary)}"
+    return fitting_table(title, rows, width, LEAVING)
+
+
+def fitting_table(
+    title: str, rows: Sequence[Mapping[str, str]], width: int, leaving: Sequence[str]
+) -> Table:
+    """A table that a terminal is wide enough for.
+
+    Args:
+        title: above it.
+        rows: at least one, with the same headings.
+        width: of the terminal, in characters.
+        leaving: headings of columns that it may go without, the least missed first.
+    """
+    for gone in range(len(leaving) + 1):
+        kept = [{h: t for h, t in row.items() if h not in leaving[:gone]} for row in rows]
         for gap in (3, 2) if gone < 2 else (2, 1):
-            table = _table(summary, LEAVING[:gone], gap)
+            table = plain_table(title, kept, gap)
             if _width(table) <= width:
                 return table
-    return _table(summary, LEAVING, gap=1)
+    return table
 
 
 def exercises_table(summary: Summary) -> Table:
@@ -66,18 +86,6 @@ def plain_table(title: str, rows: Sequence[Mapping[str, str]], gap: int = 2) -> 
     for cells in rows:
         table.add_row(*(Text(text) for text in cells.values()))
     return table
-
-
-def _table(summary: Summary, without: tuple[str, ...], gap: int) -> Table:
-    rows = [
-        {
-            heading: text
-            for heading, text in (cells | {"seconds": f"{row.seconds.mean:,.1f}"}).items()
-            if heading not in without
-        }
-        for row, cells in zip(summary.rows, summary.cells(), strict=True)
-    ]
-    return plain_table(f"{summary.folder.name}: test split{_over_seeds(summary)}", rows, gap)
 
 
 def _over_seeds(summary: Summary) -> str:

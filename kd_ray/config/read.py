@@ -142,13 +142,14 @@ def _got(value: Any) -> str:
 
 def _keys_at(path: list[str]) -> list[str]:
     model: type[BaseModel] = Recipe
-    for part in path:
+    parts = iter(path)
+    for part in parts:
         field = model.model_fields.get(part)
-        if field is None:
+        inner = None if field is None else _model_in(field.annotation)
+        if field is None or inner is None:
             return []
-        inner = _model_in(field.annotation)
-        if inner is None:
-            return []
+        if typing.get_origin(field.annotation) is dict:
+            next(parts, None)  # the user's own name, such as a layer's or a searched key's
         model = inner
     return list(model.model_fields)
 

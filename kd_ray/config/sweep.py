@@ -1,8 +1,8 @@
 """`[sweep]`: what is searched, by which rule, and how long."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from kd_ray.config.table import Seed, Table
 
@@ -19,6 +19,11 @@ Metric = Literal[
 ]
 MAXIMIZED = {"accuracy", "agreement"}
 Value = bool | int | float | str | list[Any]
+
+
+def _listed(value: Any) -> Any:
+    """A single name stands for a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 class Range(Table):
@@ -95,10 +100,10 @@ class SweepOptions(Table):
     trials: int = Field(default=32, ge=1)
     """Students in all; asking for more later goes on with a finished sweep."""
 
-    metric: Metric | list[Metric] = "accuracy"
+    metric: Annotated[list[Metric], BeforeValidator(_listed)] = Field(default=["accuracy"])
     """On the validation rows, or a cost of the model; several are several objectives."""
 
-    direction: Direction | list[Direction] | None = None
+    direction: Annotated[list[Direction] | None, BeforeValidator(_listed)] = None
     """Of each metric; unset, accuracy and agreement are maximized and the rest is minimized."""
 
     sampler: Literal["tpe", "random", "grid", "nsga2", "gp"] = "tpe"
@@ -130,14 +135,14 @@ class SweepOptions(Table):
     @property
     def metrics(self) -> list[str]:
         """The objectives, in order."""
-        return [self.metric] if isinstance(self.metric, str) else list(self.metric)
+        return list(self.metric)
 
     @property
     def directions(self) -> list[Direction]:
         """One for each metric."""
         if self.direction is None:
-            return ["maximize" if name in MAXIMIZED else "minimize" for name in self.metrics]
-        return [self.direction] if isinstance(self.direction, str) else list(self.direction)
+            return ["maximize" if name in MAXIMIZED else "minimize" for name in self.metric]
+        return list(self.direction)
 
     @property
     def stopping(self) -> Literal["asha", "median", "none"]:

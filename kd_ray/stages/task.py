@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from kd_ray.checkpoint import check_identity, epoch_folder, epochs_in, read_meta
+from kd_ray.checkpoint import WEIGHTS, check_identity, epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError
 from kd_ray.transfer_set import read_manifest
@@ -80,6 +80,15 @@ def transfer_set_folder(recipe: Recipe, run: Path) -> Path:
     """The transfer set that a run's students learn from."""
     path = recipe.transfer_set.path
     return run / "transfer_set" if path is None else Path(path)
+
+
+def start_checkpoint(task: Task, recipe: Recipe) -> Path | None:
+    """The latest checkpoint that `student.continues` means for a task's seed, if there is one."""
+    if recipe.student.continues is None:
+        return None
+    folder = Path(recipe.student.continues) / f"seed-{task.seed}"
+    epochs = epochs_in(folder)
+    return epoch_folder(folder, epochs[-1]) if epochs else None
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -188,7 +197,7 @@ def _check_parents(task: Task, result: dict[str, Any]) -> None:
     if task.stage == "distill":
         label = replace(task, stage="label")
         labelled = read_result(label.folder)
-        if labelled is not None and now == {"transfer_set": labelled["sha256"]}:
+        if labelled is not None and now.get("transfer_set") == labelled["sha256"]:
             _check_parents(label, labelled)
 
 
@@ -196,9 +205,12 @@ def _parents(task: Task) -> dict[str, str]:
     """Name -> sha256 of what an artefact is made from, as far as that is there."""
     recipe, run = Recipe.model_validate(task.recipe), Path(task.run)
     if task.stage == "distill":
-        folder = transfer_set_folder(recipe, run)
+        folder, start = transfer_set_folder(recipe, run), start_checkpoint(task, recipe)
         there = (folder / MANIFEST).is_file()
-        return {"transfer_set": read_manifest(folder).sha256} if there else {}
+        return {
+            **({"transfer_set": read_manifest(folder).sha256} if there else {}),
+            **({} if start is None else {"checkpoint": read_meta(start).files[WEIGHTS]}),
+        }
     if task.stage == "label" and recipe.teacher is not None:
         results = [read_result(teacher_folder(run, n)) for n in range(recipe.teacher.members)]
         return {f"teacher-{n:02d}": r["weights_sha256"] for n, r in enumerate(results) if r}

@@ -33,11 +33,20 @@ from kd_ray.optimizer import make_optimizer
 from kd_ray.quant import dead_layers, model_cost
 from kd_ray.stages.events import Event, Finished, Started
 from kd_ray.stages.shelf import Shelf
-from kd_ray.stages.task import RESULT, Task, identity, quantizer_table, read_result
+from kd_ray.stages.task import (
+    RESULT,
+    Task,
+    identity,
+    quantizer_table,
+    read_result,
+    start_checkpoint,
+)
 from kd_ray.student import distill, new_student
 from kd_ray.teacher import new_teacher, teach
 from kd_ray.variants import variant_options
 from kd_ray.workers import Worker, from_first, together
+
+OPTIMIZER_KEY = "train.optimizer"
 
 
 @dataclass(frozen=True)
@@ -174,18 +183,20 @@ def _start(task: Task, recipe: Recipe, class_names: Sequence[str]) -> Path | Non
     """
     if recipe.student.continues is None:
         return None
-    folder = Path(recipe.student.continues) / f"seed-{task.seed}"
-    epochs = epochs_in(folder)
-    if not epochs:
+    path = start_checkpoint(task, recipe)
+    if path is None:
+        folder = Path(recipe.student.continues) / f"seed-{task.seed}"
         raise CheckpointError(
             f"student.continues: {folder} must have a checkpoint to go on from, but has none; name "
             "a student's folder such as runs/mnist/student/distilled, and its seeds in train.seeds"
         )
-    path = epoch_folder(folder, epochs[-1])
-    check_identity(path, {"classes": read_meta(path).class_names}, {"classes": list(class_names)})
-    if epochs[-1] >= recipe.train.epochs:
+    meta = read_meta(path)
+    there = {"classes": meta.class_names, OPTIMIZER_KEY: meta.identity.get(OPTIMIZER_KEY)}
+    here = {"classes": list(class_names), OPTIMIZER_KEY: recipe.train.optimizer}
+    check_identity(path, there, here)
+    if meta.epoch >= recipe.train.epochs:
         raise CheckpointError(
-            f"student.continues: {path} has {epochs[-1]} epochs behind it, so train.epochs must be "
+            f"student.continues: {path} has {meta.epoch} epochs behind it, so train.epochs must be "
             f"more, but is {recipe.train.epochs}; ask for more epochs"
         )
     return path

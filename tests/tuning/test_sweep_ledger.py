@@ -121,7 +121,7 @@ class Mortal:
         return 3 - len(self.ended) - len(self.running)
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(st.lists(st.sampled_from(["ask", "die", "COMPLETE", "FAIL", "PRUNED"]), max_size=10))
 def test_a_driver_may_die_at_any_moment_and_every_trial_still_ends_once(moves: list[str]) -> None:
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
@@ -216,7 +216,7 @@ def test_several_objectives_are_named_in_the_study_and_have_no_epochs(folder: Pa
     assert len(found.best_trials) == 2
 
 
-@pytest.mark.parametrize("values", [{"loss": 1.0}, {"accuracy": None}, {"accuracy": float("nan")}])
+@pytest.mark.parametrize("values", [{"loss": 1.0}, {"accuracy": float("nan")}])
 def test_a_trial_without_its_metric_is_a_failure_that_says_so(
     folder: Path, values: dict[str, Any]
 ) -> None:
