@@ -5,7 +5,8 @@ may ignore them.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -100,15 +101,7 @@ class Run:
 
     def tasks(self, stages: Sequence[Stage] = STAGES) -> list[Task]:
         """Every artefact of some stages, in order."""
-        recipe = self.recipe
-        stored = recipe.transfer_set
-        if stored.path is not None:  # workers elsewhere have another working directory
-            absolute = stored.model_copy(update={"path": str(Path(stored.path).absolute())})
-            recipe = recipe.model_copy(update={"transfer_set": absolute})
-        if recipe.student.continues is not None:
-            folder = str(Path(recipe.student.continues).absolute())
-            student = recipe.student.model_copy(update={"continues": folder})
-            recipe = recipe.model_copy(update={"student": student})
+        recipe = with_absolute_paths(self.recipe)
         root = given_root(recipe.data)
         label = Task(
             "label",
@@ -131,7 +124,7 @@ class Run:
             ]
         return found
 
-    def events(self, stages: Sequence[Stage] = STAGES) -> Iterator[tuple[Task, Event]]:
+    def events(self, stages: Sequence[Stage] = STAGES) -> Generator[tuple[Task, Event]]:
         """Performs what is not done yet; yields a `Finished` for what is.
 
         Raises:
@@ -176,6 +169,17 @@ class Run:
         table = self.recipe.model_dump(mode="json", exclude_none=True)
         with committed_file(self.folder / "recipe.toml") as draft:
             draft.write_text(tomli_w.dumps(table), encoding="utf-8")
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The same recipe for workers elsewhere, which have another working directory."""
+    stored, student = recipe.transfer_set, recipe.student
+    if stored.path is not None:
+        stored = stored.model_copy(update={"path": str(Path(stored.path).absolute())})
+    if student.continues is not None:
+        folder = str(Path(student.continues).absolute())
+        student = student.model_copy(update={"continues": folder})
+    return recipe.model_copy(update={"transfer_set": stored, "student": student})
 
 
 def this_process(resources: Resources) -> Worker:
@@ -239,7 +243,8 @@ def run(
     """
     opened = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
     work = Run(opened, Path(runs).absolute() / opened.name, local, address, verbose, variants)
-    for task, event in work.events(stages):
-        if listener is not None:
-            listener(task, event)
+    with closing(work.events(stages)) as events:  # a traceback that is kept would keep the lock
+        for task, event in events:
+            if listener is not None:
+                listener(task, event)
     return summarize_results(work.folder, list(work.results.values()))

@@ -18,7 +18,13 @@ from kd_ray.datasets import given_root
 from kd_ray.errors import ConfigError, TrainingError
 from kd_ray.files import committed_file, locked, remove_drafts, write_json
 from kd_ray.loop import evaluate
-from kd_ray.pipeline import Run, catalogue_problems, open_recipe, this_process
+from kd_ray.pipeline import (
+    Run,
+    catalogue_problems,
+    open_recipe,
+    this_process,
+    with_absolute_paths,
+)
 from kd_ray.saved_model import load_model
 from kd_ray.stages import (
     Event,
@@ -81,7 +87,8 @@ def sweep(
         TrainingError: more trials failed than `sweep.max_failures`.
         KdRayError: see its children; what was done until then stays, and is resumed.
     """
-    opened = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
+    read = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
+    opened = with_absolute_paths(read)
     options = check_sweep(opened)
     run = Path(runs).absolute() / opened.name
     here = this_process(opened.resources) if local else None
@@ -180,6 +187,8 @@ def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     quantizer = quantizer_table(recipe)
     if quantizer is not None:
         parts["student.quantizer"] = quantizer
+    if recipe.student.continues is not None:
+        parts["student.continues"] = recipe.student.continues
     return flattened(parts)
 
 

@@ -81,7 +81,6 @@ class Ledger:
             storage = optuna.storages.RDBStorage(
                 f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_S}}
             )
-            begun = recipe.name in optuna.get_all_study_names(storage)
             self.study = optuna.create_study(
                 study_name=recipe.name,
                 storage=storage,
@@ -92,7 +91,7 @@ class Ledger:
             if IDENTITY in self.study.user_attrs:
                 check_identity(path, self.study.user_attrs[IDENTITY], identity)
             else:  # begun just now, or by a driver that was killed in these very lines
-                if not begun and len(options.metrics) > 1:
+                if len(options.metrics) > 1:
                     with _quiet():
                         self.study.set_metric_names(options.metrics)
                 for point in points[len(self.study.get_trials(deepcopy=False)) :]:
@@ -254,12 +253,17 @@ def open_study(folder: Path) -> "Study":
     path = folder / STUDY
     if not path.is_file():
         raise ConfigError(
-            f"{folder.parent}: must be a sweep, but there is no {folder.name}/{STUDY}; name a run folder such as "
-            "runs/mnist-sweep, or begin one with `kd-ray tune run`"
+            f"{folder.parent}: must be a sweep, but there is no {folder.name}/{STUDY}; "
+            "name a run folder such as runs/mnist-sweep, or begin one with `kd-ray tune run`"
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with _stored(path):
-        return optuna.load_study(study_name=None, storage=f"sqlite:///{path}")
+        try:
+            return optuna.load_study(study_name=None, storage=f"sqlite:///{path}")
+        except (ValueError, KeyError) as error:  # no study in it, or several
+            raise StorageError(
+                f"{path}: must have one study in it, but {error}; run the sweep again"
+            ) from error
 
 
 @contextmanager
@@ -278,7 +282,7 @@ def _stored(where: Path | str) -> Iterator[None]:
 
     try:
         yield
-    except (StorageInternalError, DatabaseError, ValueError, KeyError) as error:
+    except (StorageInternalError, DatabaseError) as error:
         raise StorageError(
             f"{where}: the sweep's study must be a readable and writable SQLite file, but "
             f"{str(error.__cause__ or error).splitlines()[0]}; free some space or mend it, then "

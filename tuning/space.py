@@ -289,7 +289,7 @@ def space_problems(recipe: Recipe, rules: Any = ()) -> list[str]:
             continue
         ends: list[Any] = list(values.choice or values.ends)
         if values.is_whole:  # bits of 1 and of 32 are good, and most between them are not
-            ends = list(range(ends[0], ends[1] + 1))[:MOST_TRIED]
+            ends = [*range(ends[0], ends[1])[:MOST_TRIED], ends[1]]
         if values.or_zero:
             ends.append(0.0)
         for end in ends:

@@ -121,9 +121,8 @@ def told(tasks: Sequence[Task], perform: Performer) -> Generator[TrialEpoch | Tr
     events = perform(tasks)
     try:
         for task, event in events:
-            if isinstance(event, Started) and event.done:
-                history = read_meta(epoch_folder(task.folder, event.done)).history
-                histories[task.title] = list(history)
+            if isinstance(event, Started):
+                histories[task.title] = list(event.history)
             elif isinstance(event, Epoch):
                 histories[task.title].append(event.record())
             elif isinstance(event, Finished):

@@ -187,7 +187,10 @@ class Trials:
                 self.ledger.report(number, epoch, record[metric])
         about = _about(end.metrics, end.epochs, end.seconds)
         cause = self.ledger.complete(number, end.metrics, about)
-        self._over(number, "failed" if cause else "finished", end.metrics, end.epochs, cause)
+        if cause is not None:
+            self._over(number, "failed", {}, end.epochs, cause)
+        else:
+            self._over(number, "finished", end.metrics, end.epochs)
 
     def _over(
         self,

@@ -1,5 +1,6 @@
 """What performing a task tells whoever listens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +26,12 @@ class Started:
     Attributes:
         epochs: in all; 0 for labelling.
         done: epochs that an earlier run had finished.
+        history: a record for each of these.
     """
 
     epochs: int
     done: int
+    history: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def train(task: Task, worker: Worker, shelf: Shelf) -> Generator[Event]:
         model = prepared.model.to(worker.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         training = Training(model, make_optimizer(model, prepared.options))
         resumed_from = _resume(task, prepared, training, worker)
-    yield Started(prepared.options.epochs, training.epoch)
+    yield Started(prepared.options.epochs, training.epoch, list(training.history))
     for event in prepared.events(training):
         if isinstance(event, Epoch):
             with together(worker.device):

@@ -180,6 +180,21 @@ def test_the_sweeps_result_says_what_came_of_it(mixed: tuple[Sweep, list[SweepEv
     assert result["parents"]["transfer_set"] == transfer_set["sha256"]
 
 
+def test_a_sweep_may_search_how_to_go_on_from_a_student(runs: Path, tmp_path: Path) -> None:
+    first = search(runs, trials=1, enqueue=[GOOD])
+    student = trial_folder(first.folder, 0) / "student" / "distilled"
+    longer = search(
+        tmp_path / "longer",
+        f"student.continues='{student}'",
+        "train.epochs=5",
+        trials=1,
+        enqueue=[GOOD],
+    )
+    (trial,) = longer.trials
+    assert (trial.state, trial.cause, trial.epochs) == ("finished", None, 5)
+    assert dict(list(trial.history.items())[:3]) == first.trials[0].history
+
+
 def test_tune_run_prints_its_trials_the_best_and_the_files_and_goes_on_with_more(
     runs: Path,
 ) -> None:

@@ -50,6 +50,7 @@ def files_of(folder: Path) -> dict[Path, bytes]:
         (("sweep.seed=1",), "sweep.seed is 0 there and 1 here"),
         (("sweep.scheduler=median",), "sweep.scheduler is 'none' there and 'median' here"),
         (("student.quantizer.weight_bits=32",), "student.quantizer"),
+        (("student.continues=/elsewhere",), "student.continues"),
     ],
 )
 def test_a_sweep_of_another_recipe_is_refused_and_left_as_it_was(
