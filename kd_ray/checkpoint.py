@@ -7,6 +7,7 @@ seed and the epoch's number, so a resumed run draws what an uninterrupted one wo
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -78,8 +79,9 @@ class Meta(BaseModel):
     versions: dict[str, str] = {}
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on."""
+    """Versions of the packages that a result depends on; looking them up costs milliseconds."""
     found = {}
     for package in ("kd-ray", "torch", "torchvision", "ray", "pyarrow"):
         try:

@@ -200,7 +200,7 @@ WAYS = {"kd-ray": by_kd_ray, "TorchTrainer each": by_torch_trainers, "plain Optu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--nested", type=int, default=4, help="Trials of a TorchTrainer each.")
     parser.add_argument("--way", choices=[*WAYS], help=argparse.SUPPRESS)
     parser.add_argument("--runs", type=Path, help=argparse.SUPPRESS)
