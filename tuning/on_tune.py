@@ -7,8 +7,11 @@ away.
 """
 
 import json
+import queue
 import shutil
 import tempfile
+import threading
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -27,22 +30,30 @@ ORCHESTRATOR_BYTES = 256 * 2**20
 
 
 class TrialSteps:
-    """[1] What a Tune actor does: a trial, epoch by epoch; then another, with the same data."""
+    """[1] What a Tune actor does: a trial in steps of some epochs; then another, on the same data.
+
+    The trial trains in a thread of its own, so that it need not wait while the driver looks at what
+    it has reported; one that is to be stopped has gone on for milliseconds by then.
+    """
 
     def __init__(self) -> None:
         self._shelf = Shelf()
-        self._events: Any = None
-        self._alone: Worker | None = None
+        self._thread: threading.Thread | None = None
+        self._reports: queue.SimpleQueue[TrialEpoch | TrialEnd] = queue.SimpleQueue()
+        self._enough = threading.Event()
 
     def begin(self, config: dict[str, Any]) -> None:
-        """Makes ready for a trial; the first step begins it."""
+        """Begins a trial."""
         tasks = [Task(**table) for table in json.loads(config["tasks"])]
         resources = Resources.model_validate_json(config["resources"])
         if resources.workers > 1:
-            self._events = told(tasks, lambda t: perform_on_ray(t, resources, abreast=True))
+            events = told(tasks, lambda t: perform_on_ray(t, resources, abreast=True))
         else:
             worker = self._worker(int(config["cpus"]), int(config["gpus"]))
-            self._events = told(tasks, lambda t: perform_abreast(t, worker, self._shelf))
+            events = told(tasks, lambda t: perform_abreast(t, worker, self._shelf))
+        self._reports, self._enough = queue.SimpleQueue(), threading.Event()
+        self._thread = threading.Thread(target=self._train, args=(events,))
+        self._thread.start()
 
     def _worker(self, cpus: int, gpus: int) -> Worker:
         import torch
@@ -50,20 +61,28 @@ class TrialSteps:
         device = torch.device("cuda", 0) if gpus else torch.device("cpu")
         return Worker(rank=0, world=1, device=device, threads=cpus)
 
+    def _train(self, events: Generator[TrialEpoch | TrialEnd]) -> None:
+        with closing(events):
+            for event in events:
+                self._reports.put(event)
+                if self._enough.is_set():
+                    return
+
     def step(self) -> dict[str, Any]:
-        """An epoch of the trial, or its end, as Tune wants it."""
-        event = next(self._events)
-        if isinstance(event, TrialEpoch) and event.number == event.epochs:
-            event = next(self._events)  # nothing is left to decide
-        if isinstance(event, TrialEnd):
-            return {"done": True, "end": event.written()}
-        return {"done": False, "epoch": json.dumps(asdict(event))}
+        """What the trial has reported since the last step, at least one thing, as Tune wants it."""
+        reports = [self._reports.get()]
+        while not self._reports.empty():
+            reports.append(self._reports.get())
+        if isinstance(reports[-1], TrialEnd):
+            return {"done": True, "end": reports[-1].written()}
+        return {"done": False, "epochs": json.dumps([asdict(epoch) for epoch in reports])}
 
     def end(self) -> None:
         """Lets go of a trial, whether it has ended or was stopped."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        if self._thread is not None:
+            self._enough.set()
+            self._thread.join()
+            self._thread = None
 
 
 def perform_on_tune(
@@ -197,9 +216,11 @@ def _scheduler(trials: Trials) -> Any:
         """Stops what the ledger's pruner stops."""
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            epoch = TrialEpoch(**json.loads(result["epoch"]))
-            stop = trials.heard(int(trial.config["number"]), epoch)
-            return str(FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE)
+            number = int(trial.config["number"])
+            for table in json.loads(result["epochs"]):
+                if trials.heard(number, TrialEpoch(**table)):
+                    return str(FIFOScheduler.STOP)
+            return str(FIFOScheduler.CONTINUE)
 
     return Stopping()  # type: ignore[no-untyped-call]
 

@@ -18,6 +18,9 @@ from kd_ray.loop import Epoch
 from kd_ray.stages import Event, Finished, Started, Task
 from kd_ray.variants import own_variant
 
+CHECKPOINT_S = 2.0
+"""Between two checkpoints of a student; epochs of a trial may take milliseconds."""
+
 COSTS = ("packed_bytes", "bit_operations")
 Performer = Callable[[Sequence[Task]], Generator[tuple[Task, Event]]]
 
@@ -92,6 +95,7 @@ def trial_tasks(
         variant=own_variant(recipe),
         parents={"sweep": recipe.name, "trial": str(number)},
         touch_test=False,
+        checkpoint_s=CHECKPOINT_S,
     )
     return [replace(first, seed=seed) for seed in recipe.train.seeds]
 

@@ -1,6 +1,6 @@
 """The trials of one sweep as whoever runs them sees them: handed out, heard of, ended."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,7 @@ class Trials:
         self._listener = listener
         self._epochs: dict[int, TrialEpoch] = {}
         self._losses: Counter[int] = Counter()
-        self._tasks: dict[int, list[Task]] = {}
+        self._seconds: defaultdict[int, float] = defaultdict(float)
 
     @property
     def are_over(self) -> bool:
@@ -122,7 +122,7 @@ class Trials:
             except KdRayError as error:
                 self.ended(point.number, TrialEnd(cause=str(error)))
                 continue
-            self._tasks[point.number] = tasks
+            self._seconds[point.number] = trained_s(tasks)
             return point.number, tasks
         return None
 
@@ -143,6 +143,7 @@ class Trials:
     def heard(self, number: int, epoch: TrialEpoch) -> bool:
         """Notes an epoch of a trial; says whether the trial is to be stopped."""
         self._epochs[number] = epoch
+        self._seconds[number] += epoch.metrics.get("seconds", 0) * len(self.ledger.options.seeds)
         self._listener(TrialReport(number, epoch))
         value = epoch.metrics.get(self.ledger.options.metrics[0])
         stop = value is not None and self.ledger.report(number, epoch.number, value)
@@ -168,8 +169,8 @@ class Trials:
     def stopped(self, number: int) -> None:
         """Notes a trial that was stopped after the epoch it was last heard of."""
         epoch = self._epochs[number]
-        seconds = trained_s(self._tasks[number])
-        self.ledger.prune(number, _about(epoch.metrics, epoch.number, seconds))
+        about = _about(epoch.metrics, epoch.number, self._seconds[number])
+        self.ledger.prune(number, about)
         self._over(number, "stopped", epoch.metrics, epoch.number)
 
     def ended(self, number: int, end: TrialEnd) -> None:
@@ -177,8 +178,8 @@ class Trials:
         if end.cause is not None:
             heard = self._epochs.get(number)
             epochs = heard.number if heard else 0
-            seconds = trained_s(self._tasks.get(number, []))
-            self.ledger.fail(number, end.cause, {"epochs": epochs, "seconds": seconds})
+            about = {"epochs": epochs, "seconds": round(self._seconds[number], 3)}
+            self.ledger.fail(number, end.cause, about)
             self._over(number, "failed", {}, epochs, end.cause)
             return
         metric = self.ledger.options.metrics[0]
@@ -208,4 +209,4 @@ class Trials:
 def _about(metrics: dict[str, float], epochs: int, seconds: float) -> dict[str, Any]:
     """What the study keeps of a trial beside its parameters and its values."""
     kept = {name: value for name, value in metrics.items() if name in (*FIGURES, *COSTS)}
-    return {"epochs": epochs, "metrics": kept, "seconds": seconds}
+    return {"epochs": epochs, "metrics": kept, "seconds": round(seconds, 3)}

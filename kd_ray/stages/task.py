@@ -33,6 +33,9 @@ class Task:
         parents: artefact -> fingerprint or name, of what the task comes from beside its data.
         touch_test: whether the final figures are of the test split, which is the rule; the trials
             of a sweep are judged by the validation rows, and leave the test split alone.
+        checkpoint_s: seconds at least from one checkpoint to the next; 0 for one after each epoch.
+            The last epoch, the best one where it is kept, and the one at which whoever listens has
+            had enough have theirs in any case.
     """
 
     stage: Literal["teach", "label", "distill"]
@@ -44,6 +47,7 @@ class Task:
     seed: int = 0
     parents: dict[str, str] = field(default_factory=dict)
     touch_test: bool = True
+    checkpoint_s: float = 0.0
 
     @property
     def title(self) -> str:

@@ -1,5 +1,6 @@
 """The stages that train: a teacher, or a student; checkpointed each epoch and resumed by itself."""
 
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,12 +105,20 @@ def train(task: Task, worker: Worker, shelf: Shelf) -> Generator[Event]:
         training = Training(model, make_optimizer(model, prepared.options))
         resumed_from = _resume(task, prepared, training, worker)
     yield Started(prepared.options.epochs, training.epoch, list(training.history))
+    saved, saved_at = training.epoch, time.monotonic()
     for event in prepared.events(training):
         if isinstance(event, Epoch):
             with together(worker.device):
-                if worker.is_first:
+                waited = time.monotonic() - saved_at >= task.checkpoint_s
+                if worker.is_first and (waited or _must_be_kept(training, prepared.options)):
                     _checkpoint(task, prepared, training)
-        yield event
+                    saved, saved_at = training.epoch, time.monotonic()
+        try:
+            yield event
+        except GeneratorExit:
+            if worker.is_first and isinstance(event, Epoch) and saved != training.epoch:
+                _checkpoint(task, prepared, training)
+            raise
     with together(worker.device):
         path = epoch_folder(task.folder, training.result_epoch(prepared.options))
         meta = read_meta(path)
@@ -233,6 +242,12 @@ def _resume(task: Task, prepared: Prepared, training: Training, worker: Worker) 
     best = meta.progress["best_accuracy"]
     training.best_accuracy = float("-inf") if best is None else float(best)
     return latest
+
+
+def _must_be_kept(training: Training, options: Train) -> bool:
+    """Whether the epoch just finished is the last one, or the result so far by being the best."""
+    best = options.keep == "best" and training.best_epoch == training.epoch
+    return best or training.is_over(options)
 
 
 def _checkpoint(task: Task, prepared: Prepared, training: Training) -> None:
