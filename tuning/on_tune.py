@@ -33,7 +33,8 @@ class TrialSteps:
     """[1] What a Tune actor does: a trial in steps of some epochs; then another, on the same data.
 
     The trial trains in a thread of its own, so that it need not wait while the driver looks at what
-    it has reported; one that is to be stopped has gone on for milliseconds by then.
+    it has reported; one that is to be stopped has gone on for a moment by then, and ends within
+    its epoch.
     """
 
     def __init__(self) -> None:
@@ -46,12 +47,13 @@ class TrialSteps:
         """Begins a trial."""
         tasks = [Task(**table) for table in json.loads(config["tasks"])]
         resources = Resources.model_validate_json(config["resources"])
+        self._reports, self._enough = queue.SimpleQueue(), threading.Event()
+        enough = self._enough.is_set
         if resources.workers > 1:
-            events = told(tasks, lambda t: perform_on_ray(t, resources, abreast=True))
+            events = told(tasks, lambda t: perform_on_ray(t, resources, abreast=True), enough)
         else:
             worker = self._worker(int(config["cpus"]), int(config["gpus"]))
-            events = told(tasks, lambda t: perform_abreast(t, worker, self._shelf))
-        self._reports, self._enough = queue.SimpleQueue(), threading.Event()
+            events = told(tasks, lambda t: perform_abreast(t, worker, self._shelf), enough)
         self._thread = threading.Thread(target=self._train, args=(events,))
         self._thread.start()
 
@@ -65,8 +67,6 @@ class TrialSteps:
         with closing(events):
             for event in events:
                 self._reports.put(event)
-                if self._enough.is_set():
-                    return
 
     def step(self) -> dict[str, Any]:
         """What the trial has reported since the last step, at least one thing, as Tune wants it."""

@@ -111,12 +111,15 @@ def trained_s(tasks: Sequence[Task]) -> float:
     return round(seconds, 3)
 
 
-def told(tasks: Sequence[Task], perform: Performer) -> Generator[TrialEpoch | TrialEnd]:
+def told(
+    tasks: Sequence[Task], perform: Performer, enough: Callable[[], bool] = lambda: False
+) -> Generator[TrialEpoch | TrialEnd]:
     """Performs a trial; the last thing it yields is a `TrialEnd`, whatever happens in it.
 
     Args:
         tasks: of one trial.
         perform: yields the tasks' events, none of them an epoch ahead of another.
+        enough: asked at every event, also within an epoch; once it is true, nothing more comes.
     """
     epochs = int(tasks[0].recipe["train"]["epochs"])
     histories: dict[str, list[dict[str, Any]]] = {task.title: [] for task in tasks}
@@ -125,6 +128,8 @@ def told(tasks: Sequence[Task], perform: Performer) -> Generator[TrialEpoch | Tr
     events = perform(tasks)
     try:
         for task, event in events:
+            if enough():
+                return
             if isinstance(event, Started):
                 histories[task.title] = list(event.history)
             elif isinstance(event, Epoch):

@@ -6,7 +6,7 @@ from tiny import ALONE
 from tiny_sweep import swept_recipe
 
 from kd_ray.errors import TrainingError
-from kd_ray.loop import Epoch
+from kd_ray.loop import Epoch, Step
 from kd_ray.stages import Started, Task, perform_abreast, perform_all, read_result
 from kd_ray.transfer_set import read_manifest
 from tuning.driver import sweep_identity
@@ -112,3 +112,21 @@ def test_a_student_that_fails_ends_the_trial_and_lets_go_of_its_folder(
     assert isinstance(end, TrialEnd)
     assert (end.cause or "").startswith("epoch 1: the loss must be finite")
     assert end.metrics == {}
+
+
+def test_a_trial_of_which_one_has_heard_enough_ends_within_its_epoch(
+    base: Path, tmp_path: Path
+) -> None:
+    """An epoch may take minutes; a stopped trial must not go on to the end of one."""
+    heard: list[type] = []
+
+    def perform(tasks: Any) -> Any:
+        (task,) = tasks
+        started, *others = perform_abreast(tasks, ALONE)
+        for event in (started, (task, Step(1, 1, 2, 1.0)), *others):
+            heard.append(type(event[1]))
+            yield event
+
+    events = told(students_of(base, tmp_path, "[0]"), perform, lambda: Step in heard)
+    assert list(events) == []
+    assert heard == [Started, Step]
