@@ -11,6 +11,7 @@ from kd_ray.config import Recipe
 from kd_ray.datasets import Dataset, open_dataset
 from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.feed import feed_of
+from kd_ray.files import place
 from kd_ray.labelling import Audit, audit
 from kd_ray.loop import evaluate
 from kd_ray.quant import dead_layers, model_cost
@@ -43,18 +44,18 @@ def checkpoint_at(path: Path) -> Path:
     )
 
 
-def evaluate_checkpoint(path: Path, root: str | None = None) -> dict[str, float]:
+def evaluate_checkpoint(path: str | Path, root: str | None = None) -> dict[str, float]:
     """Figures of a checkpoint on its dataset's test split; see `metrics.summarize`.
 
     Args:
-        path: of a checkpoint or a finished training.
+        path: of a checkpoint or a finished training, or its URL in a store.
         root: folder of the dataset's files, if not where the recipe or KD_RAY_DATA says.
 
     Raises:
         CheckpointError: no checkpoint, or the data is not what it was trained on.
     """
     device = this_device()
-    saved = load_model(checkpoint_at(path), device)
+    saved = load_model(checkpoint_at(place(path)), device)
     dataset = _dataset_of(saved.path, saved.meta, root)
     feed = feed_of(dataset.test, saved.meta.input.mean, saved.meta.input.std).to(device)
     worker = Worker(rank=0, world=1, device=device, threads=torch.get_num_threads())
@@ -75,8 +76,8 @@ def _dataset_of(path: Path, meta: Meta, root: str | None) -> Dataset:
 
 
 def audit_transfer_set(
-    folder: Path,
-    run: Path | None = None,
+    folder: str | Path,
+    run: str | Path | None = None,
     *,
     root: str | None = None,
     sample: int | None = 1000,
@@ -85,7 +86,7 @@ def audit_transfer_set(
     """Verifies a transfer set's files, then runs its teachers again on sampled rows.
 
     Args:
-        folder: the transfer set.
+        folder: the transfer set, or its URL in a store.
         run: the run folder that has its teachers; by default the folder's parent.
         root: folder of the dataset's files, if not where the recipe or KD_RAY_DATA says.
         sample: rows per split; None for all.
@@ -95,10 +96,11 @@ def audit_transfer_set(
         TransferSetError: a file is not as it was written, or the set is of other data or teachers.
         CheckpointError: a teacher is missing.
     """
-    opened = open_transfer_set(folder)
+    given = place(folder)
+    opened = open_transfer_set(given)
     if sample is not None and sample < 1:
         raise ConfigError(f"--rows: must be at least 1, but got {sample}; leave it out for 1000")
-    home = run or folder.absolute().parent
+    home = given.absolute().parent if run is None else place(run)
     device = this_device()
     teachers = [
         load_model(result_model(teacher_folder(home, member)), device)
@@ -114,12 +116,13 @@ def audit_transfer_set(
     return audit(opened, dataset, teachers, sample=sample, seed=seed, device=device)
 
 
-def inspect(path: Path) -> tuple[str, Mapping[str, Any]]:
-    """What lies at a path: a title, and facts by name.
+def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:
+    """What lies at a path or URL: a title, and facts by name.
 
     Raises:
         KdRayError: it is no artefact, or not a readable one.
     """
+    path = place(where)
     if (path / MANIFEST).is_file():
         return _transfer_set_facts(path)
     if (path / META).is_file() or (path / RESULT).is_file():

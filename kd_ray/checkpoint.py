@@ -4,8 +4,7 @@ Nothing is pickled. Random numbers need no state: every epoch derives its seeds 
 seed and the epoch's number, so a resumed run draws what an uninterrupted one would have drawn.
 """
 
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,10 +19,20 @@ from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from kd_ray.errors import CheckpointError
-from kd_ray.files import committed_folder, remove_drafts, sha256_of, write_json
+from kd_ray.files import (
+    committed_folder,
+    is_stored,
+    local_copy,
+    remove_drafts,
+    remove_folder,
+    sha256_of,
+    write_json,
+)
 
 WEIGHTS, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
 FORMAT_VERSION: Final = 1
+UNDER_WAY = "under-way"
+"""Folder of the checkpoint of an epoch that a notice came in the middle of, beside the epochs'."""
 
 
 class ModelInput(BaseModel):
@@ -57,6 +66,7 @@ class Meta(BaseModel):
         parents: artefact -> sha256.
         progress: counters that the loop carries from epoch to epoch.
         history: one record of metrics for each finished epoch.
+        part: of the next epoch that is done already, see `progress.Part`.
         files: name -> sha256.
         versions: of the packages that made it.
     """
@@ -75,6 +85,7 @@ class Meta(BaseModel):
     parents: dict[str, str] = {}
     progress: dict[str, float | int | None] = {}
     history: list[dict[str, Any]] = []
+    part: dict[str, Any] | None = None
     files: dict[str, str] = {}
     versions: dict[str, str] = {}
 
@@ -97,15 +108,24 @@ def epoch_folder(folder: Path, epoch: int) -> Path:
 
 
 def epochs_in(folder: Path) -> list[int]:
-    """Numbers of the epochs that have a checkpoint, ascending; other folders are left alone."""
-    names = (path.name.removeprefix("epoch-") for path in folder.glob("epoch-*"))
+    """Numbers of the epochs that have a checkpoint, ascending; other folders are left alone.
+
+    On a disk a folder appears whole; in a store, one is whole when it has its description.
+    """
+    if is_stored(folder):
+        return _numbers(path.parent for path in folder.glob(f"epoch-*/{META}"))
+    return _numbers(folder.glob("epoch-*"))
+
+
+def _numbers(folders: Iterable[Path]) -> list[int]:
+    names = (path.name.removeprefix("epoch-") for path in folders)
     return sorted(int(name) for name in names if name.isdecimal())
 
 
 def save(folder: Path, meta: Meta, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
-    """Commits the checkpoint of `meta.epoch` below `folder` and returns its path."""
-    path = epoch_folder(folder, meta.epoch)
-    with committed_folder(path) as draft:
+    """Commits the checkpoint of `meta.epoch`, or of a part of the next, and returns its path."""
+    path = epoch_folder(folder, meta.epoch) if meta.part is None else folder / UNDER_WAY
+    with committed_folder(path, last=META) as draft:
         _write_tensors(draft / WEIGHTS, model.state_dict())
         _write_tensors(draft / OPTIMIZER, _flat(optimizer))
         files = {name: sha256_of(draft / name) for name in (WEIGHTS, OPTIMIZER)}
@@ -114,12 +134,19 @@ def save(folder: Path, meta: Meta, model: nn.Module, optimizer: torch.optim.Opti
     return path
 
 
+def is_whole(path: Path) -> bool:
+    """Whether there is a checkpoint at a path."""
+    return (path / META).is_file()
+
+
 def retain(folder: Path, epochs: set[int]) -> None:
-    """Deletes the checkpoints of all other epochs, and drafts that a killed process left."""
+    """Deletes the checkpoints of all other epochs, and what a killed process left unfinished."""
     remove_drafts(folder)
-    for epoch in epochs_in(folder):
+    if is_whole(folder / UNDER_WAY) and read_meta(folder / UNDER_WAY).epoch < max(epochs):
+        remove_folder(folder / UNDER_WAY, META)
+    for epoch in _numbers(folder.glob("epoch-*")):
         if epoch not in epochs:
-            shutil.rmtree(epoch_folder(folder, epoch))
+            remove_folder(epoch_folder(folder, epoch), META)
 
 
 def read_meta(path: Path) -> Meta:
@@ -128,14 +155,15 @@ def read_meta(path: Path) -> Meta:
     Raises:
         CheckpointError: there is none, or it is not one that this version reads.
     """
-    file = path / META
-    if not file.is_file():
-        raise CheckpointError(
-            f"{path}: a checkpoint is a folder with {META}, but there is none; name a folder "
-            "such as runs/mnist/teacher/member-00/epoch-0001"
-        )
     with _readable(path, META):
-        return Meta.model_validate_json(file.read_bytes())
+        try:
+            content = (path / META).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise CheckpointError(
+                f"{path}: a checkpoint is a folder with {META}, but there is none; name a folder "
+                "such as runs/mnist/teacher/member-00/epoch-0001"
+            ) from None
+        return Meta.model_validate_json(content)
 
 
 def read_weights(path: Path, meta: Meta) -> dict[str, Tensor]:
@@ -223,14 +251,14 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read_tensors(path: Path, name: str, meta: Meta) -> dict[str, Tensor]:
-    with _readable(path, name):
-        found = sha256_of(path / name)
+    with _readable(path, name), local_copy(path / name) as copy:
+        found = sha256_of(copy)
         if found != meta.files.get(name):
             raise CheckpointError(
                 f"{path / name}: sha256 must be {meta.files.get(name)} by its {META}, "
                 f"but is {found}; the file was altered, use another checkpoint"
             )
-        return load_file(path / name)
+        return load_file(copy)
 
 
 @contextmanager

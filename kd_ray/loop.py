@@ -9,7 +9,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from kd_ray.losses import Loss, soft_targets
 from kd_ray.metrics import summarize, tally
 from kd_ray.models import project_
 from kd_ray.optimizer import set_knobs
+from kd_ray.progress import Epoch, Notice, Part, Step, Training
 from kd_ray.schedule import Schedule, make_schedule
 from kd_ray.workers import Worker, average_buffers, summed
 
@@ -31,87 +31,10 @@ ObjectiveFunction = Callable[[Tensor, Batch, float], Loss]
 
 TICK_S = 0.5
 EVALUATION_ROWS = 256
+NOTICE_EVERY = 25
+"""Steps from asking for a notice to asking again."""
 NORM_EVERY = 10
 """Steps from one look at the gradient's norm to the next: it costs a pass over all weights."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """Somewhere inside an epoch; for progress displays, at most two a second."""
-
-    epoch: int
-    done: int
-    steps: int
-    images_per_s: float
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """A finished epoch.
-
-    Attributes:
-        number: 1-based.
-        metrics: train_loss, hard_loss, soft_loss, train_accuracy, learning_rate, gradient_norm, and
-            where there are validation rows, the figures of `metrics.summarize` on them.
-        seconds: training and evaluation.
-        images_per_s: of training alone, over all workers.
-        layers: of a quantized model, what `quant.activity` found.
-    """
-
-    number: int
-    metrics: dict[str, float]
-    seconds: float
-    images_per_s: float
-    layers: dict[str, dict[str, Any]] | None = None
-
-    def record(self) -> dict[str, Any]:
-        """One flat line of a run's history."""
-        return {
-            "epoch": self.number,
-            **self.metrics,
-            "seconds": round(self.seconds, 4),
-            "images_per_s": round(self.images_per_s, 1),
-            **({} if self.layers is None else {"layers": self.layers}),
-        }
-
-
-@dataclass
-class Training:
-    """What one epoch hands to the next; a checkpoint holds exactly this.
-
-    Attributes:
-        model: float weights in place.
-        optimizer: of the model's parameters.
-        epoch: finished epochs.
-        best_epoch: the one with the best validation accuracy, 0 before there is one.
-        best_accuracy: on the validation rows.
-        history: a record for each finished epoch.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    epoch: int = 0
-    best_epoch: int = 0
-    best_accuracy: float = -math.inf
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def note(self, epoch: Epoch) -> None:
-        """Counts a finished epoch in."""
-        self.epoch = epoch.number
-        self.history.append(epoch.record())
-        accuracy = epoch.metrics.get("accuracy")
-        if accuracy is not None and accuracy > self.best_accuracy:
-            self.best_epoch, self.best_accuracy = epoch.number, accuracy
-
-    def is_over(self, options: Train) -> bool:
-        """Whether all epochs are done, or patience has run out."""
-        waited = self.epoch - self.best_epoch
-        impatient = options.patience is not None and waited >= options.patience
-        return self.epoch >= options.epochs or (impatient and self.best_epoch > 0)
-
-    def result_epoch(self, options: Train) -> int:
-        """Which epoch's weights are the result so far."""
-        return self.best_epoch if options.keep == "best" and self.best_epoch else self.epoch
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -133,7 +56,7 @@ def fit(
     seed: int,
     worker: Worker,
     validation: Feed | None = None,
-) -> Iterator[Step | Epoch]:
+) -> Iterator[Step | Notice | Epoch]:
     """Trains until `options` say it is over, from wherever `training` is.
 
     Args:
@@ -146,7 +69,7 @@ def fit(
         validation: rows to choose among epochs by.
 
     Yields:
-        `Step` now and then, `Epoch` after each epoch, on every worker.
+        `Step` now and then, `Notice` when one came, `Epoch` after each epoch, on every worker.
 
     Raises:
         ConfigError: fewer rows or a smaller batch than workers.
@@ -247,19 +170,23 @@ def _train_epoch(
     *,
     seed: int,
     worker: Worker,
-) -> Generator[Step, None, dict[str, float]]:
+) -> Generator[Step | Notice, None, dict[str, float]]:
     """One pass over the rows; a generator whose return value is the epoch's training metrics."""
     number = training.epoch + 1
-    torch.manual_seed(derived_seed(seed, "dropout", number, worker.rank))
+    part = training.part or Part(0, [0.0] * 5, [])
+    begun = [part.steps] if part.steps else []  # what was drawn before a notice is not drawn again
+    torch.manual_seed(derived_seed(seed, "dropout", number, worker.rank, *begun))
     shuffle = torch.Generator().manual_seed(derived_seed(seed, "order", number))
     order = torch.randperm(feed.rows, generator=shuffle)
     bounds = batch_bounds(feed.rows, options.batch_size)
     all_steps = len(bounds) * options.epochs
-    norms: list[Tensor] = []
-    sums = torch.zeros(5, dtype=torch.float64, device=worker.device)
+    norms = [torch.tensor(norm, device=worker.device) for norm in part.norms]
+    sums = torch.tensor(part.sums, dtype=torch.float64, device=worker.device)
+    sums *= worker.is_first  # they are of all workers
+    first, _ = bounds[part.steps]
     training.model.train()
     started = ticked = time.perf_counter()
-    for step, (start, stop) in enumerate(bounds):
+    for step, (start, stop) in list(enumerate(bounds))[part.steps :]:
         done = (number - 1) * len(bounds) + step
         knobs = schedule(done, len(bounds), all_steps)
         rate = options.lr * knobs.lr_scale
@@ -279,7 +206,13 @@ def _train_epoch(
         now = time.perf_counter()
         if now - ticked > TICK_S:
             ticked = now
-            yield Step(number, step + 1, len(bounds), stop / (now - started))
+            yield Step(number, step + 1, len(bounds), (stop - first) / (now - started))
+        if _noticed(worker, step + 1, len(bounds)):
+            average_buffers(training.model)
+            training.part = Part(
+                step + 1, summed(sums.clone()).tolist(), [float(norm) for norm in norms]
+            )
+            yield Notice(number, step + 1, len(bounds))
     total, hard, soft, correct, labelled = summed(sums).tolist()
     elapsed = time.perf_counter() - started
     if not math.isfinite(total):
@@ -294,8 +227,14 @@ def _train_epoch(
         **({"train_accuracy": correct / labelled} if labelled else {}),
         "learning_rate": rate,
         "gradient_norm": float(torch.stack(norms).mean()),
-        "images_per_s": feed.rows / elapsed,
+        "images_per_s": (feed.rows - first) / elapsed,
     }
+
+
+def _noticed(worker: Worker, done: int, steps: int) -> bool:
+    """Whether a notice came; nobody asks at the end of an epoch, which has its checkpoint."""
+    due = done % NOTICE_EVERY == 0 and done < steps
+    return due and worker.noticed is not None and worker.noticed()
 
 
 def _clipped(model: nn.Module, largest: float | None) -> Tensor:

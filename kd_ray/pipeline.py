@@ -17,7 +17,7 @@ import torch
 from kd_ray.config import Recipe, Resources, load_recipe
 from kd_ray.datasets import dataset_problems, given_root
 from kd_ray.errors import ClusterError, ConfigError
-from kd_ray.files import committed_file, locked, remove_drafts
+from kd_ray.files import committed_file, is_stored, locked, place, remove_drafts
 from kd_ray.models import MODELS, build_model, model_problems
 from kd_ray.quant import quantize_
 from kd_ray.report.summary import Summary, summarize_results
@@ -29,6 +29,8 @@ from kd_ray.workers import Worker
 
 Stage = Literal["teach", "label", "distill"]
 STAGES: tuple[Stage, ...] = ("teach", "label", "distill")
+STORED_CHECKPOINT_S = 2.0
+"""Between two checkpoints in an object store; one takes some requests, an epoch may take less."""
 
 
 def open_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -83,7 +85,7 @@ class Run:
 
     Attributes:
         recipe: what to make.
-        folder: `runs/<name>`, absolute.
+        folder: `runs/<name>`, absolute or in a store.
         local: perform in this process, without Ray.
         address: HOST:PORT of a Ray cluster; None for this machine.
         verbose: let Ray's own log lines through.
@@ -108,6 +110,7 @@ class Run:
             recipe=recipe.model_dump(mode="json", exclude_none=True),
             run=str(self.folder),
             data_root=None if root is None else str(root.absolute()),
+            checkpoint_s=STORED_CHECKPOINT_S if is_stored(self.folder) else 0.0,
         )
         found: list[Task] = []
         if recipe.transfer_set.path is None and recipe.teacher is not None:
@@ -137,7 +140,7 @@ class Run:
                     "transfer_set.path: names a finished transfer set, so there is nothing to "
                     f"{' or '.join(stages)}; leave it out to make one"
                 )
-            read_manifest(Path(self.recipe.transfer_set.path))
+            read_manifest(place(self.recipe.transfer_set.path))
         with locked(self.folder):
             remove_drafts(self.folder)
             found = [(task, found_result(task)) for task in tasks]
@@ -175,9 +178,9 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same recipe for workers elsewhere, which have another working directory."""
     stored, student = recipe.transfer_set, recipe.student
     if stored.path is not None:
-        stored = stored.model_copy(update={"path": str(Path(stored.path).absolute())})
+        stored = stored.model_copy(update={"path": str(place(stored.path).absolute())})
     if student.continues is not None:
-        folder = str(Path(student.continues).absolute())
+        folder = str(place(student.continues).absolute())
         student = student.model_copy(update={"continues": folder})
     return recipe.model_copy(update={"transfer_set": stored, "student": student})
 
@@ -227,7 +230,7 @@ def run(
     Args:
         recipe: a recipe, its path, or the name of a shipped one.
         overrides: `key.path=value`; only with a path or a name.
-        runs: folder of run folders.
+        runs: folder of run folders, or the URL of one in a store, such as s3://bucket/runs.
         stages: some of "teach", "label", "distill", in this order.
         local: perform in this process, without Ray; breakpoints work.
         address: HOST:PORT of a Ray cluster; None for this machine.
@@ -242,7 +245,7 @@ def run(
         KdRayError: see its children; what was done until then stays, and is resumed.
     """
     opened = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
-    work = Run(opened, Path(runs).absolute() / opened.name, local, address, verbose, variants)
+    work = Run(opened, place(runs).absolute() / opened.name, local, address, verbose, variants)
     with closing(work.events(stages)) as events:  # a traceback that is kept would keep the lock
         for task, event in events:
             if listener is not None:

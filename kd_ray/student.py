@@ -11,9 +11,10 @@ from kd_ray.config import Augment, Objective, Recipe
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
 from kd_ray.feed import TensorFeed
-from kd_ray.loop import Epoch, ObjectiveFunction, Step, Training, derived_seed, fit
+from kd_ray.loop import ObjectiveFunction, derived_seed, fit
 from kd_ray.losses import Loss, distillation_loss
 from kd_ray.models import build_model
+from kd_ray.progress import Epoch, Notice, Step, Training
 from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
 from kd_ray.transfer_set import Rows, TransferSet
 from kd_ray.variants import variant_options
@@ -135,7 +136,7 @@ def distill(
     seed: int,
     feeds: StudentFeeds,
     worker: Worker,
-) -> Iterator[Step | Epoch]:
+) -> Iterator[Step | Notice | Epoch]:
     """Trains one student; see `loop.fit` for what it yields and raises."""
     objective, train = variant_options(recipe, variant)
     events = fit(

@@ -9,9 +9,10 @@ from kd_ray.batch import Batch
 from kd_ray.config import TeacherOptions
 from kd_ray.datasets import Dataset
 from kd_ray.feed import feed_of
-from kd_ray.loop import Epoch, Step, Training, derived_seed, fit
+from kd_ray.loop import derived_seed, fit
 from kd_ray.losses import Loss, distillation_loss
 from kd_ray.models import build_model
+from kd_ray.progress import Epoch, Notice, Step, Training
 from kd_ray.workers import Worker
 
 
@@ -32,7 +33,7 @@ def teach(
     dataset: Dataset,
     member: int,
     worker: Worker,
-) -> Iterator[Step | Epoch]:
+) -> Iterator[Step | Notice | Epoch]:
     """Trains one member on the training split; see `loop.fit` for what it yields and raises."""
     train = options.train
     seed = train.seed + member

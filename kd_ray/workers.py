@@ -5,7 +5,7 @@ identity. It knows nothing of Ray.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +25,16 @@ class Worker:
         device: where tensors live.
         threads: CPU threads for tensor arithmetic. Set on purpose, because the order of float sums
             depends on it.
+        noticed: asks whether the machine of one of the workers will be taken away soon, true once
+            for each such notice; all workers ask together and get one answer. None where nobody
+            would give notice.
     """
 
     rank: int
     world: int
     device: torch.device
     threads: int
+    noticed: Callable[[], bool] | None = None
 
     @property
     def is_first(self) -> bool:

@@ -2,7 +2,10 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 
+import logging
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,8 @@ from hypothesis import settings
 settings.register_profile("kd-ray", deadline=None)
 settings.load_profile("kd-ray")
 
+KEY, SECRET = "an-access-key-id", "a-secret-access-key"
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -20,3 +25,38 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """The endpoint of a real S3-compatible server of this test session."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def bucket(object_store: str) -> Iterator[Path]:
+    """A new bucket, with the server and its credentials in the environment."""
+    from kd_ray.files import place
+    from kd_ray.files.store import store
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", object_store)
+        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        name = f"bucket-{secrets.token_hex(4)}"
+        store("s3").call_s3("create_bucket", Bucket=name)
+        yield place(f"s3://{name}")
+
+
+@pytest.fixture
+def stored_folder(bucket: Path) -> Path:
+    """A place in the bucket that no other test uses."""
+    return bucket / secrets.token_hex(4)

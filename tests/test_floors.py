@@ -19,7 +19,7 @@ FLOORS = [
     {"config"},  # offers near names, as the catalogues do
     {
         *("losses", "metrics", "schedule", "optimizer", "quant", "models", "datasets"),
-        *("transfer_set", "checkpoint", "workers", "variants"),
+        *("transfer_set", "checkpoint", "workers", "variants", "progress"),
     },
     {"loop", "feed", "saved_model"},
     {"teacher", "labelling", "student", "ensemble"},

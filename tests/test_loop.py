@@ -13,18 +13,10 @@ from kd_ray import loop
 from kd_ray.batch import Batch
 from kd_ray.config import Named, Train
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.loop import (
-    Epoch,
-    ObjectiveFunction,
-    Step,
-    Training,
-    batch_bounds,
-    derived_seed,
-    evaluate,
-    fit,
-)
+from kd_ray.loop import ObjectiveFunction, batch_bounds, derived_seed, evaluate, fit
 from kd_ray.losses import Loss, divergence, soft_targets
 from kd_ray.optimizer import make_optimizer
+from kd_ray.progress import Epoch, Step, Training
 from kd_ray.schedule import make_schedule
 from kd_ray.workers import Worker
 

@@ -16,9 +16,9 @@ from kd_ray.errors import (
     TransferSetError,
 )
 from kd_ray.files import locked
-from kd_ray.loop import Epoch
 from kd_ray.pipeline import Run, open_recipe
 from kd_ray.pipeline import run as run_pipeline
+from kd_ray.progress import Epoch
 from kd_ray.report.summary import Summary
 from kd_ray.stages import Event, Finished, Task
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from kd_ray.config import Recipe, recipe_names, recipe_text
 from kd_ray.datasets import DATASETS, Dataset, Split, check_augment
 from kd_ray.feed import TensorFeed
-from kd_ray.loop import Epoch, Training
 from kd_ray.optimizer import make_optimizer
 from kd_ray.pipeline import Run, open_recipe
+from kd_ray.progress import Epoch, Training
 from kd_ray.schedule import make_schedule
 from kd_ray.student import StudentFeeds, distill, new_student
 from kd_ray.teacher import new_teacher, teach

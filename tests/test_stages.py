@@ -21,7 +21,7 @@ from kd_ray.checkpoint import epochs_in, read_meta
 from kd_ray.errors import CheckpointError, TransferSetError
 from kd_ray.files import TEMPORARY, locked, remove_drafts
 from kd_ray.labelling import label
-from kd_ray.loop import Epoch
+from kd_ray.progress import Epoch
 from kd_ray.stages import (
     RESULT,
     Event,

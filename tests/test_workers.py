@@ -27,8 +27,9 @@ from kd_ray.batch import Batch
 from kd_ray.config import Named, Train
 from kd_ray.errors import CheckpointError, StorageError, TrainingError
 from kd_ray.feed import TensorFeed
-from kd_ray.loop import Training, evaluate, fit
+from kd_ray.loop import evaluate, fit
 from kd_ray.optimizer import make_optimizer
+from kd_ray.progress import Training
 from kd_ray.stages import Finished, read_result
 from kd_ray.transfer_set import read_manifest
 from kd_ray.workers import Worker, average_buffers, from_first, summed, together

@@ -13,10 +13,11 @@ from kd_ray.config import Recipe
 from kd_ray.config.read import apply_override, parse_recipe
 from kd_ray.datasets import Dataset, Split
 from kd_ray.feed import TensorFeed
-from kd_ray.loop import Epoch, ObjectiveFunction
+from kd_ray.loop import ObjectiveFunction
 from kd_ray.losses import Loss, distillation_loss
 from kd_ray.models import build_model
 from kd_ray.pipeline import Run, catalogue_problems
+from kd_ray.progress import Epoch
 from kd_ray.saved_model import SavedModel, load_model
 from kd_ray.stages import Event, Finished, Task, perform_all, result_model
 from kd_ray.workers import Worker

@@ -10,6 +10,7 @@ from typing import Any
 from kd_ray.checkpoint import epochs_in
 from kd_ray.config import Recipe, parse_recipe
 from kd_ray.errors import ConfigError
+from kd_ray.files import place
 from kd_ray.pipeline import catalogue_problems, run
 from kd_ray.report.summary import Summary
 from kd_ray.stages import Event, Task, transfer_set_folder
@@ -182,4 +183,4 @@ def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 
 
 def _runs(sweep: Sweep, runs: str | Path | None) -> Path:
-    return sweep.folder.parent.parent if runs is None else Path(runs)
+    return sweep.folder.parent.parent if runs is None else place(runs)

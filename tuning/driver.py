@@ -16,7 +16,14 @@ from kd_ray.checkpoint import versions
 from kd_ray.config import Recipe, SweepOptions, load_recipe
 from kd_ray.datasets import given_root
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.files import committed_file, locked, remove_drafts, write_json
+from kd_ray.files import (
+    committed_file,
+    locked,
+    place,
+    remove_drafts,
+    scratch_folder,
+    write_json,
+)
 from kd_ray.loop import evaluate
 from kd_ray.pipeline import (
     Run,
@@ -73,7 +80,7 @@ def sweep(
     Args:
         recipe: a recipe, its path, or the name of a shipped one.
         overrides: `key.path=value`; only with a path or a name.
-        runs: folder of run folders; the sweep lies in `runs/NAME/sweep`.
+        runs: folder of run folders, or its URL in a store; the sweep lies in `runs/NAME/sweep`.
         local: trials one after the other in this process, without Ray.
         address: HOST:PORT of a Ray cluster; None for this machine.
         verbose: let Ray's own log lines through.
@@ -90,7 +97,7 @@ def sweep(
     read = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
     opened = with_absolute_paths(read)
     options = check_sweep(opened)
-    run = Path(runs).absolute() / opened.name
+    run = place(runs).absolute() / opened.name
     here = this_process(opened.resources) if local else None
     if opened.transfer_set.path is None:
         for task, event in Run(opened, run, local, address, verbose).events(("teach", "label")):
@@ -120,7 +127,10 @@ def sweep(
             if here is not None:
                 perform_here(trials, here)
             else:
-                perform_on_tune(trials, opened.resources, folder, address=address, verbose=verbose)
+                with scratch_folder(folder, "tune") as scratch:
+                    perform_on_tune(
+                        trials, opened.resources, scratch, address=address, verbose=verbose
+                    )
         found = _finish(opened, folder, ledger, trials, manifest)
     if ledger.gave_up:
         causes = [trial.cause for trial in found.trials if trial.cause]
@@ -196,12 +206,12 @@ def open_sweep(path: str | Path) -> Sweep:
     """A sweep that was begun, as it is on disk.
 
     Args:
-        path: its folder, or the run folder that it lies in.
+        path: its folder, or the run folder that it lies in; a path or a URL.
 
     Raises:
         ConfigError: there is no sweep.
     """
-    given = Path(path).absolute()
+    given = place(path).absolute()
     folder = given if (given / STUDY).is_file() else given / SWEEP
     study = open_study(folder)
     recipe = load_recipe(folder / RECIPE)

@@ -18,6 +18,7 @@ from kd_ray.config import Recipe, SweepOptions
 from kd_ray.errors import ConfigError, StorageError
 from kd_ray.loop import derived_seed
 from tuning.space import Settings, checked_points, settings_of, suggested
+from tuning.study_file import StudyFile
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -51,7 +52,8 @@ class Ledger:
     """The trials of a sweep; one process at a time holds it.
 
     Attributes:
-        study: Optuna's, at any time as it is on disk.
+        study: Optuna's, at any time as it is on disk; a store has it as of the last trial that was
+            begun or ended.
         options: of the sweep.
     """
 
@@ -77,9 +79,10 @@ class Ledger:
         path = folder / STUDY
         points = checked_points(recipe)
         folder.mkdir(parents=True, exist_ok=True)
+        self._file = StudyFile(path)
         with _stored(path):
             storage = optuna.storages.RDBStorage(
-                f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_S}}
+                f"sqlite:///{self._file.local}", engine_kwargs={"connect_args": {"timeout": BUSY_S}}
             )
             self.study = optuna.create_study(
                 study_name=recipe.name,
@@ -97,6 +100,8 @@ class Ledger:
                 for point in points[len(self.study.get_trials(deepcopy=False)) :]:
                     self.study.enqueue_trial(point)
                 self.study.set_user_attr(IDENTITY, identity)
+        _keep(self.study, self._file)
+        self._file.put()
         self._live: dict[int, Trial] = {}
         self._begun = [t for t in self.study.get_trials(deepcopy=False) if _is(t, "RUNNING")]
 
@@ -146,6 +151,7 @@ class Ledger:
             self._live[trial.number] = trial
             # Of a trial that was begun, this gives the parameters it had.
             parameters = suggested(self.options, trial)
+        self._file.put()
         settings = settings_of(parameters, self.options)
         return Point(trial.number, parameters, settings, resumed)
 
@@ -162,7 +168,9 @@ class Ledger:
             return False
         with _stored(self.study.study_name), _quiet():
             self._live[number].report(value, epoch)
-            return bool(self._live[number].should_prune())
+            stop = bool(self._live[number].should_prune())
+        self._file.put(can_wait=True)
+        return stop
 
     def complete(
         self, number: int, values: Mapping[str, float], about: Mapping[str, Any]
@@ -205,6 +213,7 @@ class Ledger:
             for name, value in about.items():
                 trial.set_user_attr(name, value)
             self.study.tell(trial, values, state=state)
+        self._file.put()
 
 
 def _is(trial: "FrozenTrial", state: str) -> bool:
@@ -257,13 +266,21 @@ def open_study(folder: Path) -> "Study":
             "name a run folder such as runs/mnist-sweep, or begin one with `kd-ray tune run`"
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    file = StudyFile(path)
     with _stored(path):
         try:
-            return optuna.load_study(study_name=None, storage=f"sqlite:///{path}")
+            study = optuna.load_study(study_name=None, storage=f"sqlite:///{file.local}")
         except (ValueError, KeyError) as error:  # no study in it, or several
             raise StorageError(
                 f"{path}: must have one study in it, but {error}; run the sweep again"
             ) from error
+    _keep(study, file)
+    return study
+
+
+def _keep(study: "Study", file: StudyFile) -> None:
+    """Lets a local copy of a study's file live as long as the study that reads it."""
+    study.__dict__["_kd_ray_file"] = file
 
 
 @contextmanager

@@ -49,18 +49,18 @@ class TrialSteps:
         resources = Resources.model_validate_json(config["resources"])
         self._reports, self._enough = queue.SimpleQueue(), threading.Event()
         enough = self._enough.is_set
-        if resources.workers > 1:
+        if resources.most_workers > 1:
             events = told(tasks, lambda t: perform_on_ray(t, resources, abreast=True), enough)
         else:
-            worker = self._worker(int(config["cpus"]), int(config["gpus"]))
+            worker = self._worker(int(config["cpus"]), bool(config["gpus"]))
             events = told(tasks, lambda t: perform_abreast(t, worker, self._shelf), enough)
         self._thread = threading.Thread(target=self._train, args=(events,))
         self._thread.start()
 
-    def _worker(self, cpus: int, gpus: int) -> Worker:
+    def _worker(self, cpus: int, on_gpu: bool) -> Worker:
         import torch
 
-        device = torch.device("cuda", 0) if gpus else torch.device("cpu")
+        device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
         return Worker(rank=0, world=1, device=device, threads=cpus)
 
     def _train(self, events: Generator[TrialEpoch | TrialEnd]) -> None:
@@ -112,12 +112,8 @@ def perform_on_tune(
         resources = resources.model_copy(
             update={"cpus_per_worker": placement.cpus, "gpus_per_worker": placement.gpus}
         )
-        alone = resources.workers == 1
-        bundle: dict[str, float] = (
-            {"CPU": placement.cpus, **({"GPU": placement.gpus} if placement.gpus else {})}
-            if alone
-            else {"memory": ORCHESTRATOR_BYTES}
-        )
+        alone = resources.most_workers == 1
+        bundle = placement.asked if alone else {"memory": float(ORCHESTRATOR_BYTES)}
         folder = tempfile.mkdtemp(prefix=f"{TEMPORARY}tune-", dir=scratch)
         slots = min(slots, trials.ledger.left)
         try:

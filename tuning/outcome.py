@@ -52,7 +52,7 @@ class Sweep:
     """A sweep: what was asked, every trial, and the best.
 
     Attributes:
-        folder: absolute, of the sweep.
+        folder: absolute or in a store, of the sweep.
         recipe: with `[sweep]`.
         study: Optuna's, for analyses of one's own.
         trials: in the order in which they were handed out.

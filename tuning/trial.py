@@ -14,7 +14,7 @@ from typing import Any
 from kd_ray.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError, KdRayError
-from kd_ray.loop import Epoch
+from kd_ray.progress import Epoch
 from kd_ray.stages import Event, Finished, Started, Task
 from kd_ray.variants import own_variant
 

@@ -4,11 +4,11 @@ Neither torch nor ray is imported before a command needs it, so `--help` is quic
 """
 
 import warnings
-from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 
+from kd_ray.cli.cluster import cluster
 from kd_ray.cli.options import (
     AddressOption,
     DataOption,
@@ -32,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(tune)
+app.add_typer(cluster)
 
 
 @app.callback(invoke_without_command=True)
@@ -50,7 +51,7 @@ def perform(
     recipe: str,
     stages: tuple[str, ...],
     overrides: list[str] | None,
-    runs: Path,
+    runs: str,
     workers: int | None,
     address: str | None,
     local: bool,
@@ -79,7 +80,7 @@ def perform(
 @answered
 def quickstart(
     overrides: SetOption = None,
-    runs: RunsOption = Path("runs"),
+    runs: RunsOption = "runs",
     workers: WorkersOption = None,
     address: AddressOption = None,
     local: LocalOption = False,
@@ -94,7 +95,7 @@ def _add_stage_command(name: str, stages: tuple[str, ...], about: str) -> None:
     def command(
         recipe: RecipeArgument,
         overrides: SetOption = None,
-        runs: RunsOption = Path("runs"),
+        runs: RunsOption = "runs",
         workers: WorkersOption = None,
         address: AddressOption = None,
         local: LocalOption = False,
@@ -123,7 +124,7 @@ def exercises(
         str, typer.Option("--temperatures", help="T of the soft terms, with commas between.")
     ] = "1,2,4,8,15,20",
     overrides: SetOption = None,
-    runs: RunsOption = Path("runs"),
+    runs: RunsOption = "runs",
     workers: WorkersOption = None,
     address: AddressOption = None,
     local: LocalOption = False,
@@ -148,7 +149,7 @@ def check(recipe: RecipeArgument, overrides: SetOption = None) -> None:
 @app.command()
 @answered
 def evaluate(
-    path: Annotated[Path, typer.Argument(help="A checkpoint, or a finished training's folder.")],
+    path: Annotated[str, typer.Argument(help="A checkpoint, or a finished training's folder.")],
     data_root: DataOption = None,
 ) -> None:
     """Figures of a checkpoint on its dataset's test split."""
@@ -164,9 +165,9 @@ def evaluate(
 @app.command()
 @answered
 def audit(
-    transfer_set: Annotated[Path, typer.Argument(help="Folder of a transfer set.")],
+    transfer_set: Annotated[str, typer.Argument(help="Folder of a transfer set.")],
     run: Annotated[
-        Path | None, typer.Option("--run", help="Run folder of its teachers, if not its parent.")
+        str | None, typer.Option("--run", help="Run folder of its teachers, if not its parent.")
     ] = None,
     rows: Annotated[int, typer.Option("--rows", help="Sampled rows per split.")] = 1000,
     every: Annotated[bool, typer.Option("--all", help="All rows instead of a sample.")] = False,
@@ -200,7 +201,7 @@ def audit(
 @app.command()
 @answered
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A run folder, checkpoint or transfer set.")],
+    path: Annotated[str, typer.Argument(help="A run folder, checkpoint or transfer set.")],
 ) -> None:
     """Say what lies at a path."""
     from rich.console import Console
@@ -215,7 +216,7 @@ def inspect(
 @app.command()
 @answered
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[str, typer.Argument(help="A run folder.")],
 ) -> None:
     """Write report.html: the figures of a run and its curves, in one file."""
     from kd_ray.report.page import write_report

@@ -15,7 +15,7 @@ from rich.table import Column
 
 from kd_ray.cli.wording import duration, figures, finished_line, fitting
 from kd_ray.labelling import ShardDone
-from kd_ray.loop import Epoch, Step
+from kd_ray.progress import Epoch, Notice, Step
 from kd_ray.quant import dead_layers
 from kd_ray.stages import Event, Finished, Started, Task, Waiting
 
@@ -53,6 +53,13 @@ class Display:
         """Takes one event."""
         if isinstance(event, Waiting):
             self._console.print(f"{event.what} ...", style="dim", highlight=False)
+            return
+        if isinstance(event, Notice):
+            self._console.print(
+                f"{task.title}: a machine will be taken away; kept as it is at step {event.done} "
+                f"of {event.steps} of epoch {event.epoch}",
+                highlight=False,
+            )
             return
         if task.title in self._finished:
             return
@@ -242,7 +249,7 @@ class _Bars:
             self._begin(title, event.done, event.epochs)
             if task.stage == "label":
                 self._labelling.setdefault(title, _Labelling(self._clock))
-        elif not isinstance(event, Waiting):
+        elif not isinstance(event, Waiting | Notice):
             if title not in self._ids:  # another worker's shard may come before the first's word
                 self._begin(title, 0, 0)
             self._progress.update(self._ids[title], **self._change(title, event))

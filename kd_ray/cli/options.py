@@ -19,7 +19,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated."),
 ]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
+RunsOption = Annotated[
+    str, typer.Option("--runs", metavar="PLACE", help="Folder of run folders, or its URL.")
+]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", help="Processes that train one model together.")
 ]
@@ -31,7 +33,7 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Ray's own l
 TrialOption = Annotated[
     int | None, typer.Option("--trial", help="Its number; the best one by default.")
 ]
-SweepArgument = Annotated[Path, typer.Argument(help="A sweep's run folder.", metavar="SWEEP")]
+SweepArgument = Annotated[str, typer.Argument(help="A sweep's run folder.", metavar="SWEEP")]
 DataOption = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of the dataset's files.")
 ]

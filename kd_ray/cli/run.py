@@ -1,6 +1,5 @@
 """Running stages with a display, and what is printed when they are done."""
 
-from pathlib import Path
 from typing import cast
 
 from rich.console import Console
@@ -8,6 +7,7 @@ from rich.console import Console
 from kd_ray.cli.display import Display
 from kd_ray.cli.tables import closing_lines, closing_table, exercises_table
 from kd_ray.errors import ConfigError
+from kd_ray.files import place
 from kd_ray.pipeline import Stage, open_recipe
 from kd_ray.pipeline import run as run_stages
 from kd_ray.report.exercises import write_exercises
@@ -18,7 +18,7 @@ def run_with_display(
     source: str,
     stages: tuple[str, ...],
     overrides: list[str],
-    runs: Path,
+    runs: str,
     *,
     address: str | None,
     local: bool,
@@ -46,12 +46,12 @@ def run_with_display(
     if temperatures is not None:
         console.print(exercises_table(summary))
         for path in write_exercises(summary.folder, summary):
-            console.print(f"{runs / recipe.name / path.name}: written", highlight=False)
+            console.print(f"{place(runs) / recipe.name / path.name}: written", highlight=False)
     elif summary.rows:
         console.print(closing_table(summary, console.width))
     for line in closing_lines(summary):
         console.print(line, highlight=False)
-    console.print(f"In {runs / recipe.name}", highlight=False, markup=False)
+    console.print(f"In {place(runs) / recipe.name}", highlight=False, markup=False)
 
 
 def _numbers(text: str) -> list[float]:

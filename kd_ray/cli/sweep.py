@@ -1,7 +1,6 @@
 """Running a sweep with a display, and what is printed of one."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import tomli_w
 from rich.console import Console
@@ -11,6 +10,7 @@ from kd_ray.cli.sweep_display import SweepDisplay
 from kd_ray.cli.tables import closing_lines, closing_table, facts, fitting_table
 from kd_ray.cli.wording import duration
 from kd_ray.errors import ConfigError
+from kd_ray.files import place
 from kd_ray.pipeline import open_recipe
 from kd_ray.report.summary import Summary
 from kd_ray.stages import Event, Task
@@ -25,7 +25,7 @@ Listener = Callable[[Task, Event], None]
 def sweep_with_display(
     source: str,
     overrides: list[str],
-    runs: Path,
+    runs: str,
     *,
     address: str | None,
     local: bool,
@@ -46,7 +46,7 @@ def sweep_with_display(
             listener=trials.show,
         )
     _print_best(console, found)
-    folder = runs / recipe.name / "sweep"
+    folder = place(runs) / recipe.name / "sweep"
     console.print(
         f"{found.count('finished')} trials finished, {found.count('stopped')} stopped early, "
         f"{found.count('failed')} failed",
@@ -56,7 +56,7 @@ def sweep_with_display(
         console.print(f"{folder / file}: written", highlight=False, markup=False, soft_wrap=True)
 
 
-def show_trials(path: Path) -> None:
+def show_trials(path: str) -> None:
     """Prints every trial of a sweep."""
     found = open_sweep(path)
     rows = [_cells(found, trial) for trial in found.trials]
@@ -72,7 +72,7 @@ def show_trials(path: Path) -> None:
             )
 
 
-def show_best(path: Path) -> None:
+def show_best(path: str) -> None:
     """Prints the best trial with its recipe, or the whole front."""
     found = open_sweep(path)
     winner = chosen(found, None)

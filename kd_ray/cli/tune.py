@@ -1,6 +1,5 @@
 """`kd-ray tune`: sweeps, their best trial, and what is made of it."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,7 +24,8 @@ tune = typer.Typer(
 )
 
 HomeOption = Annotated[
-    Path | None, typer.Option("--runs", help="Folder of run folders; else the sweep's own.")
+    str | None,
+    typer.Option("--runs", metavar="PLACE", help="Folder of run folders; else the sweep's own."),
 ]
 
 
@@ -35,7 +35,7 @@ def run_sweep(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Students in all.")] = None,
-    runs: RunsOption = Path("runs"),
+    runs: RunsOption = "runs",
     workers: WorkersOption = None,
     address: AddressOption = None,
     local: LocalOption = False,

@@ -4,7 +4,7 @@ Values are checked here as far as they stand alone. Names of models and schedule
 that go with them, are checked by the floors that have the catalogues, against their signatures.
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -179,11 +179,19 @@ class Resources(Table):
     workers: int = Field(default=1, ge=1)
     """Processes that train one model together."""
 
+    elastic: Literal[False] | Annotated[tuple[int, int], Field(strict=False)] = False
+    """Fewest and most workers: a training goes on with what a cluster has left, and grows again.
+    It takes the place of `workers`."""
+
+    placement: Literal["pack", "spread"] = "pack"
+    """Workers of one model on as few nodes as possible, or on as many."""
+
     cpus_per_worker: int | Literal["auto"] = "auto"
     """CPU threads of a worker; auto shares the CPUs out evenly."""
 
-    gpus_per_worker: int | Literal["auto"] = "auto"
-    """auto is one GPU if there is one for every worker, else none."""
+    gpus_per_worker: float | Literal["auto"] = "auto"
+    """0, 1, or a fraction, as which several workers or trials share a GPU; auto is one GPU if there
+    is one for every worker, else none."""
 
     max_failures: int = Field(default=3, ge=0)
     """Lost workers to replace before giving up."""
@@ -193,8 +201,26 @@ class Resources(Table):
         if self.cpus_per_worker != "auto" and self.cpus_per_worker < 1:
             raise ValueError(f"cpus_per_worker must be >= 1, but got {self.cpus_per_worker}")
         if self.gpus_per_worker != "auto" and not 0 <= self.gpus_per_worker <= 1:
-            raise ValueError(f"gpus_per_worker must be 0 or 1, but got {self.gpus_per_worker}")
+            raise ValueError(
+                "gpus_per_worker must be 0, 1 or a fraction between them, "
+                f"but got {self.gpus_per_worker}"
+            )
+        if self.elastic and not 1 <= self.elastic[0] <= self.elastic[1]:
+            raise ValueError(
+                f"elastic must be [fewest, most] workers with 1 <= fewest <= most, but got "
+                f"{list(self.elastic)}"
+            )
+        if self.elastic and self.workers not in (1, self.elastic[1]):
+            raise ValueError(
+                f"workers must be left out beside elastic = {list(self.elastic)}, "
+                f"but is {self.workers}"
+            )
         return self
+
+    @property
+    def most_workers(self) -> int:
+        """How many processes train one model when the cluster has room for all."""
+        return self.elastic[1] if self.elastic else self.workers
 
 
 class Recipe(Table):

@@ -1,6 +1,16 @@
 """Everything that touches Ray: sessions, placement, and tasks on Ray Train (floor 6)."""
 
-from kd_ray.on_ray.session import Placement, connected, place, places, share_out
+from kd_ray.on_ray.placement import Node, Placement, place, places, share_out
+from kd_ray.on_ray.session import check_cluster, connected
 from kd_ray.on_ray.train import perform_on_ray
 
-__all__ = ["Placement", "connected", "perform_on_ray", "place", "places", "share_out"]
+__all__ = [
+    "Node",
+    "Placement",
+    "check_cluster",
+    "connected",
+    "perform_on_ray",
+    "place",
+    "places",
+    "share_out",
+]

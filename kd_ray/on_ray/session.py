@@ -5,17 +5,36 @@ first to import it.
 """
 
 import contextlib
+import importlib.util
 import logging
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from kd_ray.config import Resources
 from kd_ray.errors import ClusterError
 
-CONNECT_S = 5.0
+CONNECT_S, ANSWER_S = 4.0, 10.0
+PACKAGES = ("kd_ray", "tuning", "cluster")
+TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray where the driver is a Ray Job, which brought its own code along."""
+
+ANSWERED, TOKEN_WRONG = "answered", "token"
+QUESTION = f"""
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1]).internal_kv_get(b"session_name", b"session", timeout=5)
+    print({ANSWERED!r})
+except AuthenticationError:
+    print({TOKEN_WRONG!r})
+"""
+"""Ray has no public way to ask a cluster whether it takes one's token."""
 
 ENVIRONMENT = {
     # Workers use the interpreter that runs now; Ray would start each through uv again.
@@ -25,7 +44,6 @@ ENVIRONMENT = {
     # Paths in recipes are relative to where the command was typed.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Tune's log files, its own table and its own way with Ctrl-C are not wanted.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -39,36 +57,46 @@ ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True)
-class Placement:
-    """What each of the workers of one training gets."""
+def prepare_environment(*, cluster: bool = False) -> None:
+    """Sets what Ray reads at import; a value that the user has set stays.
 
-    workers: int
-    cpus: int
-    gpus: int
-
-
-def prepare_environment() -> None:
-    """Sets what Ray reads at import; a value that the user has set stays."""
+    Args:
+        cluster: to speak with one, to which a token is shown if there is one.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    has_token = any(os.environ.get(name) for name in TOKEN) or token_file().is_file()
+    if cluster and has_token:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def token_file() -> Path:
+    """Where Ray looks for a user's token if the environment names none."""
+    return Path.home() / ".ray" / "auth_token"
 
 
 @contextlib.contextmanager
 def connected(address: str | None = None, verbose: bool = False) -> Iterator[None]:
-    """Ray for the block: one that runs already in this process, one at `address`, or a new one.
+    """Ray for the block: one that runs already in this process, a cluster, or a new one.
+
+    Args:
+        address: HOST:PORT of a cluster; None for the one that RAY_ADDRESS names, as in a Ray Job,
+            or else for this machine alone.
+        verbose: let Ray's own log lines through.
 
     Raises:
-        ClusterError: nothing answers at the address.
+        ClusterError: nothing answers at the address, or not to this client.
     """
-    prepare_environment()
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    prepare_environment(cluster=address is not None)
+    if address is not None:  # on a cluster, nodes may be told that they will be taken away
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray
 
     if ray.is_initialized():  # a notebook's own; it is not ours to end
         yield
         return
-    if address is not None and ":" in address:
-        check_reachable(address)
     options: dict[str, Any] = {
         "address": address or "local",
         "log_to_driver": verbose,
@@ -76,99 +104,88 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
     }
     if address is None:
         options["include_dashboard"] = False
+    else:
+        check_cluster(address)
+        options["runtime_env"] = {} if JOB in os.environ else shipped_code()
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"{address or 'this machine'}: Ray must start or answer, but: "
-            f"{str(error).splitlines()[0]}; check the address, or use --local for no Ray"
+            f"{' '.join(str(error).split())[:300]}; check the address, or use --local for no Ray"
         ) from error
+    if not verbose:
+        _hush()
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def check_reachable(address: str) -> None:
-    """Refuses an address where nothing listens; Ray itself would go on trying for minutes."""
+def _hush() -> None:
+    """Keeps the last lines of a dead node's log off the terminal; whoever listens is told in words.
+
+    Ray prints them whatever `log_to_driver` says, and has no switch for it.
+    """
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_, **__: None
+
+
+def shipped_code() -> dict[str, Any]:
+    """A runtime environment that gives a cluster's workers the very code that runs here."""
+    found = [importlib.util.find_spec(name) for name in PACKAGES]
+    folders = [str(Path(spec.origin).parent) for spec in found if spec and spec.origin]
+    return {"py_modules": folders, "excludes": ["**/__pycache__"]}
+
+
+def check_cluster(address: str) -> None:
+    """Refuses an address where no cluster answers; Ray itself would go on trying for minutes.
+
+    Raises:
+        ClusterError: nothing listens there, what listens is no Ray, or it wants another token.
+    """
+    prepare_environment(cluster=True)
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
+    if not port.isdigit() or not host:
         raise ClusterError(f"--address {address}: must be HOST:PORT, such as 10.0.0.4:6379")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
         raise ClusterError(
             f"--address {address}: a Ray cluster must answer there, but {error.strerror or error}; "
-            "start one, or leave --address out to use this machine"
+            "start one (kd-ray cluster up), or leave --address out to use this machine"
         ) from error
-
-
-def place(resources: Resources) -> Placement:
-    """Shares out the connected cluster's CPUs and GPUs.
-
-    Raises:
-        ClusterError: the workers do not fit, with the arithmetic.
-    """
-    nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
-    return share_out(
-        resources,
-        cpus=[int(node.get("CPU", 0)) for node in nodes],
-        gpus=[int(node.get("GPU", 0)) for node in nodes],
-    )
-
-
-def _nodes() -> list[dict[str, Any]]:
-    import ray
-
-    return list(ray.nodes())  # type: ignore[no-untyped-call]
-
-
-def places(resources: Resources) -> tuple[Placement, int]:
-    """What each worker of a trial gets, and how many trials the cluster holds side by side.
-
-    `cpus_per_worker = "auto"` is 1 here: trials beside each other use the CPUs better than one
-    trial on all of them.
-
-    Raises:
-        ClusterError: not even one fits, with the arithmetic.
-    """
-    one = resources
-    if resources.cpus_per_worker == "auto":
-        one = resources.model_copy(update={"cpus_per_worker": 1})
-    placement = place(one)
-    fixed = one.model_copy(update={"gpus_per_worker": placement.gpus})
-    trials = 1
-    with contextlib.suppress(ClusterError):
-        while True:
-            place(fixed.model_copy(update={"workers": resources.workers * (trials + 1)}))
-            trials += 1
-    return placement, trials
-
-
-def share_out(resources: Resources, cpus: list[int], gpus: list[int]) -> Placement:
-    """The same on plain numbers: CPUs and GPUs of each node.
-
-    >>> share_out(Resources(workers=3), cpus=[4, 2], gpus=[0, 0])
-    Placement(workers=3, cpus=2, gpus=0)
-    """
-    workers = resources.workers
-    if resources.gpus_per_worker == "auto":
-        gpus_each = 1 if sum(gpus) >= workers else 0
-    else:
-        gpus_each = resources.gpus_per_worker
-    if gpus_each * workers > sum(gpus):
+    if address.startswith("ray://"):
+        return
+    answer = _asked(f"{host}:{port}")
+    if answer == TOKEN_WRONG:
         raise ClusterError(
-            f"resources: {workers} workers with {gpus_each} GPU each need {gpus_each * workers} "
-            f"GPUs, but there are {sum(gpus)}; use fewer workers or gpus_per_worker = 0"
+            f"--address {address}: the cluster wants a token, and the one here is not it or there "
+            "is none; put the cluster's into a file and name that in RAY_AUTH_TOKEN_PATH"
         )
-    if resources.cpus_per_worker == "auto":
-        fitting = [c for c in range(1, max(cpus) + 1) if sum(n // c for n in cpus) >= workers]
-        cpus_each = max(fitting, default=1)
-    else:
-        cpus_each = resources.cpus_per_worker
-    if sum(count // cpus_each for count in cpus) < workers:
+    if answer != ANSWERED:
         raise ClusterError(
-            f"resources: {workers} workers with {cpus_each} CPU each need {cpus_each * workers} "
-            f"CPUs, but there are {sum(cpus)}; use --workers {sum(cpus) // cpus_each} or fewer"
+            f"--address {address}: a Ray cluster must answer there, but what listens said nothing "
+            f"that Ray understands in {ANSWER_S:.0f} s; give the port of its head (6379 by "
+            "default), not that of its dashboard"
         )
-    return Placement(workers, cpus_each, gpus_each)
+
+
+def _asked(address: str) -> str:
+    """What the head of a cluster says when it is asked who it is.
+
+    In a process of its own: Ray's client retries for a minute and cannot be told not to.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", QUESTION, address],
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "silence"
+    return done.stdout.strip().rpartition("\n")[2] or done.stderr

@@ -1,4 +1,4 @@
-"""Tasks on Ray Train: [1] the worker function, [2] the driver that starts it and relays events.
+"""Tasks on Ray Train: [2] the driver that starts the workers and relays what they tell.
 
 One worker group performs all the tasks it is given, one after the other, because starting a group
 costs 10 to 20 seconds. Artefacts and resume are the stages' own; Ray Train starts the workers,
@@ -6,65 +6,25 @@ joins them in a process group, and replaces those that die. Nothing is reported 
 travel in a queue and checkpoints lie in the run folder, so a run looks alike with and without Ray.
 """
 
-import shutil
-import tempfile
 import warnings
 from collections.abc import Generator, Sequence
-from pathlib import Path
 from typing import Any
 
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError, KdRayError
-from kd_ray.files import TEMPORARY
-from kd_ray.on_ray.session import Placement, connected, place
+from kd_ray.files import place as located
+from kd_ray.files import scratch_folder
+from kd_ray.on_ray.placement import NodeWatch, counted, place
+from kd_ray.on_ray.session import connected
+from kd_ray.on_ray.work import torch_config, work
 from kd_ray.stages.events import Event, Waiting
 from kd_ray.stages.task import Task
 
 POLL_S = 0.25
+LOOK_S = 2.0
+"""Seconds from one look at the cluster's nodes to the next, while no worker says anything."""
 ENDING_S = 300.0
 """For workers that were asked to end with their epoch."""
-
-
-def work(config: dict[str, Any]) -> None:
-    """[1] One worker of the group: performs the tasks, sends what happens to the driver.
-
-    A `KdRayError` is sent and not raised: it would be the same after a restart of the group.
-    Warnings are sent as their text.
-    """
-    import ray.train
-    import torch
-    from ray.train.torch import get_device
-
-    from kd_ray.labelling import ShardDone
-    from kd_ray.loop import Epoch
-    from kd_ray.stages import perform_abreast, perform_all
-    from kd_ray.workers import Worker, from_first
-
-    context = ray.train.get_context()
-    device = get_device() if config["gpus"] else torch.device("cpu")
-    worker = Worker(
-        rank=context.get_world_rank(),
-        world=context.get_world_size(),
-        device=device,
-        threads=config["cpus"],
-    )
-    mailbox, orders = config["mailbox"], config["orders"]
-    tasks: Sequence[Task] = config["tasks"]
-    with warnings.catch_warnings():
-        if worker.is_first:
-            warnings.showwarning = lambda message, *_, **__: mailbox.put(str(message))
-        try:
-            perform = perform_abreast if config["abreast"] else perform_all
-            for task, event in perform(tasks, worker):
-                if worker.is_first or isinstance(event, ShardDone):
-                    mailbox.put((task, event))
-                if isinstance(event, Epoch):
-                    told = worker.is_first and not orders.empty()
-                    if from_first(int(told), device):  # all leave together
-                        return
-        except KdRayError as error:
-            if worker.is_first:
-                mailbox.put(error)
 
 
 def perform_on_ray(
@@ -97,19 +57,24 @@ def perform_on_ray(
         from ray.util.queue import Empty, Queue
 
         placement = place(resources)
-        yield tasks[0], Waiting(f"Starting {_counted(placement)}")
-        mailbox, orders = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
+        yield tasks[0], Waiting(f"Starting {counted(placement)}")
+        # Whatever node is lost, what holds the workers together is not on it but on this one.
+        beside_us = {"num_cpus": 0, "scheduling_strategy": on_this_node()}
+        mailbox, orders = (Queue(actor_options=beside_us) for _ in range(2))
         config = {
             "tasks": list(tasks),
             "cpus": placement.cpus,
             "gpus": placement.gpus,
+            "asked": placement.asked,
             "mailbox": mailbox,
             "orders": orders,
             "abreast": abreast,
         }
         # `fit` blocks and takes over Ctrl-C. In a process of its own it does neither here, and dies
         # with this one.
-        launched = ray.remote(num_cpus=0, max_retries=0)(launch).remote(config, resources, verbose)
+        watch, task = NodeWatch(LOOK_S), tasks[0]
+        launcher = ray.remote(max_retries=0, **beside_us)(launch)
+        launched = launcher.remote(config, resources, verbose)
         try:
             while True:
                 over, _ = ray.wait([launched], timeout=0)
@@ -118,12 +83,14 @@ def perform_on_ray(
                 except Empty:
                     if over:
                         break
+                    yield from ((task, Waiting(news)) for news in watch.news())
                     continue
                 if isinstance(message, KdRayError):
                     raise message
                 if isinstance(message, str):
                     warnings.warn(message, stacklevel=2)
                     continue
+                task, _ = message
                 yield message
         except GeneratorExit:  # whoever listened has seen enough, and may need the workers' place
             # They are asked to end: of a launcher that is killed, Ray keeps the workers' place.
@@ -136,16 +103,12 @@ def perform_on_ray(
             raise error
 
 
-def _counted(placement: Placement) -> str:
-    """Workers in words.
+def on_this_node() -> Any:
+    """A scheduling strategy: the node that this process is on, and no other."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    >>> _counted(Placement(workers=2, cpus=4, gpus=1))
-    '2 Ray workers (4 CPU, 1 GPU each)'
-    """
-    gpus = f", {placement.gpus} GPU" if placement.gpus else ""
-    each = " each" if placement.workers > 1 else ""
-    workers = "1 Ray worker" if placement.workers == 1 else f"{placement.workers} Ray workers"
-    return f"{workers} ({placement.cpus} CPU{gpus}{each})"
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Exception | None:
@@ -153,33 +116,30 @@ def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Excep
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    # Ray Train would resume what it finds under an old name. This folder must be seen from all
-    # nodes, as the run folder is; what a killed driver leaves of it is removed as a draft.
-    Path(config["tasks"][0].run).mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=f"{TEMPORARY}ray-", dir=config["tasks"][0].run)
-    try:
-        TorchTrainer(
+    # Ray Train would resume what it finds under an old name, so it is given a folder of its own;
+    # what a killed driver leaves of that is removed as a draft.
+    with scratch_folder(located(config["tasks"][0].run), "ray") as scratch:
+        trainer = TorchTrainer(
             work,
-            train_loop_config=config,
+            train_loop_config={**config, "scratch": str(scratch)},
+            torch_config=torch_config(),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=resources.workers,
+                num_workers=resources.elastic or resources.workers,  # type: ignore[arg-type]
                 use_gpu=config["gpus"] > 0,
-                resources_per_worker={
-                    "CPU": config["cpus"],
-                    **({"GPU": config["gpus"]} if config["gpus"] else {}),
-                },
+                resources_per_worker=config["asked"],
+                placement_strategy=resources.placement.upper(),
             ),
             run_config=ray.train.RunConfig(  # type: ignore[call-arg]
                 name="group",
-                storage_path=scratch,
+                storage_path=str(scratch),
                 failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
                 logging_config=ray.train.LoggingConfig(log_level="INFO" if verbose else "ERROR"),
             ),
-        ).fit()
-    except ray.train.TrainingFailedError as error:
-        return in_our_terms(error)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            return in_our_terms(error)
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from kd_ray.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe, load_recipe
 from kd_ray.errors import CheckpointError, ConfigError
+from kd_ray.files import place
 from kd_ray.variants import exercise_of, recipe_variants
 
 RECIPE, RESULT = "recipe.toml", "result.json"
@@ -78,14 +79,14 @@ class RunFolder:
         return [artefact for artefact in self.artefacts if artefact.result is None]
 
 
-def read_run(folder: Path) -> RunFolder:
+def read_run(folder: str | Path) -> RunFolder:
     """Reads a run folder; nothing in it is changed, and somebody may be writing to it.
 
     Raises:
         ConfigError: it is no run folder, or nothing in it is finished.
         CheckpointError: a result is not readable.
     """
-    path = folder.absolute()
+    path = place(folder).absolute()
     if not path.is_dir():
         raise ConfigError(
             f"{folder}: must be a run folder, but is no folder; name one such as runs/quickstart"

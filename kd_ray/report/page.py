@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from kd_ray.files import committed_file
+from kd_ray.files import committed_file, place
 from kd_ray.report.bits import low_bit_section
 from kd_ray.report.folder import Artefact, RunFolder, read_run
 from kd_ray.report.markup import document, element, paragraph, section, table
@@ -36,7 +36,7 @@ GAP_NOTE = (
 )
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: str | Path) -> Path:
     """Writes `report.html` into a run folder and returns its path.
 
     What is unfinished is named and shown as far as it has got.
@@ -47,7 +47,7 @@ def write_report(run: Path) -> Path:
         StorageError: the file cannot be written.
     """
     page = report_page(read_run(run))
-    path = run / REPORT
+    path = place(run) / REPORT
     with committed_file(path) as draft:
         draft.write_text(page, encoding="utf-8")
     return path

@@ -7,12 +7,11 @@ the run folder and are the only thing that stages hand to each other.
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
 
 import torch
 
-from kd_ray.files import locked
-from kd_ray.loop import Epoch
+from kd_ray.files import locked, place
+from kd_ray.progress import Epoch
 from kd_ray.stages.events import Event, Finished, Started, Waiting
 from kd_ray.stages.label import label_stage
 from kd_ray.stages.shelf import Shelf
@@ -103,6 +102,6 @@ def _writing(task: Task, worker: Worker) -> Iterator[None]:
         with together(worker.device):
             if worker.is_first:
                 # An orphan of a killed driver lives on for seconds and must not write along.
-                run = Path(task.run)
+                run = place(task.run)
                 stack.enter_context(locked(run, name=".writer.lock", wait_s=ORPHAN_WAIT_S))
         yield

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd_ray.labelling import ShardDone
-from kd_ray.loop import Epoch, Step
+from kd_ray.progress import Epoch, Notice, Step
 
 
 @dataclass(frozen=True)
@@ -47,4 +47,4 @@ class Finished:
     found: bool
 
 
-Event = Waiting | Started | Step | Epoch | ShardDone | Finished
+Event = Waiting | Started | Step | Notice | Epoch | ShardDone | Finished

@@ -1,12 +1,12 @@
 """Datasets and transfer sets that the tasks of one process share, opened once and checked."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from kd_ray.config import Recipe
 from kd_ray.datasets import Dataset, open_dataset
+from kd_ray.files import place
 from kd_ray.saved_model import SavedModel, load_model
 from kd_ray.stages.task import (
     Task,
@@ -41,7 +41,7 @@ class Shelf:
         Raises:
             TransferSetError: the set is altered, or does not fit the data or the run's teachers.
         """
-        folder = transfer_set_folder(recipe, Path(task.run))
+        folder = transfer_set_folder(recipe, place(task.run))
         manifest = read_manifest(folder)
         key = f"{folder} {manifest.sha256} {recipe.data.model_dump_json()} {device}"
         if key not in self._students:
@@ -72,7 +72,7 @@ def load_teachers(
     members = recipe.teacher.members if recipe.teacher else 0
     found = []
     for member in range(members):
-        folder = teacher_folder(Path(task.run), member)
+        folder = teacher_folder(place(task.run), member)
         saved = load_model(result_model(folder), device or torch.device("cpu"))
         found.append((saved, read_result(folder) or {}))
     return found

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from kd_ray.checkpoint import WEIGHTS, check_identity, epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError
+from kd_ray.files import place
 from kd_ray.transfer_set import read_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
 from kd_ray.variants import variant_options
@@ -25,7 +26,7 @@ class Task:
     Attributes:
         stage: which kind.
         recipe: the resolved recipe as a plain table.
-        run: absolute run folder.
+        run: absolute run folder, or its URL.
         data_root: absolute folder of the dataset's files, as the driver found it, or None.
         member: of the ensemble, for "teach".
         variant: of the student, for "distill".
@@ -61,7 +62,7 @@ class Task:
     @property
     def folder(self) -> Path:
         """Where its artefact lies."""
-        run = Path(self.run)
+        run = place(self.run)
         if self.stage == "teach":
             return teacher_folder(run, self.member)
         if self.stage == "label":
@@ -83,14 +84,14 @@ def teacher_folder(run: Path, member: int) -> Path:
 def transfer_set_folder(recipe: Recipe, run: Path) -> Path:
     """The transfer set that a run's students learn from."""
     path = recipe.transfer_set.path
-    return run / "transfer_set" if path is None else Path(path)
+    return run / "transfer_set" if path is None else place(path)
 
 
 def start_checkpoint(task: Task, recipe: Recipe) -> Path | None:
     """The latest checkpoint that `student.continues` means for a task's seed, if there is one."""
     if recipe.student.continues is None:
         return None
-    folder = Path(recipe.student.continues) / f"seed-{task.seed}"
+    folder = place(recipe.student.continues) / f"seed-{task.seed}"
     epochs = epochs_in(folder)
     return epoch_folder(folder, epochs[-1]) if epochs else None
 
@@ -207,7 +208,7 @@ def _check_parents(task: Task, result: dict[str, Any]) -> None:
 
 def _parents(task: Task) -> dict[str, str]:
     """Name -> sha256 of what an artefact is made from, as far as that is there."""
-    recipe, run = Recipe.model_validate(task.recipe), Path(task.run)
+    recipe, run = Recipe.model_validate(task.recipe), place(task.run)
     if task.stage == "distill":
         folder, start = transfer_set_folder(recipe, run), start_checkpoint(task, recipe)
         there = (folder / MANIFEST).is_file()

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from kd_ray.checkpoint import (
+    UNDER_WAY,
     WEIGHTS,
     Meta,
     ModelInput,
     check_identity,
     epoch_folder,
     epochs_in,
+    is_whole,
     read_meta,
     restore,
     retain,
@@ -26,11 +28,12 @@ from kd_ray.checkpoint import (
 from kd_ray.config import Recipe, Train
 from kd_ray.errors import CheckpointError
 from kd_ray.feed import TensorFeed, feed_of
-from kd_ray.files import remove_drafts, write_json
-from kd_ray.loop import Epoch, Step, Training, evaluate
+from kd_ray.files import place, remove_drafts, write_json
+from kd_ray.loop import evaluate
 from kd_ray.metrics import FIGURES
 from kd_ray.models import parameter_count
 from kd_ray.optimizer import make_optimizer
+from kd_ray.progress import Epoch, Notice, Part, Step, Training
 from kd_ray.quant import dead_layers, model_cost
 from kd_ray.stages.events import Event, Finished, Started
 from kd_ray.stages.shelf import Shelf
@@ -77,7 +80,7 @@ class Prepared:
     class_names: list[str]
     options: Train
     parents: dict[str, str]
-    events: Callable[[Training], Iterator[Step | Epoch]]
+    events: Callable[[Training], Iterator[Step | Notice | Epoch]]
     test: TensorFeed
     ensemble: str
     start: Path | None = None
@@ -107,10 +110,11 @@ def train(task: Task, worker: Worker, shelf: Shelf) -> Generator[Event]:
     yield Started(prepared.options.epochs, training.epoch, list(training.history))
     saved, saved_at = training.epoch, time.monotonic()
     for event in prepared.events(training):
-        if isinstance(event, Epoch):
+        if isinstance(event, Epoch | Notice):
             with together(worker.device):
                 waited = time.monotonic() - saved_at >= task.checkpoint_s
-                if worker.is_first and (waited or _must_be_kept(training, prepared.options)):
+                kept = isinstance(event, Notice) or _must_be_kept(training, prepared.options)
+                if worker.is_first and (waited or kept):
                     _checkpoint(task, prepared, training)
                     saved, saved_at = training.epoch, time.monotonic()
         try:
@@ -194,7 +198,7 @@ def _start(task: Task, recipe: Recipe, class_names: Sequence[str]) -> Path | Non
         return None
     path = start_checkpoint(task, recipe)
     if path is None:
-        folder = Path(recipe.student.continues) / f"seed-{task.seed}"
+        folder = place(recipe.student.continues) / f"seed-{task.seed}"
         raise CheckpointError(
             f"student.continues: {folder} must have a checkpoint to go on from, but has none; name "
             "a student's folder such as runs/mnist/student/distilled, and its seeds in train.seeds"
@@ -223,15 +227,17 @@ def _resume(task: Task, prepared: Prepared, training: Training, worker: Worker) 
     if worker.is_first:
         remove_drafts(task.folder)
     latest = from_first((epochs_in(task.folder) or [0])[-1], worker.device)
-    if not latest and prepared.start is not None:
+    part = is_whole(task.folder / UNDER_WAY) and read_meta(task.folder / UNDER_WAY).epoch >= latest
+    under_way = from_first(int(part), worker.device)
+    if not latest and not under_way and prepared.start is not None:
         meta = read_meta(prepared.start)
         restore(prepared.start, meta, training.model, training.optimizer)
         training.epoch = meta.epoch
         training.history = list(meta.history)
         return meta.epoch  # its best epoch is not in this folder, so the best is sought anew
-    if not latest:
+    if not latest and not under_way:
         return None
-    path = epoch_folder(task.folder, latest)
+    path = task.folder / UNDER_WAY if under_way else epoch_folder(task.folder, latest)
     meta = read_meta(path)
     check_identity(path, meta.identity, identity(task))
     check_identity(path, meta.parents, prepared.parents)
@@ -241,7 +247,8 @@ def _resume(task: Task, prepared: Prepared, training: Training, worker: Worker) 
     training.best_epoch = int(meta.progress["best_epoch"] or 0)
     best = meta.progress["best_accuracy"]
     training.best_accuracy = float("-inf") if best is None else float(best)
-    return latest
+    training.part = None if meta.part is None else Part(**meta.part)
+    return meta.epoch
 
 
 def _must_be_kept(training: Training, options: Train) -> bool:
@@ -264,6 +271,7 @@ def _checkpoint(task: Task, prepared: Prepared, training: Training) -> None:
         parents=prepared.parents,
         progress={"best_epoch": training.best_epoch, "best_accuracy": best},
         history=training.history,
+        part=None if training.part is None else asdict(training.part),
     )
     save(task.folder, meta, training.model, training.optimizer)
     retain(task.folder, {training.epoch, training.result_epoch(prepared.options)})

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from kd_ray.errors import TransferSetError
-from kd_ray.files import sha256_of, write_json
+from kd_ray.files import local_copies, sha256_of, write_json
 from kd_ray.transfer_set.plan import (
     FORMAT_VERSION,
     Described,
@@ -68,6 +68,18 @@ def write_manifest(folder: Path, plan: Plan) -> Manifest:
         TransferSetError: a shard is missing, or a file does not belong to this plan.
         StorageError: the manifest cannot be written.
     """
+    # Other programs read the folder as *.parquet, so nothing else may be there under that name.
+    strangers = {path.name for path in folder.glob("*.parquet")}
+    strangers -= {shard.name for shard in shards(plan)}
+    with local_copies(folder, [shard.name for shard in shards(plan)]) as copies:
+        files = _entries(copies, plan, strangers)
+    manifest = Manifest(plan=plan, files=files, created_with=_versions())
+    write_json(folder / MANIFEST, {**manifest.model_dump(mode="json"), "sha256": manifest.sha256})
+    return manifest
+
+
+def _entries(folder: Path, plan: Plan, strangers: set[str]) -> tuple[FileEntry, ...]:
+    """Every shard of a local folder, hashed."""
     planned = shards(plan)
     missing = [shard.name for shard in planned if shard_state(folder, plan, shard) == "missing"]
     if missing:
@@ -75,8 +87,6 @@ def write_manifest(folder: Path, plan: Plan) -> Manifest:
             f"{folder}: a transfer set needs all of its {len(planned)} files, but {len(missing)} "
             f"are missing, first {missing[0]}; run kd-ray label again"
         )
-    # Other programs read the folder as *.parquet, so nothing else may be there under that name.
-    strangers = {path.name for path in folder.glob("*.parquet")} - {shard.name for shard in planned}
     if strangers:
         raise TransferSetError(
             f"{folder}: this folder may hold files of the transfer set only, but got "
@@ -84,7 +94,7 @@ def write_manifest(folder: Path, plan: Plan) -> Manifest:
         )
     paths = [folder / shard.name for shard in planned]
     with ThreadPoolExecutor() as pool:
-        files = tuple(
+        return tuple(
             FileEntry(
                 name=shard.name,
                 split=shard.split,
@@ -94,9 +104,6 @@ def write_manifest(folder: Path, plan: Plan) -> Manifest:
             )
             for shard, path, sha256 in zip(planned, paths, pool.map(sha256_of, paths), strict=True)
         )
-    manifest = Manifest(plan=plan, files=files, created_with=_versions())
-    write_json(folder / MANIFEST, {**manifest.model_dump(mode="json"), "sha256": manifest.sha256})
-    return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -107,14 +114,14 @@ def read_manifest(folder: Path) -> Manifest:
             altered, or of another format version.
     """
     path = folder / MANIFEST
-    if not folder.is_dir():
-        raise TransferSetError(
-            f"{folder}: a transfer set is a folder, but there is none; "
-            "correct the path, or run kd-ray label to make it"
-        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if not folder.is_dir():
+            raise TransferSetError(
+                f"{folder}: a transfer set is a folder, but there is none; "
+                "correct the path, or run kd-ray label to make it"
+            ) from None
         raise TransferSetError(
             f"{folder}: a finished transfer set has a {MANIFEST}, but labelling has not finished: "
             "run kd-ray label again and it goes on"

@@ -18,7 +18,7 @@ from torch.utils.dlpack import from_dlpack
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import TransferSetError
-from kd_ray.files import sha256_of
+from kd_ray.files import local_copies, sha256_of
 from kd_ray.transfer_set.columns import first_disorder
 from kd_ray.transfer_set.manifest import MANIFEST, FileEntry, Manifest, read_manifest
 from kd_ray.transfer_set.plan import SPLITS, Plan, Split, index_sha256
@@ -67,11 +67,12 @@ def open_transfer_set(folder: Path, *, verify: bool = True) -> TransferSet:
         TransferSetError: unfinished, or a file is missing, truncated or altered.
     """
     manifest = read_manifest(folder)
-    _check_files(folder, manifest.files, verify=verify)
-    for shard in shards(manifest.plan):
-        if shard_state(folder, manifest.plan, shard) == "missing":
-            raise _altered(folder / shard.name, "it is not this shard of this set")
-    splits = {split: _read_split(folder, manifest.plan, split) for split in SPLITS}
+    with local_copies(folder, [file.name for file in manifest.files]) as copies:
+        _check_files(copies, manifest.files, verify=verify)
+        for shard in shards(manifest.plan):
+            if shard_state(copies, manifest.plan, shard) == "missing":
+                raise _altered(copies / shard.name, "it is not this shard of this set")
+        splits = {split: _read_split(copies, manifest.plan, split) for split in SPLITS}
     return TransferSet(manifest, splits["train"], splits["validation"], splits["test"])
 
 

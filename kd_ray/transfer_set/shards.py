@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kd_ray.errors import TransferSetError
-from kd_ray.files import committed_file
+from kd_ray.files import committed_file, local_copy
 from kd_ray.transfer_set.columns import Columns, array_problems, check_logits, parquet_schema
 from kd_ray.transfer_set.plan import SPLITS, Plan, Split, plan_difference
 
@@ -150,7 +150,7 @@ def shard_state(folder: Path, plan: Plan, shard: Shard) -> Literal["missing", "w
     """
     path = folder / shard.name
     try:
-        with pq.ParquetFile(path) as file:
+        with local_copy(path) as copy, pq.ParquetFile(copy) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except FileNotFoundError:
         return "missing"

@@ -15,10 +15,11 @@ from rich.console import Console
 from kd_ray.batch import Batch
 from kd_ray.config import QuantizerOptions, Train
 from kd_ray.feed import TensorFeed
-from kd_ray.loop import Training, fit
+from kd_ray.loop import fit
 from kd_ray.losses import Loss, distillation_loss
 from kd_ray.models import build_model
 from kd_ray.optimizer import make_optimizer
+from kd_ray.progress import Training
 from kd_ray.quant import calibrate_, quantize_
 from kd_ray.workers import Worker
 

@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kd_ray.config import Recipe
 from kd_ray.datasets import Dataset, Split
-from kd_ray.loop import Epoch, Training
 from kd_ray.losses import distillation_loss
 from kd_ray.models import build_model
 from kd_ray.optimizer import make_optimizer
+from kd_ray.progress import Epoch, Training
 from kd_ray.student import distill, student_feeds
 from kd_ray.transfer_set import (
     Plan,

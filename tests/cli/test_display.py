@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from kd_ray.cli.display import Display
 from kd_ray.labelling import ShardDone
-from kd_ray.loop import Epoch, Step
+from kd_ray.progress import Epoch, Step
 from kd_ray.stages import Event, Finished, Started, Task
 
 STUDENT = Task("distill", recipe={}, run="run", variant="distilled", seed=1)

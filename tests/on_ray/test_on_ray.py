@@ -14,7 +14,7 @@ import pytest
 from kd_ray import run
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError
-from kd_ray.on_ray import Placement, share_out
+from kd_ray.on_ray import Node, Placement, share_out
 from kd_ray.stages import read_result
 
 RECIPE = """
@@ -120,10 +120,10 @@ def train_workers(pid: int) -> list[int]:
 
 
 def test_share_out_gives_every_worker_as_many_cpus_as_fit_on_the_nodes() -> None:
-    assert share_out(Resources(workers=2), [4], [0]) == Placement(2, 2, 0)
-    assert share_out(Resources(workers=2), [4, 1], [0, 0]) == Placement(2, 2, 0)
-    assert share_out(Resources(workers=3), [4, 2], [2, 1]) == Placement(3, 2, 1)
-    assert share_out(Resources(workers=1, gpus_per_worker=0), [4], [2]) == Placement(1, 4, 0)
+    assert share_out(Resources(workers=2), [Node(4)]) == Placement(2, 2, 0)
+    assert share_out(Resources(workers=2), [Node(4), Node(1)]) == Placement(2, 2, 0)
+    assert share_out(Resources(workers=3), [Node(4, 2), Node(2, 1)]) == Placement(3, 2, 1)
+    assert share_out(Resources(workers=1, gpus_per_worker=0), [Node(4, 2)]) == Placement(1, 4, 0)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_share_out_gives_every_worker_as_many_cpus_as_fit_on_the_nodes() -> None
 )
 def test_share_out_refuses_more_than_there_is(resources: Resources, words: str) -> None:
     with pytest.raises(ClusterError, match=words):
-        share_out(resources, [4], [1])
+        share_out(resources, [Node(4, 1)])
 
 
 @pytest.mark.ray

@@ -6,7 +6,7 @@ from tiny import ALONE
 from tiny_sweep import swept_recipe
 
 from kd_ray.errors import TrainingError
-from kd_ray.loop import Epoch, Step
+from kd_ray.progress import Epoch, Step
 from kd_ray.stages import Started, Task, perform_abreast, perform_all, read_result
 from kd_ray.transfer_set import read_manifest
 from tuning.driver import sweep_identity

@@ -1,0 +1,223 @@
+"""A cluster of separate Ray processes on one machine, for trying things before paying for machines.
+
+What is known of it lies in one folder: its description, a log for each node, and Ray's own files.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cluster.nodes import (
+    Machine,
+    free_port,
+    head_command,
+    join_command,
+    node_environment,
+    provide_token,
+)
+from cluster.processes import CLUSTER_TAG, NODE_TAG, end, kill, launch, tagged
+from cluster.server import node_states
+from kd_ray.errors import ClusterError
+from kd_ray.files import locked, write_json
+
+DESCRIPTION = "cluster.json"
+READY_S, POLL_S = 90.0, 0.2
+STORE_BYTES = 256 * 2**20
+"""For Ray's objects on each node: a run sends events and code through Ray; data lies in files."""
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """A cluster on this machine.
+
+    Attributes:
+        name: under which it is found again.
+        tag: in the environment of all its processes.
+        address: HOST:PORT of the head, for `--address`.
+        dashboard: URL of the dashboard and the job server.
+        nodes: how many were started.
+    """
+
+    name: str
+    tag: str
+    address: str
+    dashboard: str
+    nodes: int
+
+    @property
+    def folder(self) -> Path:
+        """Where its description, logs and Ray's files are."""
+        return cluster_folder(self.name)
+
+    def is_up(self) -> bool:
+        """Whether the head lives."""
+        return bool(tagged(self.tag, node_tag(0)))
+
+
+def node_tag(number: int) -> str:
+    """The tag of a node; the head is node 0."""
+    return f"node-{number}"
+
+
+def cluster_folder(name: str) -> Path:
+    """Where a cluster of this name lies; short, as paths of sockets may be.
+
+    Raises:
+        ClusterError: the name is not one for a folder, or the place belongs to another user.
+    """
+    if not name or not all(c.isalnum() or c in "-_" for c in name) or len(name) > 24:
+        raise ClusterError(
+            f"--name: must be at most 24 letters, digits, - and _, but got {name!r}; choose another"
+        )
+    home = Path(tempfile.gettempdir()) / f"kd-ray-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    if home.is_symlink() or home.stat().st_uid != os.getuid():
+        raise ClusterError(f"{home}: must belong to you, but does not; remove it, or set TMPDIR")
+    return home / name
+
+
+def find(name: str = "local") -> LocalCluster | None:
+    """The cluster of that name, if its head lives."""
+    found = _described(name)
+    return found if found is not None and found.is_up() else None
+
+
+def _described(name: str) -> LocalCluster | None:
+    file = cluster_folder(name) / DESCRIPTION
+    try:
+        return LocalCluster(**json.loads(file.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise ClusterError(
+            f"{file}: must describe a cluster, but does not ({error}); remove its folder"
+        ) from error
+
+
+def up(
+    nodes: int,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    name: str = "local",
+    listener: Callable[[str], None] = print,
+) -> LocalCluster:
+    """Starts a cluster and waits until all of its nodes answer.
+
+    Args:
+        nodes: the head is one of them.
+        cpus: that each node counts as; by default the machine's, shared out.
+        gpus: likewise; they are but counted, so a machine without any can try what GPUs would do.
+        name: to have several.
+        listener: called with a line for each thing that happens.
+
+    Raises:
+        ClusterError: there is one already, or it does not come up.
+    """
+    if nodes < 1:
+        raise ClusterError(f"--nodes: must be at least 1, but got {nodes}; ask for one or more")
+    if min(cpus or 0, gpus or 0) < 0:
+        raise ClusterError("--cpus, --gpus: must not be negative; leave them out for what there is")
+    folder = cluster_folder(name)
+    with locked(folder.parent, name=f".{name}.lock"):
+        if (there := find(name)) is not None:
+            raise ClusterError(
+                f"cluster {name!r}: must be started once, but is up at {there.address}; end it "
+                f"with `kd-ray cluster down{'' if name == 'local' else f' --name {name}'}`, "
+                "or choose another --name"
+            )
+        _forget(name)
+        folder.mkdir(mode=0o700)
+        token = provide_token()
+        listener(f"Starting {nodes} nodes on this machine, with the token in {token}")
+        port, dashboard_port = free_port(), free_port()
+        cluster = LocalCluster(
+            name=name,
+            tag=uuid.uuid4().hex,
+            address=f"127.0.0.1:{port}",
+            dashboard=f"http://127.0.0.1:{dashboard_port}",
+            nodes=nodes,
+        )
+        write_json(folder / DESCRIPTION, asdict(cluster))
+        machine = Machine(
+            cpus=cpus if cpus is not None else max(1, (os.cpu_count() or 1) // nodes),
+            gpus=gpus,
+            ip="127.0.0.1",
+            temporary=folder / "ray",
+            store_bytes=STORE_BYTES,
+        )
+        try:
+            command = head_command(machine, port=port, dashboard_port=dashboard_port)
+            _launch(cluster, 0, command)
+            _wait(cluster, 1, listener)
+            for number in range(1, nodes):
+                _launch(cluster, number, join_command(machine, cluster.address))
+            _wait(cluster, nodes, listener)
+        except BaseException:
+            down(name)
+            raise
+    return cluster
+
+
+def _launch(cluster: LocalCluster, number: int, command: list[str]) -> None:
+    tags = {CLUSTER_TAG: cluster.tag, NODE_TAG: node_tag(number)}
+    launch(command, log_file(cluster, number), node_environment(tags))
+
+
+def log_file(cluster: LocalCluster, number: int) -> Path:
+    """What `ray start` of a node printed."""
+    return cluster.folder / f"{node_tag(number)}.log"
+
+
+def _wait(cluster: LocalCluster, nodes: int, listener: Callable[[str], None]) -> None:
+    """Asks until so many nodes are alive; a node whose process ends has failed."""
+    deadline = time.monotonic() + READY_S
+    told = nodes - 1
+    answer = "nothing yet"
+    while True:
+        try:
+            states = node_states(cluster.dashboard)
+            alive = sum(state.alive for state in states)
+            answer = f"{alive} nodes alive"
+        except ClusterError as error:
+            alive, answer = 0, str(error)
+        for number in range(told + 1, alive + 1):
+            listener(f"  node {number} of {cluster.nodes} is up")
+        told = max(told, alive)
+        if alive >= nodes:
+            return
+        fallen = [n for n in range(nodes) if not tagged(cluster.tag, node_tag(n))]
+        if fallen:
+            lines = log_file(cluster, fallen[0]).read_text(errors="replace").strip().splitlines()
+            answer = lines[-1] if lines else "nothing"
+        if fallen or time.monotonic() > deadline:
+            raise ClusterError(
+                f"cluster {cluster.name!r}: {nodes} nodes must come up within {READY_S:.0f} s, but "
+                f"{f'node {fallen[0]} ended' if fallen else 'they did not'} (it said last: "
+                f"{answer}); try fewer nodes"
+            )
+        time.sleep(POLL_S)
+
+
+def down(name: str = "local") -> LocalCluster | None:
+    """Ends a cluster's own processes, and no others, and removes its folder.
+
+    Returns:
+        What was ended; None if there was none.
+    """
+    cluster = _described(name)
+    _forget(name)
+    return cluster
+
+
+def _forget(name: str) -> None:
+    if (cluster := _described(name)) is not None:
+        # A node's first process would give notice to what runs there, and wait.
+        kill([process for process in tagged(cluster.tag) if "start" in process.cmdline()])
+        end(tagged(cluster.tag))
+    shutil.rmtree(cluster_folder(name), ignore_errors=True)

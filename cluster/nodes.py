@@ -1,0 +1,147 @@
+"""The command lines of Ray's own processes: a head, and nodes that join it.
+
+All ports but the two that people type are free ones, so that several nodes live on one machine.
+"""
+
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.processes import program
+from kd_ray.errors import ClusterError
+from kd_ray.on_ray.session import ENVIRONMENT, token_file
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NOTICE_S = 30
+"""How long a node that is asked to end stays, so that what trains on it can be checkpointed."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a node offers.
+
+    Attributes:
+        cpus: CPUs that it counts as; None for all of the machine.
+        gpus: likewise.
+        ip: own address, as other nodes see it; None for the one of the default route.
+        temporary: Ray's folder for sessions, logs and sockets; None for its own choice.
+        store_bytes: shared memory for Ray's objects; None for 30 % of the memory.
+    """
+
+    cpus: int | None = None
+    gpus: int | None = None
+    ip: str | None = None
+    temporary: Path | None = None
+    store_bytes: int | None = None
+
+    def options(self) -> list[str]:
+        """The same for `ray start`."""
+        given = {
+            "num-cpus": self.cpus,
+            "num-gpus": self.gpus,
+            "node-ip-address": self.ip,
+            "temp-dir": self.temporary,
+            "object-store-memory": self.store_bytes,
+        }
+        return [f"--{name}={value}" for name, value in given.items() if value is not None]
+
+
+def head_command(
+    machine: Machine, *, port: int, dashboard_port: int, dashboard_host: str = "127.0.0.1"
+) -> list[str]:
+    """A head in the foreground; `ray start` exits by itself when its raylet dies.
+
+    Raises:
+        ClusterError: the dashboard and with it the job server, which run what they are sent, would
+            be open to other machines without a token.
+    """
+    if dashboard_host not in LOOPBACK and os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        raise ClusterError(
+            f"--dashboard-host {dashboard_host}: the job server runs whatever it is sent, so "
+            "beyond this machine it must ask for a token, but RAY_AUTH_MODE is "
+            f"{os.environ['RAY_AUTH_MODE']!r}; unset that, or leave the dashboard on 127.0.0.1"
+        )
+    return [
+        *_start(machine),
+        "--head",
+        f"--port={port}",
+        f"--dashboard-host={dashboard_host}",
+        f"--dashboard-port={dashboard_port}",
+        f"--ray-client-server-port={free_port()}",
+        "--include-dashboard=true",
+    ]
+
+
+def join_command(machine: Machine, address: str) -> list[str]:
+    """A node of the cluster whose head is at `address`, in the foreground."""
+    return [*_start(machine), f"--address={address}"]
+
+
+def _start(machine: Machine) -> list[str]:
+    free = ("dashboard-agent-listen-port", "metrics-export-port", "min-worker-port")
+    return [
+        *(program("ray"), "start", "--block", "--disable-usage-stats"),
+        *machine.options(),
+        *(f"--{name}=0" for name in (*free, "max-worker-port")),
+    ]
+
+
+def node_environment(tags: Mapping[str, str], notice_s: int = NOTICE_S) -> dict[str, str]:
+    """The environment of a node's processes: that of this one, with a token and what Ray reads.
+
+    Args:
+        tags: names and values to add, see `processes`.
+        notice_s: seconds from being asked to end to ending.
+    """
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("RAY_ADDRESS", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
+    }
+    own_programs = str(Path(program("ray")).parent)
+    return {
+        **ENVIRONMENT,
+        **inherited,
+        "PATH": f"{own_programs}{os.pathsep}{inherited.get('PATH', os.defpath)}",
+        "RAY_AUTH_MODE": inherited.get("RAY_AUTH_MODE", "token"),
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(notice_s),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+        **tags,
+    }
+
+
+def provide_token() -> str:
+    """Makes sure that there is a token to start a cluster with; says where it is.
+
+    It is looked for where Ray looks: RAY_AUTH_TOKEN_PATH, RAY_AUTH_TOKEN, then the user's own file,
+    which is made if there is none.
+
+    Raises:
+        ClusterError: RAY_AUTH_TOKEN_PATH names no readable file.
+    """
+    if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        if not os.access(named, os.R_OK):
+            raise ClusterError(
+                f"RAY_AUTH_TOKEN_PATH: must name a file with the cluster's token, but {named} "
+                "cannot be read; write one there, or unset it for a token of your own"
+            )
+        return named
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "RAY_AUTH_TOKEN"
+    path = token_file()
+    if not path.is_file():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+    return str(path)
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,76 @@
+"""Processes that are ours: each carries a tag in its environment, which its children inherit.
+
+A process id alone may be somebody else's by the time it is looked at, and what a killed parent
+leaves behind has lost its place in the tree; the tag stays.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+CLUSTER_TAG = "KD_RAY_CLUSTER"
+NODE_TAG = "KD_RAY_NODE"
+GRACE_S = 5.0
+"""For processes that were asked to end, before they are killed."""
+
+
+def launch(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
+    """Starts a process of its own session, which outlives this one, and returns its number.
+
+    Args:
+        arguments: program and arguments.
+        log: file for all it prints; begun anew.
+        environment: the whole of it, tags included.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=dict(environment),
+        )
+    return process.pid
+
+
+def tagged(cluster: str, node: str | None = None) -> list[psutil.Process]:
+    """The living processes of a cluster, or of one of its nodes."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            tags = process.environ()
+            alive = process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:  # gone by now, or another user's
+            continue
+        ours = tags.get(CLUSTER_TAG) == cluster and node in (None, tags.get(NODE_TAG))
+        if ours and alive and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
+def end(processes: Sequence[psutil.Process], grace_s: float = GRACE_S) -> None:
+    """Asks processes to end, and kills those that have not after `grace_s` seconds."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    kill(alive)
+
+
+def kill(processes: Sequence[psutil.Process]) -> None:
+    """Kills processes at once, as a machine does that loses its power."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=GRACE_S)
+
+
+def program(name: str) -> str:
+    """A program that was installed beside this Python."""
+    return str(Path(sys.executable).with_name(name))

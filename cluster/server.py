@@ -1,0 +1,165 @@
+"""What a cluster's head says over HTTP: its nodes, and the client of its job server."""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from kd_ray.errors import ClusterError
+from kd_ray.on_ray import check_cluster
+from kd_ray.on_ray.session import prepare_environment
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+CONNECT_S, ANSWER_S = 4.0, 10
+OWN_RESOURCES = ("node:", "memory", "object_store_memory", "accelerator_type:")
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """A node as the head knows it.
+
+    Attributes:
+        ip: its address.
+        alive: whether it answers.
+        is_head: whether it is the head.
+        resources: what it counts as, such as CPU and GPU.
+        why: of a dead one, what Ray knows about that.
+    """
+
+    ip: str
+    alive: bool
+    is_head: bool
+    resources: dict[str, float]
+    why: str
+
+
+def dashboard_of(address: str) -> str:
+    """The URL of a cluster's dashboard, which is that of its job server too.
+
+    Args:
+        address: such a URL, or HOST:PORT of the head.
+
+    Raises:
+        ClusterError: no cluster answers there, or it has no dashboard.
+    """
+    prepare_environment(cluster=True)
+    if "://" in address and not address.startswith("ray://"):
+        check_dashboard(address)
+        return address
+    check_cluster(address)
+    from ray.dashboard.utils import get_address_for_submission_client
+
+    with _without_environment("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        try:
+            found = get_address_for_submission_client(address)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(
+                f"--address {address}: the cluster must have a dashboard, but none was found "
+                f"({_first_line(error)}); start its head with one, see `kd-ray cluster up --head`"
+            ) from error
+    check_dashboard(found)
+    return found
+
+
+def check_dashboard(url: str) -> None:
+    """Refuses a URL where nothing listens; the client would wait for minutes.
+
+    Raises:
+        ClusterError: as said.
+    """
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"--address {url}: a cluster's dashboard must answer there, but "
+            f"{error.strerror or error}; look with `kd-ray cluster status`, or start a cluster "
+            "with `kd-ray cluster up`"
+        ) from error
+
+
+@cache
+def job_client(dashboard: str) -> "JobSubmissionClient":
+    """The client of a job server.
+
+    Raises:
+        ClusterError: it does not answer, or wants another token.
+    """
+    with answering(dashboard), _without_environment("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        from ray.job_submission import JobSubmissionClient
+
+        for name in ("dashboard_sdk", "job.sdk"):  # they tell of uploads and of ends of logs
+            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
+        return JobSubmissionClient(dashboard)
+
+
+def node_states(dashboard: str) -> list[NodeState]:
+    """All nodes that a cluster has and had, the head first.
+
+    Raises:
+        ClusterError: the head does not answer, or wants another token.
+    """
+    with answering(dashboard):
+        from ray.util.state import list_nodes
+
+        found = list_nodes(address=dashboard, limit=10_000, timeout=ANSWER_S, detail=True)
+        states = [
+            NodeState(
+                ip=str(node.node_ip),
+                alive=node.state == "ALIVE",
+                is_head=bool(node.is_head_node),
+                resources={
+                    name: amount
+                    for name, amount in (node.resources_total or {}).items()
+                    if not name.startswith(OWN_RESOURCES)
+                },
+                why=str(node.state_message or ""),
+            )
+            for node in found
+        ]
+    return sorted(states, key=lambda node: (not node.is_head, not node.alive, node.ip))
+
+
+@contextlib.contextmanager
+def answering(dashboard: str) -> Iterator[None]:
+    """Turns what Ray's HTTP clients raise into a `ClusterError`."""
+    prepare_environment(cluster=True)
+    from ray.exceptions import AuthenticationError
+    from ray.util.state.exception import RayStateApiException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"{dashboard}: the cluster wants a token, and the one here is not it or there is none; "
+            "put the cluster's into a file and name that in RAY_AUTH_TOKEN_PATH"
+        ) from error
+    except (ConnectionError, RequestException, RayStateApiException, OSError) as error:
+        raise ClusterError(
+            f"{dashboard}: a cluster's dashboard must answer there, but: {_first_line(error)}; "
+            "look with `kd-ray cluster status` whether it is up"
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_environment(*names: str) -> Iterator[None]:
+    """Ray prefers these variables to what it is told."""
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

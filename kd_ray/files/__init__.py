@@ -1,0 +1,42 @@
+"""Files that are either whole or not there, on a disk and in an object store (floor 1).
+
+A place is a path: a local one, or one below a URL such as s3://bucket/runs. Both are read through
+the methods of `pathlib.Path` and written through the commits here; nothing above asks which it is.
+"""
+
+from kd_ray.files.commit import (
+    TEMPORARY,
+    committed_file,
+    committed_folder,
+    local_copies,
+    local_copy,
+    read_json,
+    remove_drafts,
+    remove_folder,
+    scratch_folder,
+    sha256_of,
+    sync,
+    write_json,
+    writing,
+)
+from kd_ray.files.lock import locked
+from kd_ray.files.place import is_stored, place
+
+__all__ = [
+    "TEMPORARY",
+    "committed_file",
+    "committed_folder",
+    "is_stored",
+    "local_copies",
+    "local_copy",
+    "locked",
+    "place",
+    "read_json",
+    "remove_drafts",
+    "remove_folder",
+    "scratch_folder",
+    "sha256_of",
+    "sync",
+    "write_json",
+    "writing",
+]

@@ -1,0 +1,232 @@
+"""Atomic commits, copies to read from, and fingerprints.
+
+On a disk every artefact is written under a temporary name in its final directory, synced, and
+renamed. To a store it is written in a local folder and uploaded: a file appears there whole, and of
+a folder the file that makes it whole is the last to come and the first to go.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kd_ray.errors import KdRayError, StorageError
+from kd_ray.files.lease import check_leases
+from kd_ray.files.place import stored
+from kd_ray.files.stored import StoredPath
+
+TEMPORARY = ".tmp-"
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Turns an operating-system error while writing `path` into a `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some space, or choose another folder with --runs; then run the same again"
+        else:
+            hint = "make the folder writable, or choose another one with --runs"
+        reason = error.strerror or str(error)
+        raise StorageError(f"{path}: cannot be written ({reason}); {hint}") from error
+
+
+@contextlib.contextmanager
+def committed_file(path: Path) -> Iterator[Path]:
+    """A local temporary path to write to; it becomes `path` when the block ends without an error.
+
+    Raises:
+        StorageError: it cannot be written, or another process has taken the folder over.
+    """
+    remote = stored(path)
+    if remote is not None:
+        with _uploaded(remote) as folder:
+            yield folder / path.name
+            check_leases(remote)
+            remote.parent.put([folder / path.name])
+        return
+    draft = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield draft
+            sync(draft)
+            os.replace(draft, path)
+            sync(path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def committed_folder(path: Path, *, last: str | None = None) -> Iterator[Path]:
+    """A local temporary folder to fill; it becomes `path` when the block ends without an error.
+
+    An older folder at `path` is replaced.
+
+    Args:
+        path: of the folder; only files may be put into it.
+        last: name of the file that makes a folder in a store whole; without it, the folder is not
+            there for whoever reads.
+
+    Raises:
+        StorageError: it cannot be written, or another process has taken the folder over.
+    """
+    remote = stored(path)
+    if remote is not None:
+        with _uploaded(remote) as folder:
+            yield folder
+            check_leases(remote)
+            _replace(remote, folder, last)
+        return
+    draft = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    with writing(path):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        try:
+            yield draft
+            for file in draft.iterdir():
+                sync(file)
+            sync(draft)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(draft, path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _uploaded(remote: StoredPath) -> Iterator[Path]:
+    with writing(remote), tempfile.TemporaryDirectory(prefix="kd-ray-") as folder:
+        yield Path(folder)
+
+
+def _replace(remote: StoredPath, folder: Path, last: str | None) -> None:
+    files = sorted(file for file in folder.iterdir() if file.name != last)
+    if next(remote.glob("*"), None) is not None:
+        _remove(remote, last)
+    if files:
+        remote.put(files)
+    if last is not None:
+        remote.put([folder / last])
+
+
+def remove_folder(path: Path, last: str | None = None) -> None:
+    """Deletes a folder of files; in a store, the file that makes it whole goes first."""
+    remote = stored(path)
+    if remote is None:
+        shutil.rmtree(path)
+        return
+    check_leases(remote)
+    _remove(remote, last)
+
+
+def _remove(remote: StoredPath, last: str | None) -> None:
+    if last is not None:
+        (remote / last).unlink()
+    remote.remove_below()
+
+
+def sync(path: Path) -> None:
+    """Flushes a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Commits `value` as readable JSON; NaN and infinities are refused by the encoder."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with committed_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The table in a JSON file that `write_json` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: it cannot be read.
+    """
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        raise StorageError(
+            f"{path}: must be a table as JSON, but cannot be read ({error}); remove it"
+        ) from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of the bytes of a local file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def local_copies(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A local folder with those of the named files that are there: itself, or copies from a store.
+
+    An error that is raised in the block names the place and not the copy.
+    """
+    remote = stored(folder)
+    if remote is None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="kd-ray-") as temporary:
+        there = {path.name for path in remote.glob("*")} if len(names) > 1 else set(names)
+        with writing(Path(temporary)), contextlib.suppress(FileNotFoundError):
+            remote.get([name for name in names if name in there], Path(temporary))
+        try:
+            yield Path(temporary)
+        except KdRayError as error:
+            raise type(error)(str(error).replace(temporary, str(remote))) from error
+
+
+@contextlib.contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """A local file with the bytes of one that may lie in a store; see `local_copies`."""
+    with local_copies(path.parent, [path.name]) as folder:
+        yield folder / path.name
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path, name: str) -> Iterator[Path]:
+    """A local folder for what is thrown away: below `path`, or of this machine if that is stored.
+
+    Args:
+        path: a folder of a run; created if absent.
+        name: what it is for; part of its name.
+    """
+    home = None if stored(path) else path
+    if home is not None:
+        home.mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix=f"{TEMPORARY}{name}-", dir=home)
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Deletes what killed processes left half-written directly below `folder`.
+
+    In a store there is nothing: drafts are local, and a folder without its last file is not there.
+    """
+    if stored(folder) is not None:
+        return
+    for draft in folder.glob(f"{TEMPORARY}*"):
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)

@@ -1,0 +1,171 @@
+"""How workers and trials are shared out over the CPUs and GPUs of a cluster's nodes."""
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+
+from kd_ray.config import Resources
+from kd_ray.errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What each of the workers of one training gets; a fraction of a GPU is shared with others."""
+
+    workers: int
+    cpus: int
+    gpus: float
+
+    @property
+    def asked(self) -> dict[str, float]:
+        """The same as Ray calls it."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+
+@dataclass(frozen=True)
+class Node:
+    """CPUs and GPUs of one machine of a cluster."""
+
+    cpus: int
+    gpus: int = 0
+
+    def holds(self, cpus: int, gpus: float) -> int:
+        """How many workers that get so much each fit on it; a worker's GPU is never two halves."""
+        by_cpus = self.cpus // cpus
+        if not gpus:
+            return by_cpus
+        return min(by_cpus, self.gpus * sharing(gpus))
+
+
+def sharing(gpus: float) -> int:
+    """How many workers that get this fraction each share one GPU.
+
+    >>> sharing(0.3), sharing(1)
+    (3, 1)
+    """
+    return math.floor(1 / gpus + 1e-9)
+
+
+class NodeWatch:
+    """Tells of nodes that a cluster loses and gains, from the moment it is made."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._looked_at = time.monotonic()
+        self._alive = self._look()
+
+    def _look(self) -> dict[str, str]:
+        import ray
+
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        return {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+
+    def news(self) -> list[str]:
+        """What has happened since the last time, in words; looked at every so often."""
+        if time.monotonic() - self._looked_at < self._every_s:
+            return []
+        self._looked_at = time.monotonic()
+        before, self._alive = self._alive, self._look()
+        lost = [ip for node, ip in before.items() if node not in self._alive]
+        found = [ip for node, ip in self._alive.items() if node not in before]
+        return [
+            *(f"Lost node {ip}; waiting for room to go on from the last epoch" for ip in lost),
+            *(f"Node {ip} has joined" for ip in found),
+        ]
+
+
+def place(resources: Resources) -> Placement:
+    """Shares out the connected cluster's CPUs and GPUs.
+
+    Raises:
+        ClusterError: the workers do not fit, with the arithmetic.
+    """
+    return share_out(resources, _nodes())
+
+
+def places(resources: Resources) -> tuple[Placement, int]:
+    """What each worker of a trial gets, and how many trials the cluster holds side by side.
+
+    `cpus_per_worker = "auto"` is 1 here: trials beside each other use the CPUs better than one
+    trial on all of them.
+
+    Raises:
+        ClusterError: not even one fits, with the arithmetic.
+    """
+    one = resources
+    if resources.cpus_per_worker == "auto":
+        one = resources.model_copy(update={"cpus_per_worker": 1})
+    nodes = _nodes()
+    placement = share_out(one, nodes)
+    fitting = sum(node.holds(placement.cpus, placement.gpus) for node in nodes)
+    return placement, fitting // placement.workers
+
+
+def _nodes() -> list[Node]:
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [Node(int(found.get("CPU", 0)), int(found.get("GPU", 0))) for found in alive]
+
+
+def share_out(resources: Resources, nodes: list[Node]) -> Placement:
+    """The same on plain numbers.
+
+    An elastic training gets as many workers as fit now.
+
+    >>> share_out(Resources(workers=3), [Node(cpus=4), Node(cpus=2)])
+    Placement(workers=3, cpus=2, gpus=0)
+    """
+    fewest = resources.elastic[0] if resources.elastic else resources.workers
+    for workers in range(resources.most_workers, fewest, -1):
+        with contextlib.suppress(ClusterError):
+            return _share_out(resources, workers, nodes)
+    return _share_out(resources, fewest, nodes)
+
+
+def _share_out(resources: Resources, workers: int, nodes: list[Node]) -> Placement:
+    all_gpus = sum(node.gpus for node in nodes)
+    if resources.gpus_per_worker == "auto":
+        fewest = resources.elastic[0] if resources.elastic else workers
+        gpus_each: float = 1 if all_gpus >= fewest else 0
+    else:
+        gpus_each = resources.gpus_per_worker
+        gpus_each = int(gpus_each) if gpus_each in (0, 1) else gpus_each
+    if gpus_each and all_gpus * sharing(gpus_each) < workers:
+        raise ClusterError(
+            f"resources: {workers} workers with {gpus_each:g} GPU each need "
+            f"{math.ceil(workers / sharing(gpus_each))} GPUs, but there are {all_gpus}; "
+            "use fewer workers or gpus_per_worker = 0"
+        )
+
+    def fitting(cpus: int) -> int:
+        return sum(node.holds(cpus, gpus_each) for node in nodes)
+
+    if resources.cpus_per_worker == "auto":
+        most = max((node.cpus for node in nodes), default=0)
+        enough = [cpus for cpus in range(1, most + 1) if fitting(cpus) >= workers]
+        cpus_each = max(enough, default=1)
+    else:
+        cpus_each = resources.cpus_per_worker
+    if fitting(cpus_each) < workers:
+        room = fitting(cpus_each)
+        raise ClusterError(
+            f"resources: {workers} workers with {cpus_each} CPU each need {cpus_each * workers} "
+            f"CPUs{' beside their GPUs' if gpus_each else ''}, but there are "
+            f"{sum(node.cpus for node in nodes)}; "
+            + (f"use --workers {room} or fewer" if room else "lower resources.cpus_per_worker")
+        )
+    return Placement(workers, cpus_each, gpus_each)
+
+
+def counted(placement: Placement) -> str:
+    """Workers in words.
+
+    >>> counted(Placement(workers=2, cpus=4, gpus=1))
+    '2 Ray workers (4 CPU, 1 GPU each)'
+    """
+    gpus = f", {placement.gpus:g} GPU" if placement.gpus else ""
+    each = " each" if placement.workers > 1 else ""
+    workers = "1 Ray worker" if placement.workers == 1 else f"{placement.workers} Ray workers"
+    return f"{workers} ({placement.cpus} CPU{gpus}{each})"

@@ -1,0 +1,137 @@
+"""Tasks on Ray Train: [1] what each worker of a group does."""
+
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kd_ray.errors import KdRayError, StorageError
+from kd_ray.files import is_stored
+from kd_ray.files import place as located
+from kd_ray.stages.task import Task
+
+NOTICE_S = 2.0
+"""Seconds from one time that workers ask for a notice to the next."""
+
+
+def work(config: dict[str, Any]) -> None:
+    """[1] One worker of the group: performs the tasks, sends what happens to the driver.
+
+    A `KdRayError` is sent and not raised: it would be the same after a restart of the group.
+    Warnings are sent as their text.
+    """
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    from kd_ray.labelling import ShardDone
+    from kd_ray.progress import Epoch
+    from kd_ray.stages import perform_abreast, perform_all
+    from kd_ray.workers import Worker, from_first, together
+
+    context = ray.train.get_context()
+    device = get_device() if config["gpus"] else torch.device("cpu")
+    worker = Worker(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=device,
+        threads=config["cpus"],
+        noticed=Notices(device),
+    )
+    mailbox, orders = config["mailbox"], config["orders"]
+    tasks: Sequence[Task] = config["tasks"]
+    with warnings.catch_warnings():
+        if worker.is_first:
+            warnings.showwarning = lambda message, *_, **__: mailbox.put(str(message))
+        try:
+            with together(device):
+                check_storage(tasks[0].run, config["scratch"])
+            perform = perform_abreast if config["abreast"] else perform_all
+            for task, event in perform(tasks, worker):
+                if worker.is_first or isinstance(event, ShardDone):
+                    mailbox.put((task, event))
+                if isinstance(event, Epoch):
+                    told = worker.is_first and not orders.empty()
+                    if from_first(int(told), device):  # all leave together
+                        return
+        except KdRayError as error:
+            if worker.is_first:
+                mailbox.put(error)
+
+
+def check_storage(run: str, scratch: str) -> None:
+    """Refuses a node that does not see the run folder, before it writes one of its own there.
+
+    Args:
+        run: the run folder.
+        scratch: what the driver has just made in it.
+
+    Raises:
+        StorageError: as said.
+    """
+    if is_stored(located(run)) or Path(scratch).is_dir():
+        return
+    import ray.util
+
+    node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    raise StorageError(
+        f"{run}: every node must see the run folder, but {node} does not; put it with --runs on "
+        "storage that all nodes mount, or in an object store"
+    )
+
+
+class Notices:
+    """Asks Ray Train whether a node of this training will be taken away, see `Worker.noticed`."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._nodes: set[str] = set()
+        self._asked_at = time.monotonic()
+
+    def __call__(self) -> bool:
+        """Whether there is a node that was not known to go."""
+        import ray.train
+
+        from kd_ray.workers import from_first
+
+        due = time.monotonic() - self._asked_at >= NOTICE_S
+        if not from_first(int(due), self._device):  # Ray's answer costs all workers a meeting
+            return False
+        self._asked_at = time.monotonic()
+        info = ray.train.get_preemption_info()
+        going = set() if info is None else set(info.preempted_node_ids)
+        news = bool(going - self._nodes)
+        self._nodes |= going
+        return news
+
+
+def torch_config() -> Any:
+    """Ray Train's way to a process group, but each worker speaks through its node's own address.
+
+    Gloo takes the address that the host's name has, and on many a machine that is the loopback one.
+    """
+    from ray.train.torch import TorchConfig
+
+    class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(_speak_through_own_address)
+            super().on_start(worker_group, backend_config)
+
+    class OwnAddress(TorchConfig):
+        @property
+        def backend_cls(self) -> type:
+            return Backend
+
+    return OwnAddress()
+
+
+def _speak_through_own_address() -> None:
+    import psutil
+    import ray.util
+
+    own = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    for interface, addresses in psutil.net_if_addrs().items():
+        if any(address.address == own for address in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

@@ -1,0 +1,116 @@
+"""What a training tells as it goes, and what one epoch hands to the next."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from kd_ray.config import Train
+
+
+@dataclass(frozen=True)
+class Step:
+    """Somewhere inside an epoch; for progress displays, at most two a second."""
+
+    epoch: int
+    done: int
+    steps: int
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A machine will be taken away; what `Training` holds now is worth a checkpoint."""
+
+    epoch: int
+    done: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A finished epoch.
+
+    Attributes:
+        number: 1-based.
+        metrics: train_loss, hard_loss, soft_loss, train_accuracy, learning_rate, gradient_norm, and
+            where there are validation rows, the figures of `metrics.summarize` on them.
+        seconds: training and evaluation.
+        images_per_s: of training alone, over all workers.
+        layers: of a quantized model, what `quant.activity` found.
+    """
+
+    number: int
+    metrics: dict[str, float]
+    seconds: float
+    images_per_s: float
+    layers: dict[str, dict[str, Any]] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """One flat line of a run's history."""
+        return {
+            "epoch": self.number,
+            **self.metrics,
+            "seconds": round(self.seconds, 4),
+            "images_per_s": round(self.images_per_s, 1),
+            **({} if self.layers is None else {"layers": self.layers}),
+        }
+
+
+@dataclass(frozen=True)
+class Part:
+    """The beginning of an epoch, where a notice came in the middle of it.
+
+    Attributes:
+        steps: done.
+        sums: over them, of all workers; see `_step_sums`.
+        norms: of the gradient, where it was looked at.
+    """
+
+    steps: int
+    sums: list[float]
+    norms: list[float]
+
+
+@dataclass
+class Training:
+    """What one epoch hands to the next; a checkpoint holds exactly this.
+
+    Attributes:
+        model: float weights in place.
+        optimizer: of the model's parameters.
+        epoch: finished epochs.
+        best_epoch: the one with the best validation accuracy, 0 before there is one.
+        best_accuracy: on the validation rows.
+        history: a record for each finished epoch.
+        part: of the next epoch that is done already; None at its beginning.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -math.inf
+    history: list[dict[str, Any]] = field(default_factory=list)
+    part: Part | None = None
+
+    def note(self, epoch: Epoch) -> None:
+        """Counts a finished epoch in."""
+        self.epoch = epoch.number
+        self.part = None
+        self.history.append(epoch.record())
+        accuracy = epoch.metrics.get("accuracy")
+        if accuracy is not None and accuracy > self.best_accuracy:
+            self.best_epoch, self.best_accuracy = epoch.number, accuracy
+
+    def is_over(self, options: Train) -> bool:
+        """Whether all epochs are done, or patience has run out."""
+        waited = self.epoch - self.best_epoch
+        impatient = options.patience is not None and waited >= options.patience
+        return self.epoch >= options.epochs or (impatient and self.best_epoch > 0)
+
+    def result_epoch(self, options: Train) -> int:
+        """Which epoch's weights are the result so far."""
+        return self.best_epoch if options.keep == "best" and self.best_epoch else self.epoch

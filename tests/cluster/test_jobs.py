@@ -1,0 +1,99 @@
+"""Jobs on a real cluster of two nodes on this machine."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_cluster import kd_ray, lines_until, start, weights, without_token
+
+from cluster import local
+from cluster.jobs import jobs, status
+from cluster.local import LocalCluster
+from cluster.processes import tagged
+from cluster.server import node_states
+from kd_ray import run
+from kd_ray.errors import ClusterError
+
+pytestmark = pytest.mark.ray
+ANSWER_S = 15.0
+
+
+def test_a_job_is_stopped_half_way_submitted_again_and_ends_as_if_it_had_not_been(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    runs, where = tmp_path / "runs", ("--name", two_nodes.name)
+    assert [node.alive for node in node_states(two_nodes.dashboard)] == [True, True]
+    command = ("cluster", "submit", *where, "--wait", "--", "run", recipe, "--runs", runs)
+
+    watched = start(*command)
+    lines_until(watched, "student distilled, seed 0: epoch")
+    again = kd_ray(*command)
+    assert again.returncode == 2
+    assert "one job at a time may make a run, but tiny-1 is running" in again.stderr
+    stopped = kd_ray("cluster", "stop", "tiny-1", *where)
+    assert stopped.stdout.strip() == "tiny-1: stopped", stopped.stderr
+    watched.communicate()
+    assert watched.returncode == 1
+    assert not (runs / "tiny" / "student" / "distilled" / "seed-0" / "result.json").exists()
+
+    finished = kd_ray(*command)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "tiny-2: submitted" in finished.stdout
+    assert "student distilled, seed 0: finished" in finished.stdout
+    run(recipe, runs=tmp_path / "here", local=True)
+    assert weights(runs / "tiny") == weights(tmp_path / "here" / "tiny")
+    assert {job.id: job.status for job in jobs(two_nodes.dashboard)} == {
+        "tiny-1": "STOPPED",
+        "tiny-2": "SUCCEEDED",
+    }
+    assert "student distilled" in kd_ray("cluster", "logs", "tiny-2", *where).stdout
+    _refusals(two_nodes, recipe, runs)
+
+
+def _refusals(cluster: LocalCluster, recipe: Path, runs: Path) -> None:
+    """What goes wrong is said in one sentence; here, as a cluster takes long to start."""
+    where = ("--address", cluster.address)
+    gpus = ("--set", "name=gpus", "--set", "resources.gpus_per_worker=1", "--runs", runs)
+    failed = kd_ray(
+        "cluster", "submit", "--name", cluster.name, "--wait", "--", "run", recipe, *gpus
+    )
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert "2 workers with 1 GPU each need 2 GPUs, but there are 0" in failed.stdout
+    with pytest.raises(ClusterError, match=r"job 'tinny-9': must be one that was submitted"):
+        status(cluster.dashboard, "tinny-9")
+    for command in (("run", recipe, "--set", "name=other", *where), ("cluster", "jobs", *where)):
+        began = time.monotonic()
+        refused = subprocess.run(
+            [sys.executable, "-m", "kd_ray", *map(str, command)],
+            env=without_token(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert refused.returncode == 2, refused.stdout
+        assert "the cluster wants a token" in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert (
+            time.monotonic() - began < 3 * ANSWER_S
+        )  # of which most is imports, on a busy machine
+
+
+def test_down_ends_all_of_a_clusters_processes_and_nothing_else(two_nodes: LocalCluster):
+    bystander = subprocess.Popen(["sleep", "600"])
+    assert len(tagged(two_nodes.tag)) > 5
+    assert kd_ray("cluster", "down", "--name", two_nodes.name).returncode == 0
+    assert tagged(two_nodes.tag) == []
+    assert not two_nodes.folder.exists()
+    assert local.find(two_nodes.name) is None
+    assert bystander.poll() is None
+    bystander.send_signal(signal.SIGKILL)
+    bystander.wait()
+
+
+def test_a_cluster_is_started_once(two_nodes: LocalCluster):
+    again = kd_ray("cluster", "up", "--name", two_nodes.name)
+    assert again.returncode == 2
+    assert f"but is up at {two_nodes.address}" in again.stderr
