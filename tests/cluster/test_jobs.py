@@ -50,18 +50,12 @@ def test_a_job_is_stopped_half_way_submitted_again_and_ends_as_if_it_had_not_bee
         "tiny-2": "SUCCEEDED",
     }
     assert "student distilled" in kd_ray("cluster", "logs", "tiny-2", *where).stdout
-    _refusals(two_nodes, recipe, runs)
+    _refusals(two_nodes, recipe)
 
 
-def _refusals(cluster: LocalCluster, recipe: Path, runs: Path) -> None:
+def _refusals(cluster: LocalCluster, recipe: Path) -> None:
     """What goes wrong is said in one sentence; here, as a cluster takes long to start."""
     where = ("--address", cluster.address)
-    gpus = ("--set", "name=gpus", "--set", "resources.gpus_per_worker=1", "--runs", runs)
-    failed = kd_ray(
-        "cluster", "submit", "--name", cluster.name, "--wait", "--", "run", recipe, *gpus
-    )
-    assert failed.returncode == 2, failed.stdout + failed.stderr
-    assert "2 workers with 1 GPU each need 2 GPUs, but there are 0" in failed.stdout
     with pytest.raises(ClusterError, match=r"job 'tinny-9': must be one that was submitted"):
         status(cluster.dashboard, "tinny-9")
     for command in (("run", recipe, "--set", "name=other", *where), ("cluster", "jobs", *where)):
@@ -81,6 +75,23 @@ def _refusals(cluster: LocalCluster, recipe: Path, runs: Path) -> None:
         )  # of which most is imports, on a busy machine
 
 
+@pytest.mark.slow
+def test_gpus_that_a_cluster_has_not_are_refused_with_the_arithmetic(
+    home: Path, recipe: Path, tmp_path: Path
+):
+    gpus = ("--set", "resources.gpus_per_worker=1", "--runs", tmp_path)
+    name = f"gpus-{tmp_path.stat().st_ino % 10**8}"
+    assert kd_ray("cluster", "up", "--nodes", "1", "--cpus", "1", "--name", name).returncode == 0
+    submit = ("cluster", "submit", "--name", name, "--wait", "--", "run", recipe, *gpus)
+    try:
+        failed = kd_ray(*submit)
+    finally:
+        local.down(name)
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert "1 workers with 1 GPU each need 1 GPUs, but there are 0" in failed.stdout
+
+
+@pytest.mark.slow
 def test_down_ends_all_of_a_clusters_processes_and_nothing_else(two_nodes: LocalCluster):
     bystander = subprocess.Popen(["sleep", "600"])
     assert len(tagged(two_nodes.tag)) > 5
@@ -93,6 +104,7 @@ def test_down_ends_all_of_a_clusters_processes_and_nothing_else(two_nodes: Local
     bystander.wait()
 
 
+@pytest.mark.slow
 def test_a_cluster_is_started_once(two_nodes: LocalCluster):
     again = kd_ray("cluster", "up", "--name", two_nodes.name)
     assert again.returncode == 2

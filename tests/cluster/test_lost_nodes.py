@@ -1,0 +1,208 @@
+"""Nodes that die, are cut off, see other storage, or are told to go; real processes, real kills."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_cluster import (
+    kd_ray,
+    kill_node,
+    lines_until,
+    replace_node,
+    start,
+    wait_for,
+    weights,
+)
+
+from cluster.local import LocalCluster, node_tag
+from cluster.nodes import Machine, free_port, head_command, join_command, node_environment
+from cluster.processes import CLUSTER_TAG, NODE_TAG, kill, launch, tagged
+from cluster.server import node_states
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+BOTH = ("--set", "resources.workers=2")
+
+
+def submit(cluster: LocalCluster, *command: object) -> "subprocess.Popen[str]":
+    return start("cluster", "submit", "--name", cluster.name, "--wait", "--", *command)
+
+
+def ended(process: "subprocess.Popen[str]") -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_a_killed_node_is_replaced_and_the_run_ends_with_the_bits_of_an_undisturbed_one(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    run = ("run", recipe, *BOTH, "--set", "train.epochs=200", "--runs", tmp_path)
+    ended(submit(two_nodes, *run, "--set", "name=whole"))
+    torn = submit(two_nodes, *run, "--set", "name=torn")
+    lines_until(torn, "student distilled, seed 0: epoch")
+    kill_node(two_nodes, 1)
+    lines_until(torn, "Lost node")
+    replace_node(two_nodes, 1)
+    output = ended(torn)
+    assert "student distilled, seed 0: finished" in output
+    assert "raylet" not in output  # Ray's own words for it
+    assert weights(tmp_path / "torn") == weights(tmp_path / "whole")
+
+
+def test_an_elastic_training_goes_on_with_the_node_that_is_left(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    elastic = ("--set", "resources.elastic=[1, 2]")
+    torn = submit(two_nodes, "run", recipe, *elastic, "--runs", tmp_path)
+    lines_until(torn, "student distilled, seed 0: epoch")
+    kill_node(two_nodes, 1)
+    assert "student distilled, seed 0: finished" in ended(torn)
+
+
+def test_after_the_head_was_killed_the_same_command_goes_on(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    run = ("run", recipe, *BOTH, "--set", "train.epochs=200", "--runs", tmp_path)
+    torn = submit(two_nodes, *run)
+    lines_until(torn, "student distilled, seed 0: epoch")
+    kill_node(two_nodes, 0)
+    torn.communicate()
+    assert torn.returncode == 2
+    assert kd_ray("cluster", "down", "--name", two_nodes.name).returncode == 0
+    again = ("cluster", "up", "--nodes", "2", "--cpus", "1", "--name", two_nodes.name)
+    assert kd_ray(*again).returncode == 0
+    output = ended(submit(two_nodes, *run))
+    assert "teacher 0: was finished" in output
+    assert "student distilled, seed 0: finished" in output
+    result = json.loads((tmp_path / "tiny/student/distilled/seed-0/result.json").read_text())
+    assert result["resumed_from"] > 0
+
+
+def test_a_sweep_loses_only_the_trials_on_a_dead_node_and_runs_them_again(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    import optuna
+
+    with recipe.open("a") as file:
+        file.write(
+            '[sweep]\ntrials = 8\nsampler = "random"\nscheduler = "none"\n'
+            '[sweep.space]\n"objective.temperature" = { log_uniform = [1, 20] }\n'
+        )
+    sets = ("--set", "train.epochs=300", "--set", "data.validation=200")
+    sweep = submit(two_nodes, "tune", "run", recipe, *sets, "--runs", tmp_path)
+    lines_until(sweep, "trial 2: T")
+    kill_node(two_nodes, 1)
+    ended(sweep)
+    study = optuna.load_study(
+        study_name=None, storage=f"sqlite:///{tmp_path / 'tiny/sweep/study.db'}"
+    )
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE"] * 8
+    assert [trial.number for trial in study.trials] == list(range(8))
+
+
+def test_a_node_that_does_not_see_the_run_folder_is_named(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    if shutil.which("unshare") is None or os.getuid():
+        pytest.skip("needs a mount namespace, which only root may make")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    kill_node(two_nodes, 1)
+    machine = Machine(cpus=1, temporary=two_nodes.folder / "ray", store_bytes=2**27)
+    joining = join_command(machine, two_nodes.address)
+    hidden = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {runs} && exec "$@"', "sh"]
+    tags = {CLUSTER_TAG: two_nodes.tag, NODE_TAG: node_tag(1)}
+    launch([*hidden, *joining], two_nodes.folder / "hidden.log", node_environment(tags))
+    wait_for("two nodes", lambda: sum(n.alive for n in node_states(two_nodes.dashboard)) == 2)
+    process = submit(two_nodes, "run", recipe, *BOTH, "--runs", runs)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2, output
+    assert "every node must see the run folder" in output
+    assert "Traceback" not in output
+
+
+@pytest.fixture
+def two_hosts(home: Path, tmp_path: Path) -> Iterator[str]:
+    """Two network namespaces with addresses of their own, joined by a cable; their prefix."""
+    if shutil.which("ip") is None or os.getuid():
+        pytest.skip("needs network namespaces, which only root may make")
+    prefix = f"kd{os.getpid() % 100000}"
+    tag = f"hosts-{prefix}"
+    hosts = [f"{prefix}h{n}" for n in (1, 2)]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True)
+
+    for host in hosts:
+        ip("netns", "add", host)
+    ip("link", "add", f"{prefix}a", "type", "veth", "peer", "name", f"{prefix}b")
+    for number, (host, link) in enumerate(zip(hosts, (f"{prefix}a", f"{prefix}b"), strict=True), 1):
+        ip("link", "set", link, "netns", host)
+        ip("-n", host, "addr", "add", f"10.99.0.{number}/24", "dev", link)
+        ip("-n", host, "link", "set", "lo", "up")
+        ip("-n", host, "link", "set", link, "up")
+    yield prefix
+    kill(tagged(tag))
+    for host in hosts:
+        ip("netns", "del", host)
+
+
+def test_a_host_that_is_cut_off_and_comes_back_takes_part_again(
+    two_hosts: str, recipe: Path, tmp_path: Path
+):
+    h1, h2, tag = f"{two_hosts}h1", f"{two_hosts}h2", f"hosts-{two_hosts}"
+    port, dashboard_port = free_port(), free_port()
+    # Paths of sockets are short, and those of tests are long.
+    short = Path("/tmp") / two_hosts
+    head = head_command(
+        Machine(cpus=1, ip="10.99.0.1", temporary=short, store_bytes=2**27),
+        port=port,
+        dashboard_port=dashboard_port,
+        dashboard_host="10.99.0.1",
+    )
+    node = join_command(Machine(cpus=1, ip="10.99.0.2", store_bytes=2**27), f"10.99.0.1:{port}")
+    url = f"http://10.99.0.1:{dashboard_port}"
+
+    def launched(host: str, command: list[str], name: str) -> Path:
+        tags = {CLUSTER_TAG: tag, NODE_TAG: name}
+        log = tmp_path / f"{name}.log"
+        launch(["ip", "netns", "exec", host, *command], log, node_environment(tags))
+        wait_for(name, lambda: "block forever" in log.read_text() or not tagged(tag, name))
+        assert tagged(tag, name), log.read_text()[-2000:]
+        return log
+
+    def asked(*words: object) -> list[str]:
+        return ["ip", "netns", "exec", h1, *_typed(*words)]
+
+    try:
+        launched(h1, head, "head")
+        launched(h2, node, "node")
+        command = ("run", recipe, *BOTH, "--set", "train.epochs=1000", "--runs", tmp_path)
+        torn = subprocess.Popen(
+            asked("cluster", "submit", "--address", url, "--wait", "--", *command),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        lines_until(torn, "student distilled, seed 0: epoch")
+        subprocess.run(["ip", "-n", h2, "link", "set", f"{two_hosts}b", "down"], check=True)
+        lines_until(torn, "Lost node 10.99.0.2")
+        subprocess.run(["ip", "-n", h2, "link", "set", f"{two_hosts}b", "up"], check=True)
+        # A supervisor starts the node's process again once that has noticed that it was given up.
+        wait_for("the lost node's end", lambda: not tagged(tag, "node"))
+        launched(h2, node, "again")
+        assert "student distilled, seed 0: finished" in ended(torn)
+    finally:
+        kill(tagged(tag))
+        shutil.rmtree(short, ignore_errors=True)
+
+
+def _typed(*words: object) -> list[str]:
+    import sys
+
+    return [sys.executable, "-m", "kd_ray", *map(str, words)]
