@@ -4,11 +4,12 @@ Every model is an ordinary module from images `(N, C, H, W)` to logits `(N, K)`.
 in `MODELS` is looked for among torchvision's classification models.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from kd_ray.catalog import call_problems, suggestion
 from kd_ray.errors import ConfigError, UnknownNameError
@@ -29,6 +30,7 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
 GIVEN = ("shape", "classes")
 # Large enough for every option that suits any image: only options are checked on it.
 _ANY_SHAPE = (3, 2**12, 2**12)
+DRAWS = (Tensor.normal_, Tensor.uniform_)
 
 
 def build_model(
@@ -85,11 +87,24 @@ def model_problems(where: str, name: str, options: Mapping[str, Any]) -> list[st
         return problems
     try:
         # On the meta device a model of any size costs no memory.
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"), _NothingDrawn():
             MODELS[name](shape=_ANY_SHAPE, classes=2, **options)
     except ConfigError as error:
         return [f"{where}: {error}"]
     return []
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out the drawing of weights, which on the meta device imports a compiler first."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return args[0] if func in DRAWS else func(*args, **(kwargs or {}))
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -105,8 +105,9 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
     if address is None:
         options["include_dashboard"] = False
     else:
-        check_cluster(address)
-        options["runtime_env"] = {} if JOB in os.environ else shipped_code()
+        if JOB not in os.environ:  # a job runs beside the head, and has its code from there
+            check_cluster(address)
+            options["runtime_env"] = shipped_code()
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
