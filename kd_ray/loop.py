@@ -156,7 +156,10 @@ def _runnable(model: nn.Module, options: Train, worker: Worker) -> Callable[[Ten
     if options.compile:
         network = torch.compile(network)
     if worker.world > 1:
-        network = DistributedDataParallel(network)
+        # Buffers are averaged once an epoch (`average_buffers`), so no step has to send them.
+        network = DistributedDataParallel(
+            network, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
     return network  # type: ignore[no-any-return]
 
 

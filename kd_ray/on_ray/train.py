@@ -20,7 +20,7 @@ from kd_ray.on_ray.work import torch_config, work
 from kd_ray.stages.events import Event, Waiting
 from kd_ray.stages.task import Task
 
-POLL_S = 0.25
+POLL_S = 0.5
 LOOK_S = 2.0
 """Seconds from one look at the cluster's nodes to the next, while no worker says anything."""
 ENDING_S = 300.0
