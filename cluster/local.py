@@ -144,19 +144,18 @@ def up(
             nodes=nodes,
         )
         write_json(folder / DESCRIPTION, asdict(cluster))
-        machine = Machine(
-            cpus=cpus if cpus is not None else max(1, (os.cpu_count() or 1) // nodes),
-            gpus=gpus,
-            ip="127.0.0.1",
-            temporary=folder / "ray",
-            store_bytes=STORE_BYTES,
-        )
+        each = cpus if cpus is not None else max(1, (os.cpu_count() or 1) // nodes)
+        machines = [
+            # A folder for each, as on machines of their own: one clears what it no longer needs.
+            Machine(each, gpus, "127.0.0.1", folder / f"ray-{number}", STORE_BYTES)
+            for number in range(nodes)
+        ]
         try:
-            command = head_command(machine, port=port, dashboard_port=dashboard_port)
+            command = head_command(machines[0], port=port, dashboard_port=dashboard_port)
             _launch(cluster, 0, command)
             _wait(cluster, 1, listener)
             for number in range(1, nodes):
-                _launch(cluster, number, join_command(machine, cluster.address))
+                _launch(cluster, number, join_command(machines[number], cluster.address))
             _wait(cluster, nodes, listener)
         except BaseException:
             down(name)

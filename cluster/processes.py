@@ -6,7 +6,6 @@ leaves behind has lost its place in the tree; the tag stays.
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,16 +26,18 @@ def launch(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) 
         log: file for all it prints; begun anew.
         environment: the whole of it, tags included.
     """
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=dict(environment),
-        )
-    return process.pid
+    writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    return os.posix_spawnp(
+        arguments[0],
+        list(arguments),
+        dict(environment),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
 
 
 def tagged(cluster: str, node: str | None = None) -> list[psutil.Process]:

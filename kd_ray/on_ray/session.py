@@ -111,9 +111,12 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
+        hint = "check the address, or use --local for no Ray"
+        if "Version mismatch" in str(error):
+            hint = "install the cluster's versions here, or submit a job to it"
         raise ClusterError(
             f"{address or 'this machine'}: Ray must start or answer, but: "
-            f"{' '.join(str(error).split())[:300]}; check the address, or use --local for no Ray"
+            f"{' '.join(str(error).split())[:300]}; {hint}"
         ) from error
     if not verbose:
         _hush()

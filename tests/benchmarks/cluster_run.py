@@ -71,7 +71,7 @@ def seconds_until(process: "subprocess.Popen[str]", words: str) -> float:
 def replace_second_node(cluster: LocalCluster) -> float:
     """Kills the second node and starts another; the moment at which that was up."""
     kill(tagged(cluster.tag, node_tag(1)))
-    machine = Machine(cpus=1, temporary=cluster.folder / "ray", store_bytes=2**28)
+    machine = Machine(cpus=1, temporary=cluster.folder / "ray-1", store_bytes=2**28)
     tags = {CLUSTER_TAG: cluster.tag, NODE_TAG: node_tag(1)}
     log = cluster.folder / "again.log"
     launch(join_command(machine, cluster.address), log, node_environment(tags))

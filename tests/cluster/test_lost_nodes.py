@@ -19,7 +19,14 @@ from tiny_cluster import (
 )
 
 from cluster.local import LocalCluster, node_tag
-from cluster.nodes import Machine, free_port, head_command, join_command, node_environment
+from cluster.nodes import (
+    Machine,
+    free_port,
+    head_command,
+    join_command,
+    node_environment,
+    provide_token,
+)
 from cluster.processes import CLUSTER_TAG, NODE_TAG, kill, launch, tagged
 from cluster.server import node_states
 
@@ -113,7 +120,7 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
     runs = tmp_path / "runs"
     runs.mkdir()
     kill_node(two_nodes, 1)
-    machine = Machine(cpus=1, temporary=two_nodes.folder / "ray", store_bytes=2**27)
+    machine = Machine(cpus=1, temporary=two_nodes.folder / "ray-1", store_bytes=2**27)
     joining = join_command(machine, two_nodes.address)
     hidden = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {runs} && exec "$@"', "sh"]
     tags = {CLUSTER_TAG: two_nodes.tag, NODE_TAG: node_tag(1)}
@@ -155,6 +162,7 @@ def two_hosts(home: Path, tmp_path: Path) -> Iterator[str]:
 def test_a_host_that_is_cut_off_and_comes_back_takes_part_again(
     two_hosts: str, recipe: Path, tmp_path: Path
 ):
+    provide_token()
     h1, h2, tag = f"{two_hosts}h1", f"{two_hosts}h2", f"hosts-{two_hosts}"
     port, dashboard_port = free_port(), free_port()
     # Paths of sockets are short, and those of tests are long.

@@ -86,7 +86,7 @@ def kill_node(cluster: LocalCluster, number: int) -> None:
 
 def replace_node(cluster: LocalCluster, number: int) -> None:
     """Starts another node in the place of a dead one; the cluster's `down` ends it."""
-    machine = Machine(cpus=1, temporary=cluster.folder / "ray", store_bytes=2**27)
+    machine = Machine(cpus=1, temporary=cluster.folder / f"ray-{number}", store_bytes=2**27)
     tags = {CLUSTER_TAG: cluster.tag, NODE_TAG: node_tag(number)}
     log = cluster.folder / f"again-{number}.log"
     launch(join_command(machine, cluster.address), log, node_environment(tags))
