@@ -15,6 +15,9 @@ from hypothesis import settings
 settings.register_profile("kd-ray", deadline=None)
 settings.load_profile("kd-ray")
 
+# Doctests are collected from every module; two of one name cannot be.
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]
+
 KEY, SECRET = "an-access-key-id", "a-secret-access-key"
 
 

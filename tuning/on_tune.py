@@ -60,7 +60,8 @@ class TrialSteps:
     def _worker(self, cpus: int, on_gpu: bool) -> Worker:
         import torch
 
-        device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
+        usable = on_gpu and torch.cuda.is_available()  # nodes may but count as having GPUs
+        device = torch.device("cuda", 0) if usable else torch.device("cpu")
         return Worker(rank=0, world=1, device=device, threads=cpus)
 
     def _train(self, events: Generator[TrialEpoch | TrialEnd]) -> None:

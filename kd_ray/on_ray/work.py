@@ -4,6 +4,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def work(config: dict[str, Any]) -> None:
     from kd_ray.workers import Worker, from_first, together
 
     context = ray.train.get_context()
-    device = get_device() if config["gpus"] else torch.device("cpu")
+    on_gpu = config["gpus"] and torch.cuda.is_available()  # nodes may but count as having GPUs
+    device = get_device() if on_gpu else torch.device("cpu")
     worker = Worker(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
@@ -116,7 +118,9 @@ def torch_config() -> Any:
 
     class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
-            worker_group.execute(_speak_through_own_address)
+            able = worker_group.execute(_speak_through_own_address)
+            if not all(able):  # Ray takes NCCL wherever workers were given GPUs
+                backend_config = replace(backend_config, backend="gloo")
             super().on_start(worker_group, backend_config)
 
     class OwnAddress(TorchConfig):
@@ -127,11 +131,14 @@ def torch_config() -> Any:
     return OwnAddress()
 
 
-def _speak_through_own_address() -> None:
+def _speak_through_own_address() -> bool:
+    """Prepares a worker for its process group; says whether it can use NCCL."""
     import psutil
     import ray.util
+    import torch
 
     own = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     for interface, addresses in psutil.net_if_addrs().items():
         if any(address.address == own for address in addresses):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    return torch.cuda.is_available()

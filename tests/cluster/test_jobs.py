@@ -76,19 +76,25 @@ def _refusals(cluster: LocalCluster, recipe: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gpus_that_a_cluster_has_not_are_refused_with_the_arithmetic(
+def test_logical_gpus_are_placed_and_more_than_there_are_is_refused(
     home: Path, recipe: Path, tmp_path: Path
 ):
-    gpus = ("--set", "resources.gpus_per_worker=1", "--runs", tmp_path)
+    """Nodes that count as having a GPU: what is placed on it trains on the CPU."""
     name = f"gpus-{tmp_path.stat().st_ino % 10**8}"
-    assert kd_ray("cluster", "up", "--nodes", "1", "--cpus", "1", "--name", name).returncode == 0
-    submit = ("cluster", "submit", "--name", name, "--wait", "--", "run", recipe, *gpus)
+    each = ("--cpus", "1", "--gpus", "1")
+    assert kd_ray("cluster", "up", "--nodes", "2", *each, "--name", name).returncode == 0
+    submit = ("cluster", "submit", "--name", name, "--wait", "--")
+    short = ("--set", "train.epochs=20", "--set", "resources.gpus_per_worker=1", "--runs", tmp_path)
     try:
-        failed = kd_ray(*submit)
+        spread = ("--workers", "2", "--set", "resources.placement='spread'")
+        done = kd_ray(*submit, "run", recipe, *short, *spread)
+        too_many = kd_ray(*submit, "run", recipe, *short, "--workers", "3", "--set", "name=many")
     finally:
         local.down(name)
-    assert failed.returncode == 2, failed.stdout + failed.stderr
-    assert "1 workers with 1 GPU each need 1 GPUs, but there are 0" in failed.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Starting 2 Ray workers (1 CPU, 1 GPU each)" in done.stdout
+    assert too_many.returncode == 2, too_many.stdout
+    assert "3 workers with 1 GPU each need 3 GPUs, but there are 2" in too_many.stdout
 
 
 @pytest.mark.slow

@@ -112,6 +112,23 @@ def test_a_sweep_loses_only_the_trials_on_a_dead_node_and_runs_them_again(
     assert [trial.number for trial in study.trials] == list(range(8))
 
 
+def test_a_node_that_is_told_to_go_has_its_epoch_kept_where_it_is(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    long_epochs = ("--set", "train.batch_size=2", "--set", "train.epochs=12")
+    torn = submit(two_nodes, "run", recipe, *BOTH, *long_epochs, "--runs", tmp_path)
+    lines_until(torn, "student distilled, seed 0: epoch 1/")
+    masters = [p for p in tagged(two_nodes.tag, node_tag(1)) if "start" in p.cmdline()]
+    masters[0].terminate()  # as a supervisor does, or the machine that is about to be taken away
+    seen = lines_until(torn, "a machine will be taken away; kept as it is at step")
+    assert "Lost node" not in seen
+    lines_until(torn, "Lost node")
+    kept = tmp_path / "tiny/student/distilled/seed-0"
+    replace_node(two_nodes, 1)
+    assert "student distilled, seed 0: finished" in ended(torn)
+    assert not (kept / "under-way").exists()
+
+
 def test_a_node_that_does_not_see_the_run_folder_is_named(
     two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):
