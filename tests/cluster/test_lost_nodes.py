@@ -115,7 +115,7 @@ def test_a_sweep_loses_only_the_trials_on_a_dead_node_and_runs_them_again(
 def test_a_node_that_is_told_to_go_has_its_epoch_kept_where_it_is(
     two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):
-    long_epochs = ("--set", "train.batch_size=2", "--set", "train.epochs=12")
+    long_epochs = ("--set", "train.batch_size=2", "--set", "train.epochs=45")
     torn = submit(two_nodes, "run", recipe, *BOTH, *long_epochs, "--runs", tmp_path)
     lines_until(torn, "student distilled, seed 0: epoch 1/")
     masters = [p for p in tagged(two_nodes.tag, node_tag(1)) if "start" in p.cmdline()]
