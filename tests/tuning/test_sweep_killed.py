@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tiny import tiny_file
+from tiny_sweep import VALIDATION
 
 from tuning import open_sweep, sweep
 from tuning.outcome import Sweep
@@ -207,13 +208,21 @@ def test_ctrl_c_leaves_a_sweep_on_ray_that_goes_on(recipe: Path, tmp_path: Path)
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_trial_of_two_workers_is_a_ray_train_run_of_its_own(recipe: Path, tmp_path: Path) -> None:
-    output = finish(start(recipe, tmp_path / "runs", "--workers", "2", "--trials", "2"))
+    # Dropout is drawn by each worker for itself; without it two workers compute what one does.
+    plain = [
+        "teacher.model={ name = 'mlp', hidden = [16] }",
+        "student.model={ name = 'mlp', hidden = [8] }",
+    ]
+    options = [word for override in plain for word in ("--set", override)]
+    two = ("--workers", "2", "--trials", "2")
+    output = finish(start(recipe, tmp_path / "runs", *two, *options))
     assert "2 trials finished" in output
     found = open_sweep(tmp_path / "runs" / "tiny")
-    alone = sweep(recipe, ["sweep.trials=2"], runs=tmp_path / "alone", local=True)
+    alone = sweep(recipe, ["sweep.trials=2", *plain], runs=tmp_path / "alone", local=True)
+    row = 1 / VALIDATION
     for trial, other in zip(found.trials, alone.trials, strict=True):
         assert trial.settings == other.settings
-        assert trial.values[0] == pytest.approx(other.values[0], abs=0.03)
+        assert trial.values[0] == pytest.approx(other.values[0], abs=1.5 * row)
 
 
 @pytest.mark.ray
