@@ -29,7 +29,7 @@ shard_rows = 400
 model = { name = "mlp", hidden = [32] }
 baselines = []
 [train]
-epochs = 700
+epochs = 1000
 batch_size = 128
 [resources]
 cpus_per_worker = 1
