@@ -111,7 +111,7 @@ def perform_on_tune(
 
         placement, slots = places(resources)
         resources = resources.model_copy(
-            update={"cpus_per_worker": placement.cpus, "gpus_per_worker": placement.gpus}
+            update={"cpus_per_worker": placement.cpus, "gpus_per_worker": float(placement.gpus)}
         )
         alone = resources.most_workers == 1
         bundle = placement.asked if alone else {"memory": float(ORCHESTRATOR_BYTES)}
