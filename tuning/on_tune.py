@@ -19,7 +19,7 @@ from typing import Any
 
 from kd_ray.config import Resources
 from kd_ray.files import TEMPORARY
-from kd_ray.on_ray import Placement, connected, perform_on_ray, places
+from kd_ray.on_ray import Placement, check_nodes, connected, perform_on_ray, places
 from kd_ray.stages import Shelf, Task, perform_abreast
 from kd_ray.workers import Worker
 from tuning.trial import TrialEnd, TrialEpoch, told
@@ -116,6 +116,7 @@ def perform_on_tune(
         alone = resources.most_workers == 1
         bundle = placement.asked if alone else {"memory": float(ORCHESTRATOR_BYTES)}
         folder = tempfile.mkdtemp(prefix=f"{TEMPORARY}tune-", dir=scratch)
+        check_nodes(trials.folder, scratch, placement)
         slots = min(slots, trials.ledger.left)
         try:
             tune.Tuner(

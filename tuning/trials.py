@@ -94,7 +94,7 @@ class Trials:
         """
         self.recipe = recipe
         self.ledger = ledger
-        self._folder = folder
+        self.folder = folder
         self._transfer_set = transfer_set
         self._data_root = data_root
         self._listener = listener
@@ -134,7 +134,7 @@ class Trials:
         """
         return trial_tasks(
             trial_recipe(self.recipe, settings, [catalogue_problems]),
-            self._folder,
+            self.folder,
             number,
             transfer_set=self._transfer_set,
             data_root=self._data_root,

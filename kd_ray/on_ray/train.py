@@ -16,6 +16,7 @@ from kd_ray.files import place as located
 from kd_ray.files import scratch_folder
 from kd_ray.on_ray.placement import NodeWatch, counted, place
 from kd_ray.on_ray.session import connected
+from kd_ray.on_ray.storage import check_nodes, on_this_node
 from kd_ray.on_ray.work import torch_config, work
 from kd_ray.stages.events import Event, Waiting
 from kd_ray.stages.task import Task
@@ -52,12 +53,16 @@ def perform_on_ray(
     """
     if not tasks:
         return
-    with connected(address, verbose):
+    run = located(tasks[0].run)
+    # Ray Train would resume what it finds under an old name, so it is given a folder of its own;
+    # what a killed driver leaves of that is removed as a draft.
+    with connected(address, verbose), scratch_folder(run, "ray") as scratch:
         import ray
         from ray.util.queue import Empty, Queue
 
         placement = place(resources)
         yield tasks[0], Waiting(f"Starting {counted(placement)}")
+        check_nodes(run, scratch, placement)
         # Whatever node is lost, what holds the workers together is not on it but on this one.
         beside_us = {"num_cpus": 0, "scheduling_strategy": on_this_node()}
         mailbox, orders = (Queue(actor_options=beside_us) for _ in range(2))
@@ -69,6 +74,7 @@ def perform_on_ray(
             "mailbox": mailbox,
             "orders": orders,
             "abreast": abreast,
+            "scratch": str(scratch),
         }
         # `fit` blocks and takes over Ctrl-C. In a process of its own it does neither here, and dies
         # with this one.
@@ -103,43 +109,32 @@ def perform_on_ray(
             raise error
 
 
-def on_this_node() -> Any:
-    """A scheduling strategy: the node that this process is on, and no other."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
 def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Exception | None:
     """Runs `TorchTrainer.fit` to its end; returns what went wrong, in terms of this project."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    # Ray Train would resume what it finds under an old name, so it is given a folder of its own;
-    # what a killed driver leaves of that is removed as a draft.
-    with scratch_folder(located(config["tasks"][0].run), "ray") as scratch:
-        trainer = TorchTrainer(
-            work,
-            train_loop_config={**config, "scratch": str(scratch)},
-            torch_config=torch_config(),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=resources.elastic or resources.workers,  # type: ignore[arg-type]
-                use_gpu=config["gpus"] > 0,
-                resources_per_worker=config["asked"],
-                placement_strategy=resources.placement.upper(),
-            ),
-            run_config=ray.train.RunConfig(  # type: ignore[call-arg]
-                name="group",
-                storage_path=str(scratch),
-                failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
-                logging_config=ray.train.LoggingConfig(log_level="INFO" if verbose else "ERROR"),
-            ),
-        )
-        try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            return in_our_terms(error)
+    trainer = TorchTrainer(
+        work,
+        train_loop_config=config,
+        torch_config=torch_config(),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.elastic or resources.workers,  # type: ignore[arg-type]
+            use_gpu=config["gpus"] > 0,
+            resources_per_worker=config["asked"],
+            placement_strategy=resources.placement.upper(),
+        ),
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]
+            name="group",
+            storage_path=config["scratch"],
+            failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+            logging_config=ray.train.LoggingConfig(log_level="INFO" if verbose else "ERROR"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        return in_our_terms(error)
     return None
 
 

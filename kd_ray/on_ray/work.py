@@ -5,12 +5,10 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from kd_ray.errors import KdRayError, StorageError
-from kd_ray.files import is_stored
-from kd_ray.files import place as located
+from kd_ray.errors import KdRayError
+from kd_ray.on_ray.storage import check_here
 from kd_ray.stages.task import Task
 
 NOTICE_S = 2.0
@@ -49,7 +47,9 @@ def work(config: dict[str, Any]) -> None:
             warnings.showwarning = lambda message, *_, **__: mailbox.put(str(message))
         try:
             with together(device):
-                check_storage(tasks[0].run, config["scratch"])
+                problem = check_here(tasks[0].run, config["scratch"])
+                if problem is not None:
+                    raise problem
             perform = perform_abreast if config["abreast"] else perform_all
             for task, event in perform(tasks, worker):
                 if worker.is_first or isinstance(event, ShardDone):
@@ -61,27 +61,6 @@ def work(config: dict[str, Any]) -> None:
         except KdRayError as error:
             if worker.is_first:
                 mailbox.put(error)
-
-
-def check_storage(run: str, scratch: str) -> None:
-    """Refuses a node that does not see the run folder, before it writes one of its own there.
-
-    Args:
-        run: the run folder.
-        scratch: what the driver has just made in it.
-
-    Raises:
-        StorageError: as said.
-    """
-    if is_stored(located(run)) or Path(scratch).is_dir():
-        return
-    import ray.util
-
-    node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    raise StorageError(
-        f"{run}: every node must see the run folder, but {node} does not; put it with --runs on "
-        "storage that all nodes mount, or in an object store"
-    )
 
 
 class Notices:

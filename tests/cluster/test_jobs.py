@@ -1,5 +1,7 @@
 """Jobs on a real cluster of two nodes on this machine."""
 
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_cluster import kd_ray, lines_until, start, weights, without_token
+from tiny_cluster import add_sweep, kd_ray, lines_until, start, weights, without_token
 
 from cluster import local
 from cluster.local import LocalCluster
@@ -92,6 +94,38 @@ def test_logical_gpus_are_placed_and_more_than_there_are_is_refused(
     assert "Starting 2 Ray workers (1 CPU, 1 GPU each)" in done.stdout
     assert too_many.returncode == 2, too_many.stdout
     assert "3 workers with 1 GPU each need 3 GPUs, but there are 2" in too_many.stdout
+
+
+@pytest.mark.slow
+def test_trials_share_a_gpu_by_fractions_and_one_that_asks_for_all_of_it_runs_alone(
+    home: Path, recipe: Path, tmp_path: Path
+):
+    """One node that counts as having a GPU; how many trials are in flight, the output tells."""
+    name, runs = f"gpus-{tmp_path.stat().st_ino % 10**8}", ("--runs", tmp_path)
+    add_sweep(recipe)
+    short = ("--set", "train.epochs=100", "--set", "data.validation=200", "--set", "sweep.trials=4")
+    one = ("--nodes", "1", "--cpus", "2", "--gpus", "1")
+    assert kd_ray("run", recipe, "--local", *short, *runs).returncode == 0
+    assert kd_ray("cluster", "up", *one, "--name", name).returncode == 0
+    submit = ("cluster", "submit", "--name", name, "--wait", "--", "tune", "run", recipe, *short)
+    try:
+        for gpus, abreast in (("0.5", 2), ("1", 1)):
+            shutil.rmtree(tmp_path / "tiny" / "sweep", ignore_errors=True)
+            done = kd_ray(*submit, *runs, "--set", f"resources.gpus_per_worker={gpus}")
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert most_in_flight(done.stdout) == abreast, done.stdout
+    finally:
+        local.down(name)
+
+
+def most_in_flight(output: str) -> int:
+    """The largest number of trials that had begun and not ended."""
+    flying: set[str] = set()
+    most = 0
+    for number, what in re.findall(r"trial (\d+): (\S+)", output):
+        (flying.discard if what == "finished" else flying.add)(number)
+        most = max(most, len(flying))
+    return most
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tiny_cluster import (
+    add_sweep,
     kd_ray,
     kill_node,
     lines_until,
@@ -32,6 +33,7 @@ from cluster.server import node_states
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 BOTH = ("--set", "resources.workers=2")
+SHORT = ("--set", "train.epochs=1", "--set", "data.validation=200")
 
 
 def submit(cluster: LocalCluster, *command: object) -> "subprocess.Popen[str]":
@@ -94,11 +96,7 @@ def test_a_sweep_loses_only_the_trials_on_a_dead_node_and_runs_them_again(
 ):
     import optuna
 
-    with recipe.open("a") as file:
-        file.write(
-            '[sweep]\ntrials = 8\nsampler = "random"\nscheduler = "none"\n'
-            '[sweep.space]\n"objective.temperature" = { log_uniform = [1, 20] }\n'
-        )
+    add_sweep(recipe)
     sets = ("--set", "train.epochs=300", "--set", "data.validation=200")
     sweep = submit(two_nodes, "tune", "run", recipe, *sets, "--runs", tmp_path)
     lines_until(sweep, "trial 2: T")
@@ -143,11 +141,15 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
     tags = {CLUSTER_TAG: two_nodes.tag, NODE_TAG: node_tag(1)}
     launch([*hidden, *joining], two_nodes.folder / "hidden.log", node_environment(tags))
     wait_for("two nodes", lambda: sum(n.alive for n in node_states(two_nodes.dashboard)) == 2)
-    process = submit(two_nodes, "run", recipe, *BOTH, "--runs", runs)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 2, output
-    assert "every node must see the run folder" in output
-    assert "Traceback" not in output
+    at = ("--runs", runs, "--address", two_nodes.address)
+    labelled = kd_ray("run", recipe, "--local", "--runs", runs, *SHORT)
+    assert labelled.returncode == 0, labelled.stderr
+    add_sweep(recipe)
+    for command in (("run", recipe, *BOTH, "--set", "name=new"), ("tune", "run", recipe, *SHORT)):
+        refused = kd_ray(*command, *at)
+        assert refused.returncode == 2, refused.stdout
+        assert "every node must see the run folder" in refused.stdout + refused.stderr
+        assert "Traceback" not in refused.stdout + refused.stderr
 
 
 @pytest.fixture

@@ -183,6 +183,7 @@ def test_trials_on_ray_are_the_same_as_in_this_process_and_survive_actor_and_dri
     killed(process)
     output = finish(start(recipe, tmp_path / "runs"))
     assert "sweep: goes on after" in output
+    assert "warning" not in output.lower()
     found = open_sweep(tmp_path / "runs" / "tiny")
     assert [trial.state for trial in found.trials] == ["finished"] * TRIALS
     here = sweep(recipe, runs=tmp_path / "here", local=True)
