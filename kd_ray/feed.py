@@ -120,3 +120,14 @@ def feed_of(split: Split, mean: Sequence[float], std: Sequence[float]) -> Tensor
         mean=torch.tensor(mean, dtype=torch.float32),
         std=torch.tensor(std, dtype=torch.float32),
     )
+
+
+def taken(feed: TensorFeed, rows: Tensor) -> TensorFeed:
+    """Some rows of a feed, `(n,)` int64 on its device, in the given order."""
+    return replace(
+        feed,
+        pixels=feed.pixels[rows],
+        labels=feed.labels[rows],
+        index=feed.index[rows],
+        logits=None if feed.logits is None else feed.logits[rows],
+    )

@@ -1,23 +1,24 @@
 """Student training on a transfer set: distilled, and the variants that stand beside it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from kd_ray.batch import Batch
-from kd_ray.config import Augment, Objective, Recipe
+from kd_ray.batch import Batch, Feed
+from kd_ray.config import Augment, Objective, Recipe, StudentTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
-from kd_ray.feed import TensorFeed
-from kd_ray.loop import ObjectiveFunction, derived_seed, fit
+from kd_ray.feed import TensorFeed, taken
+from kd_ray.loop import ObjectiveFunction, autocast, derived_seed, fit
 from kd_ray.losses import Loss, distillation_loss
 from kd_ray.models import build_model
+from kd_ray.online import TaughtFeed
 from kd_ray.progress import Epoch, Notice, Step, Training
 from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
 from kd_ray.transfer_set import Rows, TransferSet
-from kd_ray.variants import variant_options
+from kd_ray.variants import ONLINE, variant_options, views_of
 from kd_ray.workers import Worker
 
 CALIBRATION_ROWS, WATCHED_ROWS = 256, 512
@@ -107,6 +108,49 @@ def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> Student
     return StudentFeeds(views, validation if validation.rows else None, test)
 
 
+def held_out(feeds: StudentFeeds, share: float) -> StudentFeeds:
+    """A share of the rows to learn from becomes the rows to choose epochs by, as plain images.
+
+    The same rows for every student of a transfer set, so that variants and seeds are comparable.
+    """
+    rows = feeds.train.rows
+    count = round(share * rows)
+    if not count:
+        return feeds
+    draw = torch.Generator().manual_seed(derived_seed("hold-out", rows))
+    order = torch.randperm(rows, generator=draw).to(feeds.train.labels.device)
+    chosen, rest = order[:count].sort().values, order[count:].sort().values
+    validation = replace(taken(feeds.train, chosen), views=1)
+    return replace(feeds, train=taken(feeds.train, rest), validation=validation)
+
+
+def rows_shown(
+    feed: TensorFeed,
+    variant: str,
+    train: StudentTrain,
+    teachers: Sequence[nn.Module],
+    worker: Worker,
+) -> Feed:
+    """The rows as a variant sees them: fewer of their views, or new ones that teachers label.
+
+    A teacher that is run in every step is shown what a set with a view for each epoch would hold,
+    numbered alike: the student differs from one of that set in nothing but the stored type.
+
+    Raises:
+        ConfigError: fewer views are stored than the variant is to be shown.
+    """
+    views = views_of(variant)
+    if views is not None and isinstance(feed.views, int) and views > feed.views:
+        raise ConfigError(
+            f"{variant}: the transfer set must have at least {views} views, but it has "
+            f"{feed.views}; label one with transfer_set.views = {views}"
+        )
+    if variant == ONLINE:
+        fresh = replace(feed, views=train.epochs, logits=None)
+        return TaughtFeed(fresh, teachers, lambda: autocast(train.precision, worker.device))
+    return feed if views is None else replace(feed, views=views)
+
+
 def objective_function(objective: Objective, smoothing: float) -> ObjectiveFunction:
     """The loss of a batch, with c as it stands when a share of the run is done."""
     soft_weight = objective.soft_weight.value(objective.temperature)
@@ -136,12 +180,25 @@ def distill(
     seed: int,
     feeds: StudentFeeds,
     worker: Worker,
+    teachers: Sequence[nn.Module] = (),
 ) -> Iterator[Step | Notice | Epoch]:
-    """Trains one student; see `loop.fit` for what it yields and raises."""
+    """Trains one student; see `loop.fit` for what it yields and raises.
+
+    Args:
+        training: changed in place.
+        recipe: objective, options and what the variant changes in them.
+        variant: see `variants.variant_options` and `rows_shown`.
+        seed: of the student.
+        feeds: see `StudentFeeds`; where `train.hold_out` asks for it, rows of the first become the
+            second.
+        worker: this process among the workers.
+        teachers: of a variant that runs them in every step.
+    """
     objective, train = variant_options(recipe, variant)
+    feeds = held_out(feeds, train.hold_out)
     events = fit(
         training,
-        feeds.train,
+        rows_shown(feeds.train, variant, train, teachers, worker),
         objective_function(objective, train.label_smoothing),
         train,
         # Not of the variant: all variants draw the same order of rows, so they differ in the

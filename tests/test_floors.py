@@ -21,7 +21,7 @@ FLOORS = [
         *("losses", "metrics", "schedule", "optimizer", "quant", "models", "datasets"),
         *("transfer_set", "checkpoint", "workers", "variants", "progress"),
     },
-    {"loop", "feed", "saved_model"},
+    {"loop", "feed", "online", "saved_model"},
     {"teacher", "labelling", "student", "ensemble"},
     {"stages", "report", "specialists", "export"},
     {"on_ray"},

@@ -131,9 +131,12 @@ class StudentOptions(Table):
     """Folder of a student with its seed-* folders: each seed goes on from the latest checkpoint
     there, on the schedule of [train], instead of from new weights."""
 
-    baselines: list[Literal["labels", "smoothing", "softened-labels"]] = Field(default=["labels"])
+    baselines: list[Literal["labels", "smoothing", "softened-labels", "online"]] = Field(
+        default=["labels"]
+    )
     """Trained beside the distilled student on the same rows with the same budget: hard labels only,
-    hard labels smoothed by 0.1, and hard labels with labels at temperature T as soft targets."""
+    hard labels smoothed by 0.1, hard labels with labels at temperature T as soft targets, and the
+    same objective with the teacher run in every step on new views instead of stored logits."""
 
     @field_validator("baselines")
     @classmethod
@@ -260,10 +263,17 @@ class Recipe(Table):
         trains: dict[str, Train] = {"train": self.train}
         if self.teacher is not None:
             trains["teacher.train"] = self.teacher.train
+        held_out = {"train": self.train.hold_out > 0}
         for place, train in trains.items():
-            if self.data.validation == 0 and (train.keep == "best" or train.patience):
+            none = self.data.validation == 0 and not held_out.get(place, False)
+            if none and (train.keep == "best" or train.patience):
                 raise ValueError(
                     f'{place}: keep = "best" and patience choose by validation accuracy, but '
                     "data.validation is 0; set data.validation, or keep the last epoch"
                 )
+        if self.data.validation and self.train.hold_out:
+            raise ValueError(
+                f"train.hold_out: {self.train.hold_out:g} of the rows cannot take the place of the "
+                f"{self.data.validation} rows of data.validation; set one of the two to 0"
+            )
         return self

@@ -96,6 +96,10 @@ class StudentTrain(Train):
     seeds: list[Seed] = Field(default=[0], min_length=1)
     """One student for each seed; figures are their mean and spread."""
 
+    hold_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the transfer set's training rows that are not trained on, to choose among epochs by,
+    where there are no validation rows."""
+
     @field_validator("seeds")
     @classmethod
     def _each_once(cls, value: list[int]) -> list[int]:

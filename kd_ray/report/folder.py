@@ -15,7 +15,7 @@ from kd_ray.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe, load_recipe
 from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.files import place
-from kd_ray.variants import exercise_of, recipe_variants
+from kd_ray.variants import is_asked_for, recipe_variants
 
 RECIPE, RESULT = "recipe.toml", "result.json"
 KINDS = {"teach": "teacher", "label": "transfer set"}
@@ -112,7 +112,7 @@ def _places(path: Path, recipe: Recipe) -> dict[str, tuple[str, str, int]]:
     """Place -> (title, kind, epochs), of what the recipe asks for and of results it once did."""
     begun = {folder.name for folder in path.glob("student/*")}
     variants = recipe_variants(recipe)
-    if any(exercise_of(name) for name in begun):  # trained instead of the recipe's own students
+    if any(is_asked_for(name) for name in begun):  # trained instead of the recipe's own students
         variants = [name for name in variants if name in begun]
     places = dict(_wanted(recipe, variants))
     for pattern in PLACES:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kd_ray.checkpoint import WEIGHTS, check_identity, epoch_folder, epochs_in, read_meta
-from kd_ray.config import Recipe
+from kd_ray.config import Recipe, StudentTrain
 from kd_ray.errors import CheckpointError
 from kd_ray.files import place
 from kd_ray.transfer_set import read_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
-from kd_ray.variants import variant_options
+from kd_ray.variants import ONLINE, variant_options, views_of
 
 RESULT = "result.json"
 
@@ -153,7 +153,7 @@ def identity(task: Task) -> dict[str, Any]:
         parts: dict[str, Any] = {
             "student.model": recipe.student.model.model_dump(mode="json"),
             "objective": objective.model_dump(mode="json"),
-            "train": train.model_dump(mode="json", exclude={"seeds"}),
+            "train": train.model_dump(mode="json", exclude=_not_of_a_student(train)),
             "seed": task.seed,
         }
         quantizer = quantizer_table(recipe)
@@ -161,6 +161,8 @@ def identity(task: Task) -> dict[str, Any]:
             parts["student.quantizer"] = quantizer
         if recipe.student.continues is not None:  # which one it is, the parents say
             parts["student.continues"] = True
+        if views_of(task.variant) is not None or task.variant == ONLINE:
+            parts["views"] = views_of(task.variant) or ONLINE
         return flattened(parts)
     assert recipe.teacher is not None
     if task.stage == "teach":
@@ -169,6 +171,11 @@ def identity(task: Task) -> dict[str, Any]:
     options = recipe.transfer_set.model_dump(mode="json", exclude={"path"})
     members = recipe.teacher.members
     return flattened({"data": data, "transfer_set": options, "teacher.members": members})
+
+
+def _not_of_a_student(train: StudentTrain) -> set[str]:
+    # Students of before there was a hold_out are what they would be now.
+    return {"seeds"} if train.hold_out else {"seeds", "hold_out"}
 
 
 def quantizer_table(recipe: Recipe) -> dict[str, Any] | None:
