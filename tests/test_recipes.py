@@ -76,7 +76,7 @@ def test_recipes_are_shipped_and_their_datasets_known():
 @recipes
 def test_recipe_opens_with_the_command_that_runs_it(name: str):
     first = recipe_text(name)[1].splitlines()[0]
-    command = "tune run " if opened(name).sweep else "(run )?"
+    command = "tune run " if opened(name).sweep else "(run |views )?"
     assert re.fullmatch(rf"# kd-ray {command}{name}", first)
 
 

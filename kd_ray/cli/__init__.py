@@ -57,6 +57,7 @@ def perform(
     local: bool,
     verbose: bool,
     temperatures: str | None = None,
+    views: str | None = None,
 ) -> None:
     """Runs stages of a recipe with a display, then prints the closing table."""
     from kd_ray.cli.run import run_with_display
@@ -73,6 +74,7 @@ def perform(
         local=local,
         verbose=verbose,
         temperatures=temperatures,
+        views=views,
     )
 
 
@@ -132,6 +134,24 @@ def exercises(
 ) -> None:
     """Four objectives over temperatures from one teacher: labels, soft targets, both, a control."""
     perform(recipe, ALL_STAGES, overrides, runs, workers, address, local, verbose, temperatures)
+
+
+@app.command()
+@answered
+def views(
+    recipe: RecipeArgument = "mnist-views",
+    numbers: Annotated[
+        str, typer.Option("--views", help="How many stored views, with commas between.")
+    ] = "1,2,4,8,16",
+    overrides: SetOption = None,
+    runs: RunsOption = "runs",
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    local: LocalOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Accuracy over stored views, beside a teacher that is run in every step on new views."""
+    perform(recipe, ALL_STAGES, overrides, runs, workers, address, local, verbose, views=numbers)
 
 
 @app.command()

@@ -5,13 +5,14 @@ from typing import cast
 from rich.console import Console
 
 from kd_ray.cli.display import Display
-from kd_ray.cli.tables import closing_lines, closing_table, exercises_table
+from kd_ray.cli.tables import closing_lines, closing_table, exercises_table, views_table
 from kd_ray.errors import ConfigError
 from kd_ray.files import place
 from kd_ray.pipeline import Stage, open_recipe
 from kd_ray.pipeline import run as run_stages
 from kd_ray.report.exercises import write_exercises
-from kd_ray.variants import exercise_variants
+from kd_ray.report.views import write_views
+from kd_ray.variants import exercise_variants, view_variants
 
 
 def run_with_display(
@@ -24,14 +25,31 @@ def run_with_display(
     local: bool,
     verbose: bool,
     temperatures: str | None = None,
+    views: str | None = None,
 ) -> None:
     """Performs stages of a recipe; see `pipeline.run` for arguments and errors.
 
-    With `temperatures`, numbers with commas between, the students are those of the four exercises.
+    Args:
+        source: the recipe.
+        stages: some of teach, label, distill.
+        overrides: `key.path=value`, applied in order.
+        runs: folder of run folders.
+        address: of a cluster.
+        local: in this process.
+        verbose: with Ray's own log lines.
+        temperatures: numbers with commas between; the students are those of the four exercises.
+        views: numbers with commas between; the students are shown so many of the stored views, and
+            one learns from a teacher that is run in every step.
     """
     console = Console()
+    variants: list[str] = []
+    if temperatures is not None:
+        variants = exercise_variants(_numbers("--temperatures", temperatures))
+    elif views is not None:
+        numbers = _whole_numbers("--views", views)
+        variants = view_variants(numbers)
+        overrides = [*overrides, f"transfer_set.views={max(numbers)}"]
     recipe = open_recipe(source, overrides)
-    variants = [] if temperatures is None else exercise_variants(_numbers(temperatures))
     with Display(console) as display:
         summary = run_stages(
             recipe,
@@ -43,9 +61,11 @@ def run_with_display(
             variants=variants,
             listener=display.show,
         )
-    if temperatures is not None:
-        console.print(exercises_table(summary))
-        for path in write_exercises(summary.folder, summary):
+    if variants:
+        table = exercises_table(summary) if views is None else views_table(summary, console.width)
+        console.print(table)
+        write = write_exercises if views is None else write_views
+        for path in write(summary.folder, summary):
             console.print(f"{place(runs) / recipe.name / path.name}: written", highlight=False)
     elif summary.rows:
         console.print(closing_table(summary, console.width))
@@ -54,10 +74,19 @@ def run_with_display(
     console.print(f"In {place(runs) / recipe.name}", highlight=False, markup=False)
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(option: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
-            f"--temperatures: must be numbers with commas between, such as 1,4,20, but got {text!r}"
+            f"{option}: must be numbers with commas between, such as 1,4,20, but got {text!r}"
         ) from None
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    numbers = _numbers(option, text)
+    if not all(number.is_integer() for number in numbers):
+        raise ConfigError(
+            f"{option}: must be whole numbers with commas between, such as 1,4,16, but got {text!r}"
+        )
+    return [int(number) for number in numbers]

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from kd_ray.report.exercises import exercise_rows
 from kd_ray.report.summary import Summary
+from kd_ray.report.views import views_rows
 
 LEAVING = (
     *("calibration error %", "seeds", "parameters", "bit operations", "seconds"),
@@ -63,6 +64,13 @@ def exercises_table(summary: Summary) -> Table:
         shown = teacher.cells()
         rows.insert(0, {"exercise": "teacher", "T": "-"} | {h: shown[h] for h in list(rows[0])[2:]})
     return plain_table(f"{summary.folder.name}: the four exercises, test split", rows)
+
+
+def views_table(summary: Summary, width: int) -> Table:
+    """Students over the number of views that they were shown, on the test split."""
+    rows = [row.cells() for row in views_rows(summary)]
+    title = f"{summary.folder.name}: stored views, test split"
+    return fitting_table(title, rows, width, ("seeds", "agreement %", "student s"))
 
 
 def plain_table(title: str, rows: Sequence[Mapping[str, str]], gap: int = 2) -> Table:

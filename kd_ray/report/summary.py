@@ -13,6 +13,7 @@ MODEL_NAMES = {
     "labels": "student on labels",
     "smoothing": "student, smoothing",
     "softened-labels": "student, labels at T",
+    "online": "student, teacher at every step",
     "distilled": "student distilled",
 }
 """Name of a `Row` -> what a person calls it."""

@@ -3,9 +3,11 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from kd_ray.config import Recipe
 from kd_ray.datasets import Dataset, open_dataset
+from kd_ray.errors import ConfigError
 from kd_ray.files import place
 from kd_ray.saved_model import SavedModel, load_model
 from kd_ray.stages.task import (
@@ -16,7 +18,8 @@ from kd_ray.stages.task import (
     transfer_set_folder,
 )
 from kd_ray.student import StudentFeeds, student_feeds
-from kd_ray.transfer_set import TransferSet, check_fit, open_transfer_set, read_manifest
+from kd_ray.transfer_set import Manifest, TransferSet, check_fit, open_transfer_set, read_manifest
+from kd_ray.variants import ONLINE
 
 
 class Shelf:
@@ -76,3 +79,24 @@ def load_teachers(
         saved = load_model(result_model(folder), device or torch.device("cpu"))
         found.append((saved, read_result(folder) or {}))
     return found
+
+
+def teachers_at_hand(
+    task: Task, recipe: Recipe, manifest: Manifest, device: torch.device
+) -> list[nn.Module]:
+    """The models that a variant runs in every step; none of one that learns from stored logits.
+
+    Raises:
+        ConfigError: the recipe names no teacher.
+        TransferSetError: the teachers are not those of the transfer set.
+    """
+    if task.variant != ONLINE:
+        return []
+    if recipe.teacher is None:
+        raise ConfigError(
+            f"{task.title}: the teacher is run in every step, but the recipe has no [teacher] "
+            "table; add one with the path of the run folder that has it"
+        )
+    saved = [teacher for teacher, _ in load_teachers(task, recipe, device)]
+    check_fit(manifest, teacher_sha256s=[teacher.sha256 for teacher in saved])
+    return [teacher.model for teacher in saved]

@@ -26,7 +26,7 @@ from kd_ray.checkpoint import (
     versions,
 )
 from kd_ray.config import Recipe, Train
-from kd_ray.errors import CheckpointError, ConfigError
+from kd_ray.errors import CheckpointError
 from kd_ray.feed import TensorFeed, feed_of
 from kd_ray.files import place, remove_drafts, write_json
 from kd_ray.loop import evaluate
@@ -36,7 +36,7 @@ from kd_ray.optimizer import make_optimizer
 from kd_ray.progress import Epoch, Notice, Part, Step, Training
 from kd_ray.quant import dead_layers, model_cost
 from kd_ray.stages.events import Event, Finished, Started
-from kd_ray.stages.shelf import Shelf, load_teachers
+from kd_ray.stages.shelf import Shelf, teachers_at_hand
 from kd_ray.stages.task import (
     RESULT,
     Task,
@@ -47,8 +47,7 @@ from kd_ray.stages.task import (
 )
 from kd_ray.student import distill, new_student
 from kd_ray.teacher import new_teacher, teach
-from kd_ray.transfer_set import Manifest, check_fit
-from kd_ray.variants import ONLINE, variant_options
+from kd_ray.variants import variant_options
 from kd_ray.workers import Worker, from_first, together
 
 OPTIMIZER_KEY = "train.optimizer"
@@ -168,7 +167,7 @@ def prepare_student(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
     transfer_set, feeds = shelf.students(task, recipe, worker.device)
     plan = transfer_set.manifest.plan
     start = _start(task, recipe, plan.class_names)
-    teachers = _teachers_at_hand(task, recipe, transfer_set.manifest, worker)
+    teachers = teachers_at_hand(task, recipe, transfer_set.manifest, worker.device)
     return Prepared(
         kind="student",
         model=new_student(recipe, feeds, len(plan.class_names), task.seed),
@@ -190,27 +189,6 @@ def prepare_student(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
         ensemble=recipe.objective.ensemble,
         start=start,
     )
-
-
-def _teachers_at_hand(
-    task: Task, recipe: Recipe, manifest: Manifest, worker: Worker
-) -> list[nn.Module]:
-    """The models that a variant runs in every step; none of one that learns from stored logits.
-
-    Raises:
-        ConfigError: the recipe names no teacher.
-        TransferSetError: the teachers are not those of the transfer set.
-    """
-    if task.variant != ONLINE:
-        return []
-    if recipe.teacher is None:
-        raise ConfigError(
-            f"{task.title}: the teacher is run in every step, but the recipe has no [teacher] "
-            "table; add one with the path of the run folder that has it"
-        )
-    saved = [teacher for teacher, _ in load_teachers(task, recipe, worker.device)]
-    check_fit(manifest, teacher_sha256s=[teacher.sha256 for teacher in saved])
-    return [teacher.model for teacher in saved]
 
 
 def _start(task: Task, recipe: Recipe, class_names: Sequence[str]) -> Path | None:
