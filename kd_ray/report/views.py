@@ -18,9 +18,10 @@ FIGURES = ("accuracy", "errors", "agreement")
 NOTE = (
     "Mean over seeds, with the sample standard deviation. Every student takes the same number of "
     "steps and sees the rows in the same order; with V views, epoch e shows view (e - 1) mod V. "
-    "The teacher that is run in every step labels a view of its own for each epoch. Bytes and teacher "
-    "seconds of V views are the measured ones of the largest set, by rows; those of the teacher in "
-    "every step are what its student took longer than those of stored logits, for each student."
+    "The teacher that is run in every step labels a view of its own for each epoch. Bytes and "
+    "teacher seconds of V views are the measured ones of the largest set, by rows; those of the "
+    "teacher in every step are what its student took longer than those of stored logits, for each "
+    "student."
 )
 
 
