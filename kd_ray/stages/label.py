@@ -77,6 +77,7 @@ def _result(
         "title": task.title,
         "metrics": {
             "rows": sum(entry.rows for entry in manifest.files),
+            "train_rows": plan.rows_of("train") // plan.views,
             "bytes": sum(entry.bytes for entry in manifest.files),
             "bytes_per_row": round(bytes_per_row(manifest), 2),
         },

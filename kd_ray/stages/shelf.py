@@ -12,7 +12,7 @@ from kd_ray.stages.task import (
     Task,
     read_result,
     result_model,
-    teacher_folder,
+    teacher_folders,
     transfer_set_folder,
 )
 from kd_ray.student import StudentFeeds, student_feeds
@@ -69,10 +69,8 @@ def load_teachers(
     Raises:
         CheckpointError: a member has not finished.
     """
-    members = recipe.teacher.members if recipe.teacher else 0
     found = []
-    for member in range(members):
-        folder = teacher_folder(place(task.run), member)
+    for folder in teacher_folders(recipe, place(task.run)):
         saved = load_model(result_model(folder), device or torch.device("cpu"))
         found.append((saved, read_result(folder) or {}))
     return found
