@@ -15,9 +15,10 @@ from kd_ray.files import place
 from kd_ray.labelling import Audit, audit
 from kd_ray.loop import evaluate
 from kd_ray.quant import dead_layers, model_cost
-from kd_ray.report.summary import bytes_shown, count_shown
+from kd_ray.report.amounts import bytes_shown, count_shown
 from kd_ray.saved_model import load_model
-from kd_ray.stages import RESULT, read_result, result_model, teacher_folder
+from kd_ray.stages import RESULT, read_result, result_model
+from kd_ray.stages.task import teacher_folder
 from kd_ray.transfer_set import bytes_per_row, check_fit, open_transfer_set, read_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
 from kd_ray.workers import Worker
@@ -87,7 +88,8 @@ def audit_transfer_set(
 
     Args:
         folder: the transfer set, or its URL in a store.
-        run: the run folder that has its teachers; by default the folder's parent.
+        run: the run folder that has its teachers; by default the one that its recipe names, or
+            else the folder's parent.
         root: folder of the dataset's files, if not where the recipe or KD_RAY_DATA says.
         sample: rows per split; None for all.
         seed: of the sample.
@@ -100,7 +102,7 @@ def audit_transfer_set(
     opened = open_transfer_set(given)
     if sample is not None and sample < 1:
         raise ConfigError(f"--rows: must be at least 1, but got {sample}; leave it out for 1000")
-    home = given.absolute().parent if run is None else place(run)
+    home = _teachers_home(given) if run is None else place(run)
     device = this_device()
     teachers = [
         load_model(result_model(teacher_folder(home, member)), device)
@@ -114,6 +116,13 @@ def audit_transfer_set(
         class_names=dataset.class_names,
     )
     return audit(opened, dataset, teachers, sample=sample, seed=seed, device=device)
+
+
+def _teachers_home(transfer_set: Path) -> Path:
+    """The run folder that has a transfer set's teachers, as far as can be told from the set."""
+    result = read_result(transfer_set) or {}
+    elsewhere = result.get("recipe", {}).get("teacher", {}).get("path")
+    return place(elsewhere) if elsewhere else transfer_set.absolute().parent
 
 
 def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kd_ray.batch import UNLABELLED, Batch, Feed
 from kd_ray.config import Train
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.losses import Loss, soft_targets
+from kd_ray.losses import MEAN_OF_ALL, Ensemble, Loss, soft_targets
 from kd_ray.metrics import summarize, tally
 from kd_ray.models import project_
 from kd_ray.optimizer import set_knobs
@@ -56,6 +56,7 @@ def fit(
     seed: int,
     worker: Worker,
     validation: Feed | None = None,
+    ensemble: Ensemble = MEAN_OF_ALL,
 ) -> Iterator[Step | Notice | Epoch]:
     """Trains until `options` say it is over, from wherever `training` is.
 
@@ -67,6 +68,7 @@ def fit(
         seed: of the order of rows and of dropout.
         worker: this process among the workers; all of them call this with the same arguments.
         validation: rows to choose among epochs by.
+        ensemble: how teachers are averaged where agreement with them is measured.
 
     Yields:
         `Step` now and then, `Notice` when one came, `Epoch` after each epoch, on every worker.
@@ -90,7 +92,7 @@ def fit(
         images_per_s = metrics.pop("images_per_s")
         average_buffers(training.model)
         if validation is not None:
-            metrics |= evaluate(training.model, validation, worker)
+            metrics |= evaluate(training.model, validation, worker, ensemble)
         seconds = time.perf_counter() - started
         epoch = Epoch(training.epoch + 1, metrics, seconds, images_per_s)
         training.note(epoch)
@@ -101,7 +103,7 @@ def evaluate(
     model: nn.Module,
     feed: Feed,
     worker: Worker,
-    ensemble: str = "arithmetic",
+    ensemble: Ensemble = MEAN_OF_ALL,
 ) -> dict[str, float]:
     """Figures of `metrics.summarize` over all rows of a feed, at T = 1, on plain images.
 

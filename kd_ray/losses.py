@@ -37,37 +37,64 @@ def hard_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     )
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """How several teachers' distributions become one.
+
+    Attributes:
+        mean: a key of `MEANS`.
+        weights: one for each of the M teachers, adding up to 1; None for equal ones.
+    """
+
+    mean: str = "arithmetic"
+    weights: tuple[float, ...] | None = None
+
+
+MEAN_OF_ALL = Ensemble()
+
+
 def soft_targets(
-    teacher_logits: Tensor, temperature: float | Tensor, ensemble: str = "arithmetic"
+    teacher_logits: Tensor, temperature: float | Tensor, ensemble: Ensemble = MEAN_OF_ALL
 ) -> Tensor:
     """The teachers' joint distribution at temperature T (Hinton et al. 2015, equation 1).
 
     Args:
         teacher_logits: raw logits v, `(N, M, K)`.
         temperature: T, a number or a tensor `()` or `(N, 1)`.
-        ensemble: a key of `ENSEMBLES`.
+        ensemble: the mean and its weights.
 
     Returns:
         `(N, K)`; rows add up to 1.
 
     Raises:
-        UnknownNameError: no such ensemble.
+        UnknownNameError: no such mean.
     """
-    return pick("ensemble", ENSEMBLES, ensemble)(_exact(teacher_logits), temperature)
+    mean = pick("ensemble", MEANS, ensemble.mean)
+    return mean(_exact(teacher_logits), temperature, ensemble.weights)
 
 
-def _arithmetic(teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
+Weights = tuple[float, ...] | None
+
+
+def _arithmetic(logits: Tensor, temperature: float | Tensor, weights: Weights) -> Tensor:
     if isinstance(temperature, Tensor) and temperature.dim() == 2:
         temperature = temperature.unsqueeze(1)  # (N, 1, 1): the same T for all members of a row
-    return (teacher_logits / temperature).softmax(dim=-1).mean(dim=1)
+    return _mean((logits / temperature).softmax(dim=-1), weights)
 
 
-def _geometric(teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
+def _geometric(logits: Tensor, temperature: float | Tensor, weights: Weights) -> Tensor:
     # The normalized geometric mean of softmaxes is the softmax of the mean logit.
-    return (teacher_logits.mean(dim=1) / temperature).softmax(dim=-1)
+    return (_mean(logits, weights) / temperature).softmax(dim=-1)
 
 
-ENSEMBLES: Mapping[str, Callable[[Tensor, float | Tensor], Tensor]] = {
+def _mean(values: Tensor, weights: Weights) -> Tensor:
+    """`(N, M, K)` -> `(N, K)`."""
+    if weights is None:
+        return values.mean(dim=1)
+    return torch.einsum("nmk,m->nk", values, values.new_tensor(weights))
+
+
+MEANS: Mapping[str, Callable[[Tensor, float | Tensor, Weights], Tensor]] = {
     "arithmetic": _arithmetic,
     "geometric": _geometric,
 }
@@ -128,7 +155,7 @@ def distillation_loss(
     soft_weight: float | Tensor,
     hard_weight: float | Tensor,
     targets: Literal["teacher", "labels"] = "teacher",
-    ensemble: str = "arithmetic",
+    ensemble: Ensemble = MEAN_OF_ALL,
     smoothing: float = 0.0,
     global_rows: int,
     global_labelled: int,
@@ -147,7 +174,7 @@ def distillation_loss(
             The number 0 skips the term.
         hard_weight: h, likewise.
         targets: the teacher's soft targets, or one-hot labels (a control without a teacher).
-        ensemble: a key of `ENSEMBLES`.
+        ensemble: how the teachers are averaged.
         smoothing: label smoothing of the hard term.
         global_rows: rows of the batch over all workers.
         global_labelled: labelled rows of the batch over all workers.

@@ -15,11 +15,20 @@ BINS = 15
 
 FIGURES = (
     *("rows", "accuracy", "errors", "loss", "calibration_error"),
-    *("agreement", "divergence"),
+    *("agreement", "divergence", "teacher_accuracy", "teacher_errors"),
 )
 """Names that `summarize` may return."""
 
-_SCALARS = ("rows", "labelled", "correct", "loss", "taught", "agreed", "divergence")
+_SCALARS = (
+    "rows",
+    "labelled",
+    "correct",
+    "loss",
+    "taught",
+    "agreed",
+    "divergence",
+    "teacher_correct",
+)
 
 
 def tally(logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
@@ -42,13 +51,15 @@ def tally(logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tens
     negative = F.nll_loss(log_student, labels, ignore_index=UNLABELLED, reduction="none")
     everything = torch.ones_like(labelled)
     if teacher is None:
-        taught = agreed = torch.zeros_like(labelled)
+        taught = agreed = teacher_correct = torch.zeros_like(labelled)
         divergence = torch.zeros_like(confidence)
     else:
         taught = everything
-        agreed = teacher.argmax(dim=-1) == top
+        teacher_top = teacher.argmax(dim=-1)
+        agreed, teacher_correct = teacher_top == top, teacher_top == labels
         divergence = F.kl_div(log_student, teacher, reduction="none").sum(dim=-1)
-    columns = (everything, labelled, correct, negative, taught, agreed, divergence)
+    counted = (everything, labelled, correct, negative)
+    columns = (*counted, taught, agreed, divergence, teacher_correct)
     scalars = torch.stack([column.double().sum() for column in columns])
     # Guo et al.: bin b holds confidences in (b / BINS, (b + 1) / BINS]; only the gap of confidence
     # and correctness in a bin matters, so one signed sum a bin is enough.
@@ -68,7 +79,8 @@ def summarize(sums: Tensor) -> dict[str, float]:
         `rows`; where rows have labels `accuracy` (share), `errors` (count), `loss` (mean negative
         log-likelihood, nats) and `calibration_error` (share, Guo et al. 2017, section 2);
         where there is a teacher `agreement` (share of rows with the teacher's top-1) and
-        `divergence` (mean KL(teacher || student), nats). Keys without rows are absent, not NaN.
+        `divergence` (mean KL(teacher || student), nats); with both, the teacher's own
+        `teacher_accuracy` and `teacher_errors`. Keys without rows are absent, not NaN.
 
     Raises:
         ValueError: no rows at all.
@@ -88,4 +100,7 @@ def summarize(sums: Tensor) -> dict[str, float]:
     if taught := count["taught"]:
         figures["agreement"] = count["agreed"] / taught
         figures["divergence"] = count["divergence"] / taught
+        if labelled:
+            figures["teacher_accuracy"] = count["teacher_correct"] / labelled
+            figures["teacher_errors"] = int(labelled - count["teacher_correct"])
     return figures

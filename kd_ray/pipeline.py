@@ -57,8 +57,13 @@ def catalogue_problems(recipe: Recipe) -> list[str]:
     if not found:
         found += quantizer_problems(recipe)
     if recipe.teacher is not None:
-        teacher, train = recipe.teacher.model, recipe.teacher.train
-        found += model_problems("teacher.model", teacher.name, teacher.options)
+        train, models = recipe.teacher.train, recipe.teacher.models
+        for place, model in [
+            ("teacher.model", recipe.teacher.model),
+            *((f"teacher.models.{n}", model) for n, model in enumerate(models or [])),
+        ]:
+            if model is not None:
+                found += model_problems(place, model.name, model.options)
         found += schedule_problems(
             "teacher.train.schedule", train.schedule.name, train.schedule.options
         )
@@ -144,6 +149,7 @@ class Run:
         with locked(self.folder):
             remove_drafts(self.folder)
             found = [(task, found_result(task)) for task in tasks]
+            self._check_given_teachers(found)
             self._write_recipe()
             # What is made from something still to come is looked at when that is there.
             missing = [STAGES.index(task.stage) for task, result in found if result is None]
@@ -159,6 +165,15 @@ class Run:
                 if isinstance(event, Finished):
                     self.results[task.title] = event.result
                 yield task, event
+
+    def _check_given_teachers(self, found: Sequence[tuple[Task, dict[str, Any] | None]]) -> None:
+        given = self.recipe.teacher.path if self.recipe.teacher else None
+        missing = [task for task, result in found if task.stage == "teach" and result is None]
+        if given is not None and missing:
+            raise ConfigError(
+                f"teacher.path: {given} must have all of the teachers, but {missing[0].title} has "
+                "not finished there; train them there first, or leave path out"
+            )
 
     def _perform(self, tasks: list[Task]) -> Iterator[tuple[Task, Event]]:
         if not self.local:
@@ -176,13 +191,17 @@ class Run:
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same recipe for workers elsewhere, which have another working directory."""
-    stored, student = recipe.transfer_set, recipe.student
+    stored, student, teacher = recipe.transfer_set, recipe.student, recipe.teacher
     if stored.path is not None:
         stored = stored.model_copy(update={"path": str(place(stored.path).absolute())})
     if student.continues is not None:
         folder = str(place(student.continues).absolute())
         student = student.model_copy(update={"continues": folder})
-    return recipe.model_copy(update={"transfer_set": stored, "student": student})
+    if teacher is not None and teacher.path is not None:
+        teacher = teacher.model_copy(update={"path": str(place(teacher.path).absolute())})
+    return recipe.model_copy(
+        update={"transfer_set": stored, "student": student, "teacher": teacher}
+    )
 
 
 def this_process(resources: Resources) -> Worker:

@@ -12,7 +12,7 @@ from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
 from kd_ray.feed import TensorFeed, taken
 from kd_ray.loop import ObjectiveFunction, autocast, derived_seed, fit
-from kd_ray.losses import Loss, distillation_loss
+from kd_ray.losses import Ensemble, Loss, distillation_loss
 from kd_ray.models import build_model
 from kd_ray.online import TaughtFeed
 from kd_ray.progress import Epoch, Notice, Step, Training
@@ -31,6 +31,12 @@ class StudentFeeds:
     train: TensorFeed
     validation: TensorFeed | None
     test: TensorFeed
+
+    @property
+    def members(self) -> int:
+        """M."""
+        assert self.train.logits is not None
+        return self.train.logits.shape[2]
 
     def to(self, device: torch.device) -> "StudentFeeds":
         """The same rows on a device."""
@@ -151,7 +157,36 @@ def rows_shown(
     return feed if views is None else replace(feed, views=views)
 
 
-def objective_function(objective: Objective, smoothing: float) -> ObjectiveFunction:
+def ensemble_of(objective: Objective, members: int) -> Ensemble:
+    """How the M teachers of a transfer set are averaged, and which of them.
+
+    Raises:
+        ConfigError: a member that the set has not, or weights for another number of them.
+    """
+    wanted = objective.members
+    if wanted is None and objective.member_weights is None:
+        return Ensemble(objective.ensemble)
+    chosen = wanted if isinstance(wanted, list) else list(range(wanted or members))
+    if missing := [member for member in chosen if member >= members]:
+        raise ConfigError(
+            f"objective.members: must be among the transfer set's, 0 to {members - 1}, but member "
+            f"{missing[0]} is not; name others, or label with more teachers"
+        )
+    given = objective.member_weights or [1.0] * len(chosen)
+    if len(given) != len(chosen):
+        raise ConfigError(
+            f"objective.member_weights: must be one for each of the {len(chosen)} members, but "
+            f"there are {len(given)}"
+        )
+    share = dict(zip(chosen, given, strict=True))
+    return Ensemble(
+        objective.ensemble, tuple(share.get(m, 0.0) / sum(given) for m in range(members))
+    )
+
+
+def objective_function(
+    objective: Objective, smoothing: float, ensemble: Ensemble
+) -> ObjectiveFunction:
     """The loss of a batch, with c as it stands when a share of the run is done."""
     soft_weight = objective.soft_weight.value(objective.temperature)
 
@@ -164,7 +199,7 @@ def objective_function(objective: Objective, smoothing: float) -> ObjectiveFunct
             soft_weight=soft_weight * (1 - objective.soft_decay * progress),
             hard_weight=objective.hard_weight,
             targets=objective.targets,
-            ensemble=objective.ensemble,
+            ensemble=ensemble,
             smoothing=smoothing,
             global_rows=batch.global_rows,
             global_labelled=batch.global_labelled,
@@ -195,17 +230,19 @@ def distill(
         teachers: of a variant that runs them in every step.
     """
     objective, train = variant_options(recipe, variant)
+    ensemble = ensemble_of(objective, feeds.members)
     feeds = held_out(feeds, train.hold_out)
     events = fit(
         training,
         rows_shown(feeds.train, variant, train, teachers, worker),
-        objective_function(objective, train.label_smoothing),
+        objective_function(objective, train.label_smoothing, ensemble),
         train,
         # Not of the variant: all variants draw the same order of rows, so they differ in the
         # objective alone.
         seed=derived_seed(seed, "student"),
         worker=worker,
         validation=feeds.validation,
+        ensemble=ensemble,
     )
     watched = sample(feeds.train, WATCHED_ROWS) if is_quantized(training.model) else None
     for event in events:

@@ -17,10 +17,11 @@ from kd_ray.workers import Worker
 
 
 def new_teacher(options: TeacherOptions, dataset: Dataset, member: int) -> nn.Module:
-    """Member `member` of the ensemble before training; members differ by their seeds alone."""
+    """Member `member` of the ensemble before training, with its own model and seed."""
+    model = options.model_of(member)
     return build_model(
-        options.model.name,
-        options.model.options,
+        model.name,
+        model.options,
         shape=dataset.image_shape,
         classes=len(dataset.class_names),
         seed=derived_seed(options.train.seed + member, "teacher weights"),

@@ -14,7 +14,7 @@ from kd_ray.batch import Batch
 from kd_ray.config import Named, Train
 from kd_ray.errors import ConfigError, TrainingError
 from kd_ray.loop import ObjectiveFunction, batch_bounds, derived_seed, evaluate, fit
-from kd_ray.losses import Loss, divergence, soft_targets
+from kd_ray.losses import Ensemble, Loss, divergence, soft_targets
 from kd_ray.optimizer import make_optimizer
 from kd_ray.progress import Epoch, Step, Training
 from kd_ray.schedule import make_schedule
@@ -308,12 +308,12 @@ def test_evaluate_gives_the_figures_of_all_rows(
     monkeypatch.setattr(loop, "EVALUATION_ROWS", rows_at_once)
     feed, model = tiny_feed(23), tiny_model(dropout=0.5)
     model.train()
-    figures = evaluate(model, feed, ALONE, ensemble)
+    figures = evaluate(model, feed, ALONE, Ensemble(ensemble))
     batch = feed.batch(torch.arange(23), slice(None), 1)
     with torch.no_grad():
         z = model.eval()(batch.images)
     assert batch.teacher_logits is not None
-    teacher = soft_targets(batch.teacher_logits, 1.0, ensemble)
+    teacher = soft_targets(batch.teacher_logits, 1.0, Ensemble(ensemble))
     assert figures["rows"] == 23
     assert figures["accuracy"] == float((z.argmax(1) == batch.labels).double().mean())
     assert figures["agreement"] == float((z.argmax(1) == teacher.argmax(1)).double().mean())

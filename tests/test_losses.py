@@ -11,6 +11,7 @@ from torch import Tensor
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import UnknownNameError
 from kd_ray.losses import (
+    Ensemble,
     Loss,
     distillation_loss,
     divergence,
@@ -82,8 +83,8 @@ def test_soft_loss_less_the_entropy_of_the_targets_is_the_divergence(temperature
 def test_soft_loss_does_not_see_a_shift_of_either_logits(temperature: float, shift: float):
     z, v = normal(3, 5), normal(3, 2, 5, seed=1)
     for ensemble in ("arithmetic", "geometric"):
-        plain = soft_loss(z, soft_targets(v, temperature, ensemble), temperature)
-        shifted_targets = soft_targets(v + shift, temperature, ensemble)
+        plain = soft_loss(z, soft_targets(v, temperature, Ensemble(ensemble)), temperature)
+        shifted_targets = soft_targets(v + shift, temperature, Ensemble(ensemble))
         torch.testing.assert_close(soft_loss(z + shift, shifted_targets, temperature), plain)
 
 
@@ -147,8 +148,8 @@ def test_gradients_agree_with_finite_differences():
 @given(temperatures)
 def test_soft_targets_of_one_teacher_are_the_same_in_every_ensemble(temperature: float):
     v = normal(3, 1, 5)
-    arithmetic = soft_targets(v, temperature, "arithmetic")
-    torch.testing.assert_close(arithmetic, soft_targets(v, temperature, "geometric"))
+    arithmetic = soft_targets(v, temperature)
+    torch.testing.assert_close(arithmetic, soft_targets(v, temperature, Ensemble("geometric")))
     torch.testing.assert_close(arithmetic, softened(v[:, 0], temperature))
 
 
@@ -156,22 +157,22 @@ def test_soft_targets_of_one_teacher_are_the_same_in_every_ensemble(temperature:
 def test_soft_targets_do_not_depend_on_the_order_of_the_teachers(ensemble: str):
     v = normal(3, 4, 5)
     shuffled = v[:, [2, 0, 3, 1]]
-    found = soft_targets(shuffled, 4.0, ensemble)
-    torch.testing.assert_close(found, soft_targets(v, 4.0, ensemble))
+    found = soft_targets(shuffled, 4.0, Ensemble(ensemble))
+    torch.testing.assert_close(found, soft_targets(v, 4.0, Ensemble(ensemble)))
     torch.testing.assert_close(found.sum(dim=-1), torch.ones(3, dtype=torch.float64))
 
 
 def test_soft_targets_are_the_mean_and_the_normalized_geometric_mean():
     p, q = softened(normal(1, 2, 5)[:, 0], 2.0), softened(normal(1, 2, 5)[:, 1], 2.0)
     v = normal(1, 2, 5)
-    torch.testing.assert_close(soft_targets(v, 2.0, "arithmetic"), (p + q) / 2)
+    torch.testing.assert_close(soft_targets(v, 2.0), (p + q) / 2)
     root = (p * q).sqrt()
-    torch.testing.assert_close(soft_targets(v, 2.0, "geometric"), root / root.sum())
+    torch.testing.assert_close(soft_targets(v, 2.0, Ensemble("geometric")), root / root.sum())
 
 
 def test_soft_targets_of_an_unknown_ensemble_are_refused_with_the_nearest_name():
     with pytest.raises(UnknownNameError, match="did you mean 'geometric'"):
-        soft_targets(normal(1, 1, 2), 1.0, "geometrical")
+        soft_targets(normal(1, 1, 2), 1.0, Ensemble("geometrical"))
 
 
 # The hard loss
@@ -308,7 +309,7 @@ def test_distillation_loss_with_a_tensor_of_t_and_c_is_that_of_the_numbers_row_b
 ):
     numbers = [1.0, 2.0, 3.0, 5.0, 8.0, 13.0]
     t = torch.tensor(numbers, dtype=torch.float64)
-    options: dict[str, Any] = {"targets": targets, "ensemble": ensemble}
+    options: dict[str, Any] = {"targets": targets, "ensemble": Ensemble(ensemble)}
     found = whole(Z, Y, V, temperature=t.unsqueeze(1), soft_weight=t**2, **options)
     one_by_one = [
         whole(

@@ -42,6 +42,7 @@ from kd_ray.stages import (
     transfer_set_folder,
 )
 from kd_ray.stages.task import flattened, quantizer_table
+from kd_ray.student import ensemble_of
 from kd_ray.transfer_set import Manifest, read_manifest
 from kd_ray.workers import Worker
 from tuning.ledger import STUDY, Ledger, open_study
@@ -251,7 +252,8 @@ def best_entry(trials: Trials, found: Sweep, trial: TrialRow, shelf: Shelf) -> d
         recipe = task.read_recipe()
         _, feeds = shelf.students(task, recipe, alone.device)
         saved = load_model(result_model(task.folder), alone.device)
-        tests.append(evaluate(saved.model, feeds.test, alone, recipe.objective.ensemble))
+        ensemble = ensemble_of(recipe.objective, feeds.members)
+        tests.append(evaluate(saved.model, feeds.test, alone, ensemble))
     return {
         "trial": trial.number,
         "settings": trial.settings,

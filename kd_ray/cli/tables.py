@@ -98,7 +98,9 @@ def plain_table(title: str, rows: Sequence[Mapping[str, str]], gap: int = 2) -> 
 
 def _over_seeds(summary: Summary) -> str:
     """How many students the figures are of; an unfinished run may have more of one kind."""
-    students = [row for row in summary.rows if row.name != "teacher"] or summary.rows
+    students = [
+        row for row in summary.rows if row.name not in ("teacher", "ensemble")
+    ] or summary.rows
     counts = [len(row.seconds.values) for row in students]
     if max(counts) == 1:
         return ""

@@ -8,11 +8,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from kd_ray.config.objective import Objective
 from kd_ray.config.quantizer import QuantizerOptions
-from kd_ray.config.soft_weight import SoftWeight, SoftWeightField
 from kd_ray.config.sweep import SweepOptions
-from kd_ray.config.table import Entry, Name, Seed, Share, Table
-from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
+from kd_ray.config.table import Entry, Name, Seed, Table
+from kd_ray.config.teaching import TeacherOptions, TransferSetOptions
+from kd_ray.config.training import StudentTrain, Train
 
 
 class DataOptions(Table):
@@ -54,70 +55,6 @@ class DataOptions(Table):
         return self
 
 
-class TeacherOptions(Table):
-    """`[teacher]`: the model that is distilled."""
-
-    model: Entry
-    """A key of the model catalogue with its options, or a torchvision classification model."""
-
-    members: int = Field(default=1, ge=1, le=1000)
-    """Teachers with different seeds; their logits are stored one by one."""
-
-    train: TeacherTrain = TeacherTrain()
-    """How each member is trained."""
-
-
-class TransferSetOptions(Table):
-    """`[transfer_set]`: which rows the teacher labels, and how they are stored."""
-
-    path: str | None = None
-    """A transfer set that exists already; teacher and labelling are then left out."""
-
-    dtype: Literal["float16", "float32"] = "float16"
-    """Type of the stored logits."""
-
-    views: int = Field(default=1, ge=1, le=10_000)
-    """Views of each image; view 0 is plain, the others come from augment."""
-
-    augment: Augment = Augment()
-    """What the views after the first do to an image."""
-
-    seed: Seed = 0
-    """Seed of the views, and of the rows that fraction and unlabelled choose."""
-
-    classes: list[str] | None = None
-    """Label only training rows of these classes; the teacher keeps all of its K outputs."""
-
-    fraction: float = Field(default=1.0, gt=0, le=1)
-    """Share of the training rows to label."""
-
-    unlabelled: Share = 0.0
-    """Share of the rows whose hard label is hidden; they take part in the soft term only."""
-
-    include_images: bool = False
-    """Store the pixels too, so that a student needs no dataset."""
-
-    shard_rows: int = Field(default=8192, ge=1)
-    """Rows in one Parquet file."""
-
-    compression: Literal["none", "zstd"] = "none"
-    """Of the Parquet pages; none reads fastest."""
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        if self.views > 1 and self.augment.is_identity:
-            raise ValueError(
-                f"views = {self.views} needs augment, else all views are the plain image; "
-                "add an augment table or set views = 1"
-            )
-        if self.views == 1 and not self.augment.is_identity:
-            raise ValueError(
-                "augment applies to the views after the first, but views = 1; "
-                "raise views or leave augment out"
-            )
-        return self
-
-
 class StudentOptions(Table):
     """`[student]`: the model that learns, and what it is compared with."""
 
@@ -144,36 +81,6 @@ class StudentOptions(Table):
         if len(set(value)) != len(value):
             raise ValueError(f"each baseline may be named once, but got {value}")
         return value
-
-
-class Objective(Table):
-    """`[objective]`: h * CE(softmax(z), y) + c * CE(softmax(z/T), targets)."""
-
-    temperature: float = Field(default=4.0, gt=0)
-    """T of both softmaxes in the soft term."""
-
-    soft_weight: SoftWeightField = SoftWeight(factor=1.0, times_temperature_squared=True)
-    """c: a number, "T^2", or a multiple such as "0.5*T^2"."""
-
-    hard_weight: float = Field(default=1.0, ge=0)
-    """h."""
-
-    targets: Literal["teacher", "labels"] = "teacher"
-    """Soft targets: the teacher's softened distribution, or the one-hot label (a control)."""
-
-    ensemble: Literal["arithmetic", "geometric"] = "arithmetic"
-    """How several teachers' distributions are averaged."""
-
-    soft_decay: Share = 0.0
-    """c falls linearly to (1 - soft_decay) of itself over the run."""
-
-    @model_validator(mode="after")
-    def _something_to_learn(self) -> Self:
-        if self.hard_weight == 0 and self.soft_weight.factor == 0:
-            raise ValueError(
-                "hard_weight and soft_weight must not both be 0; there is nothing to learn from"
-            )
-        return self
 
 
 class Resources(Table):

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.files import committed_file, place
+from kd_ray.report.amounts import bytes_shown
 from kd_ray.report.bits import low_bit_section
+from kd_ray.report.cost import cost_of
 from kd_ray.report.folder import Artefact, RunFolder, read_run
 from kd_ray.report.markup import document, element, paragraph, section, table
 from kd_ray.report.plots import Curve, Dots, colour, curves, error_dots
@@ -14,7 +16,6 @@ from kd_ray.report.style import CSS
 from kd_ray.report.summary import (
     MODEL_NAMES,
     Summary,
-    bytes_shown,
     figures_table,
     summarize_results,
 )
@@ -76,9 +77,11 @@ def report_page(run: RunFolder) -> str:
 
 def _heading(run: RunFolder) -> str:
     recipe, objective = run.recipe, run.recipe.objective
-    teacher = f"teacher {recipe.teacher.model.name}, " if recipe.teacher else ""
-    if recipe.teacher and recipe.teacher.members > 1:
-        teacher = f"{recipe.teacher.members} teachers {recipe.teacher.model.name}, "
+    teacher = ""
+    if recipe.teacher:
+        members = recipe.teacher.members
+        names = dict.fromkeys(recipe.teacher.model_of(member).name for member in range(members))
+        teacher = f"{'teacher' if members == 1 else f'{members} teachers'} {', '.join(names)}, "
     about = (
         f"{recipe.data.name}: {teacher}student {recipe.student.model.name}, "
         f"T = {objective.temperature:g}, c = {objective.soft_weight}, "
@@ -119,16 +122,17 @@ def _tiles(summary: Summary) -> str:
 def _figures(summary: Summary) -> str:
     if not summary.rows:
         return ""
-    gap = summary.about_gap()
+    cost = cost_of(summary.results)
+    said = (summary.about_gap(), summary.about_gain(), "" if cost is None else str(cost))
     parts = [
-        paragraph(gap) if gap else "",
+        *(paragraph(sentence) for sentence in said if sentence),
         f'<div class="wide">{figures_table(summary)}</div>',
     ]
     teacher = summary.row("teacher")
     groups = [
         Dots(row.name, MODEL_NAMES.get(row.name, row.name), row.metrics["errors"].values)
         for row in summary.rows
-        if row.name != "teacher" and "errors" in row.metrics
+        if row.name not in ("teacher", "ensemble") and "errors" in row.metrics
     ]
     if groups:
         taught = teacher.metrics["errors"].values if teacher else ()

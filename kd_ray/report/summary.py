@@ -6,10 +6,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from kd_ray.report.amounts import bytes_shown, count_shown
+from kd_ray.report.cost import cost_of
 from kd_ray.report.markup import paragraph, table
 
 MODEL_NAMES = {
     "teacher": "teacher",
+    "ensemble": "ensemble of teachers",
     "labels": "student on labels",
     "smoothing": "student, smoothing",
     "softened-labels": "student, labels at T",
@@ -60,7 +63,7 @@ class Row:
     """A kind of model: the teacher, or one variant of the student.
 
     Attributes:
-        name: "teacher", "distilled" or a baseline.
+        name: "teacher", "ensemble", "distilled" or a baseline.
         metrics: figures on the test split, by the names of `metrics.summarize`.
         parameters: of one model.
         seconds: of training one model.
@@ -121,7 +124,8 @@ class Summary:
 
     Attributes:
         folder: of the run.
-        rows: teacher first, then baselines, then the distilled student.
+        rows: teacher first, then the ensemble if there are several, baselines, and the distilled
+            student.
         transfer_set: rows, bytes, bytes_per_row and seconds of the labelling, or None.
         results: contents of the `result.json` files, for whoever wants more than the figures.
     """
@@ -144,18 +148,40 @@ class Summary:
     def gap_closed(self) -> float | None:
         """Share of the errors between hard labels and teacher that distilling removed.
 
-        (labels - distilled) / (labels - teacher), in mean test errors; None where one is missing,
-        or where the teacher is no better than the student on labels.
+        (labels - distilled) / (labels - teacher), in mean test errors, where several teachers are
+        one, the ensemble; None where one is missing, or where the teacher is no better than the
+        student on labels.
         """
-        rows = [self.row(name) for name in ("labels", "distilled", "teacher")]
+        teacher_row = self.row("ensemble") or self.row("teacher")
+        rows = [self.row("labels"), self.row("distilled"), teacher_row]
         if not all(row and "errors" in row.metrics for row in rows):
             return None
         labels, distilled, teacher = (row.metrics["errors"].mean for row in rows if row)
         return (labels - distilled) / (labels - teacher) if labels > teacher else None
 
+    @property
+    def gain_kept(self) -> float | None:
+        """Share of the ensemble's gain over one member that the distilled student keeps.
+
+        (distilled - member) / (ensemble - member), in mean test accuracies; None where there is
+        one teacher, or where the ensemble is no better than its members.
+        """
+        rows = [self.row(name) for name in ("distilled", "teacher", "ensemble")]
+        if not all(row and "accuracy" in row.metrics for row in rows):
+            return None
+        distilled, member, ensemble = (row.metrics["accuracy"].mean for row in rows if row)
+        return (distilled - member) / (ensemble - member) if ensemble > member else None
+
     def sentences(self) -> list[str]:
         """What the table does not say: the gap closed, dead layers, the transfer set's cost."""
-        lines = (self.about_gap(), self.about_dead_layers(), self.about_transfer_set())
+        cost = cost_of(self.results)
+        lines = (
+            self.about_gap(),
+            self.about_gain(),
+            self.about_dead_layers(),
+            self.about_transfer_set(),
+            "" if cost is None else str(cost),
+        )
         return [line for line in lines if line]
 
     def about_gap(self) -> str:
@@ -172,6 +198,18 @@ class Summary:
         if all(self.row(name) for name in ("labels", "distilled", "teacher")):
             return "No gap to close: the student on labels makes no more errors than the teacher."
         return ""
+
+    def about_gain(self) -> str:
+        """One sentence; empty where there is no ensemble, or it gains nothing."""
+        kept = self.gain_kept
+        if kept is None:
+            return ""
+        if kept <= 0:
+            return "The distilled student is no better than one member of the ensemble."
+        return (
+            f"The distilled student keeps {100 * kept:.0f} % of what the ensemble gains over one "
+            "member."
+        )
 
     def about_dead_layers(self) -> str:
         """One sentence; empty where no quantized layer has died."""
@@ -205,34 +243,6 @@ def figures_table(summary: Summary) -> str:
     return table(list(rows[0]), [list(row.values()) for row in rows]) if rows else ""
 
 
-def bytes_shown(count: float) -> str:
-    """A number of bytes as a person reads it; powers of 1000.
-
-    >>> [bytes_shown(count) for count in (12, 49_358, 2_900_000)]
-    ['12 bytes', '49.4 kB', '2.9 MB']
-    """
-    return _scaled(count, ("bytes", "kB", "MB", "GB", "TB"))
-
-
-def count_shown(count: float) -> str:
-    """A large number as a person reads it; powers of 1000.
-
-    >>> [count_shown(count) for count in (12, 11_302_912, 2_900_000_000)]
-    ['12', '11.3 M', '2.9 G']
-    """
-    return _scaled(count, ("", "k", "M", "G", "T")).rstrip()
-
-
-def _scaled(count: float, units: Sequence[str]) -> str:
-    if count < 1000:
-        return f"{count:.0f} {units[0]}"
-    for unit in units[1:-1]:
-        count /= 1000
-        if count < 999.95:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1000:,.1f} {units[-1]}"
-
-
 def summarize_results(folder: Path, results: Sequence[dict[str, Any]]) -> Summary:
     """Groups the results of a run by kind of model.
 
@@ -249,7 +259,32 @@ def summarize_results(folder: Path, results: Sequence[dict[str, Any]]) -> Summar
         name = "teacher" if result["stage"] == "teach" else result["variant"]
         groups.setdefault(name, []).append(result)
     order = sorted(groups, key=lambda name: (name != "teacher", name == "distilled"))
-    return Summary(folder, [_row(n, groups[n]) for n in order], transfer_set, list(results))
+    rows = [_row(name, groups[name]) for name in order]
+    ensemble = _ensemble(results)
+    if ensemble is not None:
+        rows.insert(1, ensemble)
+    return Summary(folder, rows, transfer_set, list(results))
+
+
+def _ensemble(results: Sequence[dict[str, Any]]) -> Row | None:
+    """The teachers as one, as the students measured them on the test split, if there are several.
+
+    Its parameters and seconds are those of all its members.
+    """
+    members = [result for result in results if result["stage"] == "teach"]
+    seen = [r["metrics"] for r in results if r["stage"] == "distill"]
+    measured = [metrics for metrics in seen if "teacher_accuracy" in metrics]
+    if len(members) < 2 or not measured:
+        return None
+    return Row(
+        name="ensemble",
+        metrics={
+            name: Figure.of([measured[0][f"teacher_{name}"]]) for name in ("accuracy", "errors")
+        },
+        parameters=sum(member["parameters"] for member in members),
+        seconds=Figure.of([sum(member["seconds"] for member in members)]),
+        images_per_s=Figure.of([mean(member["images_per_s"] for member in members)]),
+    )
 
 
 def _row(name: str, results: list[dict[str, Any]]) -> Row:

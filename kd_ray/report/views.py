@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.files import committed_file
+from kd_ray.report.amounts import bytes_shown
 from kd_ray.report.markup import document, element, paragraph, table
 from kd_ray.report.panels import Level, Line, Panel, over_choice
 from kd_ray.report.style import CSS
-from kd_ray.report.summary import Row, Summary, bytes_shown
+from kd_ray.report.summary import Row, Summary
 from kd_ray.variants import ONLINE, views_of
 
 TABLE, PAGE = "views.csv", "views.html"

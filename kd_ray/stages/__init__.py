@@ -21,7 +21,6 @@ from kd_ray.stages.task import (
     found_result,
     read_result,
     result_model,
-    teacher_folder,
     transfer_set_folder,
 )
 from kd_ray.stages.training import train
@@ -40,7 +39,6 @@ __all__ = [
     "perform_all",
     "read_result",
     "result_model",
-    "teacher_folder",
     "transfer_set_folder",
 ]
 

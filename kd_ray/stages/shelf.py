@@ -14,7 +14,7 @@ from kd_ray.stages.task import (
     Task,
     read_result,
     result_model,
-    teacher_folder,
+    teacher_folders,
     transfer_set_folder,
 )
 from kd_ray.student import StudentFeeds, student_feeds
@@ -72,10 +72,8 @@ def load_teachers(
     Raises:
         CheckpointError: a member has not finished.
     """
-    members = recipe.teacher.members if recipe.teacher else 0
     found = []
-    for member in range(members):
-        folder = teacher_folder(place(task.run), member)
+    for folder in teacher_folders(recipe, place(task.run)):
         saved = load_model(result_model(folder), device or torch.device("cpu"))
         found.append((saved, read_result(folder) or {}))
     return found
@@ -87,15 +85,16 @@ def teachers_at_hand(
     """The models that a variant runs in every step; none of one that learns from stored logits.
 
     Raises:
-        ConfigError: the recipe names no teacher.
+        ConfigError: the recipe does not say where they are.
         TransferSetError: the teachers are not those of the transfer set.
     """
     if task.variant != ONLINE:
         return []
-    if recipe.teacher is None:
+    given = recipe.transfer_set.path is not None
+    if recipe.teacher is None or (given and recipe.teacher.path is None):
         raise ConfigError(
-            f"{task.title}: the teacher is run in every step, but the recipe has no [teacher] "
-            "table; add one with the path of the run folder that has it"
+            f"{task.title}: runs the teacher in every step, but beside transfer_set.path only "
+            "teacher.path says where that is; name the run folder that has trained it"
         )
     saved = [teacher for teacher, _ in load_teachers(task, recipe, device)]
     check_fit(manifest, teacher_sha256s=[teacher.sha256 for teacher in saved])

@@ -64,7 +64,8 @@ class Task:
         """Where its artefact lies."""
         run = place(self.run)
         if self.stage == "teach":
-            return teacher_folder(run, self.member)
+            elsewhere = self.recipe["teacher"].get("path")
+            return teacher_folder(run if elsewhere is None else place(elsewhere), self.member)
         if self.stage == "label":
             return run / "transfer_set"
         return run / "student" / self.variant / f"seed-{self.seed}"
@@ -79,6 +80,14 @@ class Task:
 def teacher_folder(run: Path, member: int) -> Path:
     """Where a member of the ensemble lies below a run folder."""
     return run / "teacher" / f"member-{member:02d}"
+
+
+def teacher_folders(recipe: Recipe, run: Path) -> list[Path]:
+    """Where the members of a run's ensemble lie, in order: below the run, or in `teacher.path`."""
+    if recipe.teacher is None:
+        return []
+    home = run if recipe.teacher.path is None else place(recipe.teacher.path)
+    return [teacher_folder(home, member) for member in range(recipe.teacher.members)]
 
 
 def transfer_set_folder(recipe: Recipe, run: Path) -> Path:
@@ -152,7 +161,7 @@ def identity(task: Task) -> dict[str, Any]:
         objective, train = variant_options(recipe, task.variant)
         parts: dict[str, Any] = {
             "student.model": recipe.student.model.model_dump(mode="json"),
-            "objective": objective.model_dump(mode="json"),
+            "objective": objective.model_dump(mode="json", exclude_none=True),
             "train": train.model_dump(mode="json", exclude=_not_of_a_student(train)),
             "seed": task.seed,
         }
@@ -166,7 +175,10 @@ def identity(task: Task) -> dict[str, Any]:
         return flattened(parts)
     assert recipe.teacher is not None
     if task.stage == "teach":
-        teacher = recipe.teacher.model_dump(mode="json", exclude={"members"})
+        teacher = {
+            "model": recipe.teacher.model_of(task.member).model_dump(mode="json"),
+            "train": recipe.teacher.train.model_dump(mode="json"),
+        }
         return flattened({"data": data, "teacher": teacher, "member": task.member})
     options = recipe.transfer_set.model_dump(mode="json", exclude={"path"})
     members = recipe.teacher.members
@@ -223,7 +235,7 @@ def _parents(task: Task) -> dict[str, str]:
             **({"transfer_set": read_manifest(folder).sha256} if there else {}),
             **({} if start is None else {"checkpoint": read_meta(start).files[WEIGHTS]}),
         }
-    if task.stage == "label" and recipe.teacher is not None:
-        results = [read_result(teacher_folder(run, n)) for n in range(recipe.teacher.members)]
+    if task.stage == "label":
+        results = [read_result(folder) for folder in teacher_folders(recipe, run)]
         return {f"teacher-{n:02d}": r["weights_sha256"] for n, r in enumerate(results) if r}
     return {}

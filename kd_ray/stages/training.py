@@ -30,6 +30,7 @@ from kd_ray.errors import CheckpointError
 from kd_ray.feed import TensorFeed, feed_of
 from kd_ray.files import place, remove_drafts, write_json
 from kd_ray.loop import evaluate
+from kd_ray.losses import MEAN_OF_ALL, Ensemble
 from kd_ray.metrics import FIGURES
 from kd_ray.models import parameter_count
 from kd_ray.optimizer import make_optimizer
@@ -45,7 +46,7 @@ from kd_ray.stages.task import (
     read_result,
     start_checkpoint,
 )
-from kd_ray.student import distill, new_student
+from kd_ray.student import distill, ensemble_of, new_student
 from kd_ray.teacher import new_teacher, teach
 from kd_ray.variants import variant_options
 from kd_ray.workers import Worker, from_first, together
@@ -82,7 +83,7 @@ class Prepared:
     parents: dict[str, str]
     events: Callable[[Training], Iterator[Step | Notice | Epoch]]
     test: TensorFeed
-    ensemble: str
+    ensemble: Ensemble
     start: Path | None = None
 
 
@@ -149,7 +150,7 @@ def prepare_teacher(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
     return Prepared(
         kind="teacher",
         model=new_teacher(teacher, dataset, task.member),
-        model_table=teacher.model.model_dump(mode="json"),
+        model_table=teacher.model_of(task.member).model_dump(mode="json"),
         quantizer=None,
         input=ModelInput(shape=dataset.image_shape, mean=dataset.mean, std=dataset.std),
         class_names=list(dataset.class_names),
@@ -157,7 +158,7 @@ def prepare_teacher(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
         parents={"dataset": dataset.fingerprint},
         events=lambda training: teach(training, teacher, dataset, task.member, worker),
         test=feed_of(dataset.test, dataset.mean, dataset.std).to(worker.device),
-        ensemble="arithmetic",
+        ensemble=MEAN_OF_ALL,
     )
 
 
@@ -186,7 +187,7 @@ def prepare_student(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
             training, recipe, task.variant, task.seed, feeds, worker, teachers
         ),
         test=feeds.test,
-        ensemble=recipe.objective.ensemble,
+        ensemble=ensemble_of(recipe.objective, feeds.members),
         start=start,
     )
 
