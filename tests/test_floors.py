@@ -18,7 +18,7 @@ FLOORS = [
     {"catalog", "batch", "files"},
     {"config"},  # offers near names, as the catalogues do
     {
-        *("losses", "metrics", "schedule", "optimizer", "quant", "models", "datasets"),
+        *("losses", "metrics", "bias", "schedule", "optimizer", "quant", "models", "datasets"),
         *("transfer_set", "checkpoint", "workers", "variants", "progress"),
     },
     {"loop", "feed", "online", "saved_model"},
