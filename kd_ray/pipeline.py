@@ -95,6 +95,7 @@ class Run:
         address: HOST:PORT of a Ray cluster; None for this machine.
         verbose: let Ray's own log lines through.
         variants: of the student, instead of the recipe's own; see `variants.variant_options`.
+        checkpoint_s: seconds at least from one checkpoint of a training to the next.
         results: of the tasks finished so far, by title; filled by `events`.
     """
 
@@ -104,6 +105,7 @@ class Run:
     address: str | None = None
     verbose: bool = False
     variants: Sequence[str] = ()
+    checkpoint_s: float = 0.0
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def tasks(self, stages: Sequence[Stage] = STAGES) -> list[Task]:
@@ -115,7 +117,9 @@ class Run:
             recipe=recipe.model_dump(mode="json", exclude_none=True),
             run=str(self.folder),
             data_root=None if root is None else str(root.absolute()),
-            checkpoint_s=STORED_CHECKPOINT_S if is_stored(self.folder) else 0.0,
+            checkpoint_s=max(
+                self.checkpoint_s, STORED_CHECKPOINT_S if is_stored(self.folder) else 0.0
+            ),
         )
         found: list[Task] = []
         if recipe.transfer_set.path is None and recipe.teacher is not None:

@@ -26,6 +26,7 @@ FLOORS = [
     {"stages", "report", "specialists", "export"},
     {"on_ray"},
     {"pipeline", "artefacts"},
+    {"reproduce"},
     {"tuning"},
     {"cluster"},
     {"cli"},

@@ -20,6 +20,7 @@ from kd_ray.cli.options import (
     WorkersOption,
     answered,
 )
+from kd_ray.cli.reproduce import reproduce
 from kd_ray.cli.tune import tune
 
 ALL_STAGES = ("teach", "label", "distill")
@@ -152,6 +153,9 @@ def views(
 ) -> None:
     """Accuracy over stored views, beside a teacher that is run in every step on new views."""
     perform(recipe, ALL_STAGES, overrides, runs, workers, address, local, verbose, views=numbers)
+
+
+app.command("reproduce")(reproduce)
 
 
 @app.command()

@@ -1,0 +1,126 @@
+"""`kd-ray reproduce`: the paper's experiments with a display for each part, and their tables."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kd_ray.cli.options import (
+    AddressOption,
+    LocalOption,
+    RunsOption,
+    SetOption,
+    VerboseOption,
+    WorkersOption,
+    answered,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kd_ray.reproduce import Failure, Progress, Reproduction
+
+
+@answered
+def reproduce(
+    name: Annotated[str, typer.Argument(help="The dataset of the experiments: mnist.")] = "mnist",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorter trainings and fewer seeds: 25 minutes at most.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="One experiment alone; may be repeated."),
+    ] = None,
+    overrides: SetOption = None,
+    runs: RunsOption = "runs",
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    local: LocalOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """The paper's experiments from shared artefacts, beside the paper's own figures."""
+    from kd_ray.catalog import pick
+    from kd_ray.reproduce import SCALES
+
+    plain = {key: scale for key, scale in SCALES.items() if not key.endswith("-quick")}
+    pick("reproduction", plain, name)
+    sets = [*(overrides or [])]
+    if workers is not None:
+        sets.append(f"resources.workers={workers}")
+    perform_with_display(
+        SCALES[f"{name}-quick" if quick else name],
+        sets,
+        runs=runs,
+        only=only or [],
+        local=local,
+        address=address,
+        verbose=verbose,
+    )
+
+
+def perform_with_display(scale: Any, overrides: list[str], **options: Any) -> None:
+    """Performs experiments and prints their tables; see `reproduce.reproduction` for arguments.
+
+    Raises:
+        KdRayError: what failed, by name, after everything else is done.
+    """
+    from contextlib import ExitStack, closing
+
+    from rich.console import Console
+
+    from kd_ray.cli.display import Display
+    from kd_ray.errors import KdRayError
+    from kd_ray.files import place
+    from kd_ray.reproduce import Progress, reproduction
+
+    console = Console()
+    work = reproduction(scale, overrides, **options)
+    with ExitStack() as part, closing(work.events()) as events:
+        display = Display(console)
+        for _, event in events:
+            if isinstance(event, tuple):
+                display.show(*event)
+                continue
+            part.close()
+            print_in_words(console, event)
+            if isinstance(event, Progress):
+                display = part.enter_context(Display(console))  # titles are told apart by part
+    print_tables(console, work)
+    for file in ("results.json", "report.html"):
+        console.print(f"{place(options['runs']) / scale.name / file}: written", highlight=False)
+    if work.failures:
+        named = "; ".join(
+            f"{failure.part} (of {', '.join(failure.experiments) or 'all experiments'}): "
+            f"{failure.reason}"
+            for failure in work.failures
+        )
+        raise KdRayError(
+            f"{len(work.failures)} of {len(work.todo)} parts failed, the others are finished; "
+            f"{named}"
+        )
+
+
+def print_in_words(console: "Console", event: "Progress | Failure") -> None:
+    """A line for a part that begins or has failed."""
+    from kd_ray.reproduce import Progress
+
+    if isinstance(event, Progress):
+        line = (
+            f"{event.part}: {event.about} (part {event.number} of {event.parts}, "
+            f"{event.done} of {event.tasks} artefacts finished)"
+        )
+    else:
+        line = f"{event.part}: failed, {event.reason}"
+    style = "bold" if isinstance(event, Progress) else "red"
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_tables(console: "Console", work: "Reproduction") -> None:
+    """A table for each experiment that is finished."""
+    from kd_ray.cli.tables import fitting_table
+
+    found = work.write()
+    for experiment in work.experiments:
+        if lines := found.get(experiment.name):
+            rows = [line.cells() for line in lines]
+            console.print(fitting_table(experiment.title, rows, console.width, ("seeds", "unit")))
+            console.print()

@@ -1,0 +1,20 @@
+"""The experiments of Hinton et al. 2015, section 3 and 6, from shared artefacts (floor 8).
+
+Experiments are data: which students of which run folders, and what the paper measured. Every run
+folder is an ordinary one, so every other command works on it.
+"""
+
+from kd_ray.reproduce.drive import Failure, Progress, Reproduction, reproduction
+from kd_ray.reproduce.experiments import EXPERIMENTS, SCALES, Part, Scale, experiment_names
+
+__all__ = [
+    "EXPERIMENTS",
+    "SCALES",
+    "Failure",
+    "Part",
+    "Progress",
+    "Reproduction",
+    "Scale",
+    "experiment_names",
+    "reproduction",
+]

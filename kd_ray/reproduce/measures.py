@@ -1,0 +1,256 @@
+"""What the experiments come to: figures over seeds, each beside the paper's own."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kd_ray.report.summary import Figure
+from kd_ray.reproduce.corrected import WAYS
+from kd_ray.reproduce.experiments import (
+    FEW,
+    STOPPED,
+    TEMPERATURES,
+    Experiment,
+    Scale,
+    width_part,
+)
+from kd_ray.variants import DISTILLED, LABELS, temperature_of
+
+ERRORS, PERCENT, BIAS = "errors", "%", "added to the logit"
+
+
+@dataclass(frozen=True)
+class PartResults:
+    """What a part left behind.
+
+    Attributes:
+        results: contents of its `result.json` files.
+        corrected: seed -> way -> figures, of students whose biases were corrected.
+    """
+
+    results: Sequence[Mapping[str, Any]]
+    corrected: Mapping[int, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+
+    def of(self, variant: str, stage: str = "distill") -> list[Mapping[str, Any]]:
+        """Results of the seeds of a variant; or of all teachers, for "" and "teach"."""
+        return [r for r in self.results if r["stage"] == stage and r["variant"] == variant]
+
+    def figure(self, variant: str, metric: str, stage: str = "distill") -> Figure:
+        """A metric on the test split over seeds; shares in percent."""
+        values = [float(r["metrics"][metric]) for r in self.of(variant, stage)]
+        scale = 100.0 if metric in ("accuracy", "teacher_accuracy") else 1.0
+        return Figure.of([scale * value for value in values])
+
+    def corrections(self, way: str, figure: Callable[[Mapping[str, Any]], float]) -> Figure:
+        """A figure of corrected students over seeds."""
+        return Figure.of([figure(ways[way]) for ways in self.corrected.values()])
+
+
+Results = Mapping[str, PartResults]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of an experiment's table.
+
+    Attributes:
+        experiment: its name.
+        about: what was measured.
+        figure: over seeds.
+        unit: `ERRORS`, `PERCENT` or `BIAS`.
+        paper: the paper's own figure, or None.
+        part: run folder.
+        variant: of the student, or "".
+        temperature: T of its soft term, where a plot asks for it.
+    """
+
+    experiment: str
+    about: str
+    figure: Figure
+    unit: str
+    paper: float | None = None
+    part: str = ""
+    variant: str = ""
+    temperature: float | None = None
+
+    def cells(self) -> dict[str, str]:
+        """Heading -> text."""
+        digits = 1 if self.unit != PERCENT else 2
+        if self.unit == ERRORS and len(self.figure.values) == 1:
+            digits = 0
+        return {
+            "": self.about,
+            "measured": self.figure.shown(digits),
+            "paper": "-" if self.paper is None else f"{self.paper:g}",
+            "unit": self.unit,
+            "seeds": str(len(self.figure.values)),
+        }
+
+    def table(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "about": self.about,
+            "unit": self.unit,
+            "mean": self.figure.mean,
+            "spread": self.figure.spread,
+            "values": list(self.figure.values),
+            "paper": self.paper,
+            "part": self.part,
+            "variant": self.variant,
+            "temperature": self.temperature,
+        }
+
+
+def findings(
+    scale: Scale, experiments: Sequence[Experiment], results: Results
+) -> dict[str, list[Finding]]:
+    """Experiment -> its lines, of those whose parts are all finished."""
+    return {
+        experiment.name: list(MEASURES[experiment.name](scale, experiment, results))
+        for experiment in experiments
+        if all(part in results for part in experiment.students)
+    }
+
+
+def _baselines(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
+    part, of = scale.first, results[scale.first]
+    labels, teacher = of.figure(LABELS, "errors"), of.figure("", "errors", "teach")
+    distilled = of.figure(DISTILLED, "errors")
+    yield Finding(experiment.name, "teacher", teacher, ERRORS, 67, part)
+    yield Finding(experiment.name, "student on labels", labels, ERRORS, 146, part, LABELS)
+    for variant in experiment.students[part]:
+        if variant not in (LABELS, DISTILLED):
+            cold = temperature_of(variant)
+            about = "student on smoothed labels" if cold is None else f"distilled at T = {cold:g}"
+            figure = of.figure(variant, "errors")
+            yield Finding(experiment.name, about, figure, ERRORS, None, part, variant)
+    about = f"distilled at T = {TEMPERATURES[-1]:g}"
+    yield Finding(experiment.name, about, distilled, ERRORS, 74, part, DISTILLED)
+    if labels.mean > teacher.mean:
+        gap = [
+            100 * (labels.mean - errors) / (labels.mean - teacher.mean)
+            for errors in distilled.values
+        ]
+        about = "of the gap between labels and teacher closed"
+        yield Finding(experiment.name, about, Figure.of(gap), PERCENT, 91, part, DISTILLED)
+
+
+def _temperature(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
+    for width in scale.widths:
+        part = width_part(width)
+        for variant in experiment.students[part]:
+            own = TEMPERATURES[-1] if variant == DISTILLED else None
+            temperature = temperature_of(variant) or own
+            what = "labels" if temperature is None else f"T = {temperature:g}"
+            yield Finding(
+                experiment.name,
+                f"2 x {width} units, {what}",
+                results[part].figure(variant, "errors"),
+                ERRORS,
+                {LABELS: 146, DISTILLED: 74}.get(variant) if width == 800 else None,
+                part,
+                variant,
+                temperature,
+            )
+
+
+def _absent(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
+    ((part, _),) = experiment.students.items()
+    names = " and ".join(f"{name}s" for name in scale.absent)
+    papers = {"none": (206, 133, 86.8), "mass": (None, None, None), "test": (109, 14, 98.6)}
+    for way, about in WAYS.items():
+        in_all, on_class, right = papers[way]
+        of = results[part].corrections
+        if way != "none":
+            bias = of(way, lambda found: float(found["biases"][0]))
+            paper = 3.5 if way == "test" else None
+            yield Finding(experiment.name, f"{about}: bias", bias, BIAS, paper, part, DISTILLED)
+        for what, figure, unit, paper in (
+            ("errors in all", of(way, lambda found: found["errors"]), ERRORS, in_all),
+            (f"errors on {names}", of(way, lambda found: found["class_errors"]), ERRORS, on_class),
+            (f"of the {names} right", of(way, _class_right), PERCENT, right),
+        ):
+            yield Finding(experiment.name, f"{about}: {what}", figure, unit, paper, part, DISTILLED)
+
+
+def _present(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
+    ((part, _),) = experiment.students.items()
+    of = results[part].corrections
+    papers = {"none": 47.3, "mass": None, "test": 13.2}
+    for way, about in WAYS.items():
+        if way != "none":
+            for number, name in enumerate(scale.present):
+                bias = of(way, lambda found, at=number: float(found["biases"][at]))  # type: ignore[misc]
+                paper = -7.6 if way == "test" else None
+                about_bias = f"{about}: bias of {name}"
+                yield Finding(experiment.name, about_bias, bias, BIAS, paper, part, DISTILLED)
+        wrong = of(way, lambda found: 100 * found["errors"] / found["rows"])
+        about_wrong = f"{about}: wrong in all"
+        yield Finding(experiment.name, about_wrong, wrong, PERCENT, papers[way], part, DISTILLED)
+
+
+def _regularizer(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
+    few = f"{100 * scale.few:g} % of the rows"
+    lines: Sequence[tuple[str, str, str, float | None]] = (
+        ("all rows, labels", scale.first, LABELS, 58.9),
+        (f"{few}, labels, stopped early", STOPPED, LABELS, 44.5),
+        (f"{few}, labels, to the last epoch", FEW, LABELS, None),
+        (f"{few}, soft targets, to the last epoch", FEW, DISTILLED, 57.0),
+        (f"{few}, soft targets, stopped early", STOPPED, DISTILLED, None),
+    )
+    for about, part, variant, paper in lines:
+        figure = results[part].figure(variant, "accuracy")
+        yield Finding(experiment.name, f"{about}: right", figure, PERCENT, paper, part, variant)
+
+
+def _ensemble(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
+    ((part, _),) = experiment.students.items()
+    of = results[part]
+    member, distilled = of.figure("", "accuracy", "teach"), of.figure(DISTILLED, "accuracy")
+    # Every student has measured the same teachers on the same rows.
+    ensemble = Figure.of([of.figure(DISTILLED, "teacher_accuracy").values[0]])
+    for about, figure, paper, variant in (
+        ("one member: right", member, 58.9, ""),
+        (f"ensemble of {scale.members}: right", ensemble, 61.1, ""),
+        ("one net distilled from it: right", distilled, 60.8, DISTILLED),
+    ):
+        yield Finding(experiment.name, about, figure, PERCENT, paper, part, variant)
+    for about, variant, stage in (
+        ("one member", "", "teach"),
+        ("one net distilled from it", DISTILLED, "distill"),
+    ):
+        errors = of.figure(variant, "errors", stage)
+        yield Finding(experiment.name, f"{about}: errors", errors, ERRORS, None, part, variant)
+    if ensemble.mean > member.mean:
+        gain = ensemble.mean - member.mean
+        kept = Figure.of([100 * (value - member.mean) / gain for value in distilled.values])
+        about = "of the ensemble's gain kept by the one net"
+        yield Finding(experiment.name, about, kept, PERCENT, 86, part, DISTILLED)
+
+
+def _unlabelled(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
+    hidden = next(part for part in experiment.students if part != scale.first)
+    for about, part, variant in (
+        ("a tenth of the labels, nothing else", hidden, LABELS),
+        ("a tenth of the labels, soft targets of all rows", hidden, DISTILLED),
+        ("all labels", scale.first, LABELS),
+        ("all labels, soft targets of all rows", scale.first, DISTILLED),
+    ):
+        figure = results[part].figure(variant, "errors")
+        yield Finding(experiment.name, about, figure, ERRORS, None, part, variant)
+
+
+def _class_right(found: Mapping[str, Any]) -> float:
+    return 100 * (1 - float(found["class_errors"]) / float(found["class_rows"]))
+
+
+MEASURES: Mapping[str, Callable[[Scale, Experiment, Results], Iterator[Finding]]] = {
+    "baselines": _baselines,
+    "temperature": _temperature,
+    "no-3s": _absent,
+    "7s-8s": _present,
+    "regularizer": _regularizer,
+    "ensemble": _ensemble,
+    "unlabelled": _unlabelled,
+}
+"""Experiment -> its lines."""
