@@ -5,7 +5,8 @@ folder is an ordinary one, so every other command works on it.
 """
 
 from kd_ray.reproduce.drive import Failure, Progress, Reproduction, reproduction
-from kd_ray.reproduce.experiments import EXPERIMENTS, SCALES, Part, Scale, experiment_names
+from kd_ray.reproduce.experiments import EXPERIMENTS, Part
+from kd_ray.reproduce.scales import SCALES, Scale
 
 __all__ = [
     "EXPERIMENTS",
@@ -15,6 +16,5 @@ __all__ = [
     "Progress",
     "Reproduction",
     "Scale",
-    "experiment_names",
     "reproduction",
 ]

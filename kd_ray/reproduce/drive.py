@@ -18,7 +18,6 @@ from kd_ray.reproduce.corrected import corrected_students
 from kd_ray.reproduce.experiments import (
     Experiment,
     Part,
-    Scale,
     chosen,
     experiments,
     part_recipe,
@@ -26,6 +25,7 @@ from kd_ray.reproduce.experiments import (
 )
 from kd_ray.reproduce.measures import Finding, PartResults, findings
 from kd_ray.reproduce.page import write_findings
+from kd_ray.reproduce.scales import Scale
 from kd_ray.stages import Event, Finished, Task, Waiting, found_result
 from kd_ray.variants import DISTILLED
 

@@ -6,70 +6,11 @@ from dataclasses import dataclass
 from kd_ray.catalog import pick
 from kd_ray.config import Recipe, TeacherOptions, TeacherTrain
 from kd_ray.pipeline import open_recipe
+from kd_ray.reproduce.scales import FEW, STOPPED, Scale, width_part
 from kd_ray.variants import DISTILLED, LABELS, temperature_variants
 
 TEMPERATURES = (1.0, 2.0, 2.5, 4.0, 8.0, 20.0)
 """T = 20 is the recipes' own."""
-
-FEW = "3-percent"
-STOPPED = "3-percent-stopped"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How large the experiments are: which recipe they start from, and what they change in it.
-
-    Attributes:
-        name: of the folder that holds the run folders.
-        base: a recipe's path or shipped name.
-        overrides: `key.path=value`, for every run.
-        widths: hidden units of both layers of the students; the first one is that of all other
-            experiments.
-        members: of the ensemble.
-        few: the share of the rows with which soft targets are to be a regularizer.
-        absent: names of the classes that one transfer set lacks.
-        present: names of the only classes of another.
-        repeated: part -> how many times as many epochs as the base has; sets of few rows make
-            short epochs.
-        about: how it differs from what the paper did, in a sentence.
-    """
-
-    name: str
-    base: str
-    overrides: tuple[str, ...] = ()
-    widths: tuple[int, ...] = (800, 300, 30)
-    members: int = 10
-    few: float = 0.03
-    absent: tuple[str, ...] = ("3",)
-    present: tuple[str, ...] = ("7", "8")
-    repeated: tuple[tuple[str, float], ...] = (("7s-8s", 2.0), (FEW, 8.0), (STOPPED, 8.0))
-    about: str = ""
-
-    @property
-    def first(self) -> str:
-        """The run folder with the teacher and the transfer set that others share."""
-        return width_part(self.widths[0])
-
-
-SCALES: Mapping[str, Scale] = {
-    "mnist": Scale(
-        "reproduce-mnist",
-        "mnist",
-        about="The teacher's images are turned as well as shifted; the students' never are.",
-    ),
-    "mnist-quick": Scale(
-        "reproduce-mnist-quick",
-        "mnist-quick",
-        overrides=(
-            "objective.hard_weight=0.1",
-            "teacher.train.epochs=24",
-            "train.epochs=8",
-            "train.seeds=[0, 1]",
-        ),
-        about="A sixth of the teacher's epochs, a twelfth of the students', two seeds of three.",
-    ),
-}
-"""Name -> scale."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +51,6 @@ class Experiment:
     title: str
     about: str
     students: Mapping[str, tuple[str, ...]]
-
-
-def width_part(width: int) -> str:
-    """The run folder with the students of a width.
-
-    >>> width_part(30)
-    'width-30'
-    """
-    return f"width-{width}"
 
 
 def quoted(names: Sequence[str]) -> str:
@@ -268,11 +200,6 @@ EXPERIMENTS: Mapping[str, tuple[str, str]] = {
     ),
 }
 """Name -> title, and what a reader should know."""
-
-
-def experiment_names() -> list[str]:
-    """What `--only` takes."""
-    return list(EXPERIMENTS)
 
 
 def chosen(found: Sequence[Experiment], only: Sequence[str]) -> list[Experiment]:

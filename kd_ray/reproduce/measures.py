@@ -6,14 +6,8 @@ from typing import Any
 
 from kd_ray.report.summary import Figure
 from kd_ray.reproduce.corrected import WAYS
-from kd_ray.reproduce.experiments import (
-    FEW,
-    STOPPED,
-    TEMPERATURES,
-    Experiment,
-    Scale,
-    width_part,
-)
+from kd_ray.reproduce.experiments import TEMPERATURES, Experiment
+from kd_ray.reproduce.scales import FEW, STOPPED, Scale, width_part
 from kd_ray.variants import DISTILLED, LABELS, temperature_of
 
 ERRORS, PERCENT, BIAS = "errors", "%", "added to the logit"

@@ -9,8 +9,9 @@ from kd_ray.files import committed_file, write_json
 from kd_ray.report.markup import document, element, paragraph, section, table
 from kd_ray.report.panels import Level, Line, Panel, over_choice
 from kd_ray.report.style import CSS
-from kd_ray.reproduce.experiments import Experiment, Scale, width_part
+from kd_ray.reproduce.experiments import Experiment
 from kd_ray.reproduce.measures import Finding
+from kd_ray.reproduce.scales import Scale, width_part
 from kd_ray.variants import LABELS
 
 if TYPE_CHECKING:
