@@ -180,12 +180,12 @@ class Run:
             )
 
     def _perform(self, tasks: list[Task]) -> Iterator[tuple[Task, Event]]:
-        if not self.local:
-            from kd_ray.on_ray import perform_on_ray
+        if self.local:
+            return perform_all(tasks, this_process(self.recipe.resources))
+        from kd_ray.on_ray import perform_stages
 
-            resources = self.recipe.resources
-            return perform_on_ray(tasks, resources, address=self.address, verbose=self.verbose)
-        return perform_all(tasks, this_process(self.recipe.resources))
+        resources = self.recipe.resources
+        return perform_stages(tasks, resources, address=self.address, verbose=self.verbose)
 
     def _write_recipe(self) -> None:
         table = self.recipe.model_dump(mode="json", exclude_none=True)

@@ -367,11 +367,12 @@ def test_a_damaged_checkpoint_is_refused_and_says_how_to_go_on(copied: Path):
 
 
 def test_perform_all_closed_early_lets_the_run_folder_go(tmp_path: Path):
-    generator = perform_all(tasks(tiny_recipe(), tmp_path), ALONE)
+    first, *rest = tasks(tiny_recipe(), tmp_path)
+    generator = perform_all([first, *rest], ALONE)
     next(generator)
     generator.close()  # type: ignore[attr-defined]
-    with locked(tmp_path, name=".writer.lock"):
-        assert (tmp_path / ".writer.lock").is_file()
+    with locked(first.folder):
+        assert (first.folder / ".lock").is_file()
 
 
 def test_a_task_is_plain_data_that_json_can_carry(tmp_path: Path):

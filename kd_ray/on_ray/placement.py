@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError
@@ -102,6 +102,15 @@ def places(resources: Resources) -> tuple[Placement, int]:
     return placement, fitting // placement.workers
 
 
+def room(resources: Resources, trainings: int) -> tuple[Placement, int]:
+    """What each worker of a training gets, and how many trainings run side by side.
+
+    Raises:
+        ClusterError: not even one fits, with the arithmetic.
+    """
+    return share_side_by_side(resources, trainings, _nodes())
+
+
 def _nodes() -> list[Node]:
     import ray
 
@@ -122,6 +131,34 @@ def share_out(resources: Resources, nodes: list[Node]) -> Placement:
         with contextlib.suppress(ClusterError):
             return _share_out(resources, workers, nodes)
     return _share_out(resources, fewest, nodes)
+
+
+def share_side_by_side(
+    resources: Resources, trainings: int, nodes: list[Node]
+) -> tuple[Placement, int]:
+    """The same as `room` on plain numbers.
+
+    GPUs are shared out to as many trainings as they are enough for. CPUs are not where a worker
+    gets them all (`cpus_per_worker = "auto"`): then a training has the threads that it has alone,
+    and so ends with the same bits.
+
+    >>> share_side_by_side(Resources(), 8, [Node(cpus=8, gpus=4)])
+    (Placement(workers=1, cpus=2, gpus=1), 4)
+    >>> share_side_by_side(Resources(), 8, [Node(cpus=8), Node(cpus=8)])
+    (Placement(workers=1, cpus=8, gpus=0), 2)
+    """
+    placement = share_out(resources, nodes)
+    if resources.elastic:
+        return placement, 1
+    if placement.gpus and resources.cpus_per_worker == "auto":
+        for abreast in range(trainings, 1, -1):
+            several = resources.model_copy(update={"workers": abreast * resources.workers})
+            with contextlib.suppress(ClusterError):
+                shared = _share_out(several, several.workers, nodes)
+                if shared.gpus == placement.gpus:
+                    return replace(shared, workers=resources.workers), abreast
+    fitting = sum(node.holds(placement.cpus, placement.gpus) for node in nodes)
+    return placement, max(1, min(trainings, fitting // placement.workers))
 
 
 def _share_out(resources: Resources, workers: int, nodes: list[Node]) -> Placement:

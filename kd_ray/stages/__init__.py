@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 import torch
 
-from kd_ray.files import locked, place
+from kd_ray.files import locked
 from kd_ray.progress import Epoch
 from kd_ray.stages.events import Event, Finished, Started, Waiting
 from kd_ray.stages.label import label_stage
@@ -45,14 +45,21 @@ __all__ = [
 ORPHAN_WAIT_S = 60.0
 
 
-def perform_all(tasks: Iterable[Task], worker: Worker) -> Iterator[tuple[Task, Event]]:
+def perform_all(
+    tasks: Iterable[Task], worker: Worker, shelf: Shelf | None = None
+) -> Iterator[tuple[Task, Event]]:
     """Performs tasks in order on this worker; all workers of a group call it alike.
+
+    Args:
+        tasks: of one run folder.
+        worker: this process.
+        shelf: of a process that performs others after these; None for one of its own.
 
     Raises:
         KdRayError: on all workers alike, if a task fails on one of them.
     """
     torch.set_num_threads(worker.threads)
-    shelf = Shelf()
+    shelf = shelf or Shelf()
     for task in tasks:
         with _writing(task, worker):
             perform = label_stage if task.stage == "label" else train
@@ -95,11 +102,10 @@ def perform_abreast(
 
 @contextmanager
 def _writing(task: Task, worker: Worker) -> Iterator[None]:
-    """Holds a run folder for its one writer."""
+    """Holds a task's folder for its one writer."""
     with ExitStack() as stack:
         with together(worker.device):
             if worker.is_first:
                 # An orphan of a killed driver lives on for seconds and must not write along.
-                run = place(task.run)
-                stack.enter_context(locked(run, name=".writer.lock", wait_s=ORPHAN_WAIT_S))
+                stack.enter_context(locked(task.folder, wait_s=ORPHAN_WAIT_S))
         yield
