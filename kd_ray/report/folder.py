@@ -29,7 +29,7 @@ class Artefact:
     """One thing that a run makes.
 
     Attributes:
-        place: folder, relative to the run's, with slashes.
+        place: folder, relative to the run's, with slashes; absolute of a teacher of another run.
         title: what a person calls it.
         kind: "teacher", "transfer set" or the student's variant.
         epochs: to train in all; 0 for the transfer set.
@@ -97,7 +97,7 @@ def read_run(folder: str | Path) -> RunFolder:
         )
     recipe = load_recipe(path / RECIPE)
     places = _places(path, recipe)
-    artefacts = [_artefact(path, place, about) for place, about in places.items()]
+    artefacts = [_artefact(path, where, about) for where, about in places.items()]
     text = (path / RECIPE).read_text(encoding="utf-8")
     found = RunFolder(path, recipe, text, [artefact for artefact in artefacts if artefact.title])
     if not found.results:
@@ -123,9 +123,11 @@ def _places(path: Path, recipe: Recipe) -> dict[str, tuple[str, str, int]]:
 
 def _wanted(recipe: Recipe, variants: list[str]) -> Iterator[tuple[str, tuple[str, str, int]]]:
     if recipe.transfer_set.path is None and recipe.teacher is not None:
+        elsewhere = recipe.teacher.path
+        home = "" if elsewhere is None else f"{place(elsewhere).absolute()}/"
         for member in range(recipe.teacher.members):
             about = (f"teacher {member}", "teacher", recipe.teacher.train.epochs)
-            yield f"teacher/member-{member:02d}", about
+            yield f"{home}teacher/member-{member:02d}", about
         yield "transfer_set", ("transfer set", "transfer set", 0)
     for variant in variants:
         for seed in recipe.train.seeds:
@@ -133,14 +135,16 @@ def _wanted(recipe: Recipe, variants: list[str]) -> Iterator[tuple[str, tuple[st
             yield f"student/{variant}/seed-{seed}", (title, variant, recipe.train.epochs)
 
 
-def _artefact(path: Path, place: str, about: tuple[str, str, int]) -> Artefact:
+def _artefact(path: Path, where: str, about: tuple[str, str, int]) -> Artefact:
     title, kind, epochs = about
-    result = _result(path / place / RESULT)
+    elsewhere = where.startswith("/") or "://" in where
+    folder = place(where) if elsewhere else path / where
+    result = _result(folder / RESULT)
     if result is None:
-        return Artefact(place, title, kind, epochs, None, _history(path / place))
+        return Artefact(where, title, kind, epochs, None, _history(folder))
     kind = KINDS.get(result["stage"]) or str(result["variant"])
     history = list(result.get("history", []))
-    return Artefact(place, str(result["title"]), kind, len(history), result, history)
+    return Artefact(where, str(result["title"]), kind, len(history), result, history)
 
 
 def _result(file: Path) -> dict[str, Any] | None:
