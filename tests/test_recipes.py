@@ -19,7 +19,7 @@ from kd_ray.progress import Epoch, Training
 from kd_ray.schedule import make_schedule
 from kd_ray.student import StudentFeeds, distill, new_student
 from kd_ray.teacher import new_teacher, teach
-from kd_ray.variants import recipe_variants, variant_options
+from kd_ray.variants import ONLINE, recipe_variants, variant_options
 from tuning.driver import check_sweep
 
 ROWS = 4
@@ -170,7 +170,10 @@ def test_recipe_takes_a_step_with_every_variant_of_its_student(name: str):
         model = new_student(recipe, feeds, classes, seed=0)
         before = flat(model)
         training = Training(model, make_optimizer(model, variant_options(recipe, variant)[1]))
-        events = distill(training, recipe, variant, 0, feeds, ALONE)
+        teachers = []
+        if variant == ONLINE and recipe.teacher is not None:
+            teachers = [new_teacher(recipe.teacher, dataset, member=0).eval()]
+        events = distill(training, recipe, variant, 0, feeds, ALONE, teachers)
         epoch = next(event for event in events if isinstance(event, Epoch))
         assert math.isfinite(epoch.metrics["train_loss"])
         assert not torch.equal(flat(model), before)

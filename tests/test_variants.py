@@ -7,9 +7,12 @@ from kd_ray.variants import (
     EXERCISES,
     exercise_of,
     exercise_variants,
+    is_asked_for,
     own_variant,
     recipe_variants,
+    temperature_variants,
     variant_options,
+    view_variants,
 )
 
 T2 = SoftWeight.parse("T^2")
@@ -78,3 +81,28 @@ def test_exercise_names_and_temperatures_go_there_and_back() -> None:
 def test_exercises_refuse_temperatures_that_are_none(temperatures: list[float]) -> None:
     with pytest.raises(ConfigError, match="temperatures: must be"):
         exercise_variants(temperatures)
+
+
+def test_a_students_temperature_is_all_that_its_variant_changes() -> None:
+    recipe = tiny_recipe("objective.temperature=20", "objective.hard_weight=0.1")
+    assert temperature_variants(recipe, [1, 2.5, 20]) == ["T1", "T2.5", "distilled"]
+    objective, train = variant_options(recipe, "T2.5")
+    assert objective == recipe.objective.model_copy(update={"temperature": 2.5})
+    assert train == recipe.train
+
+
+@pytest.mark.parametrize("variant", [*view_variants([1, 4]), "online"])
+def test_students_of_other_views_have_the_recipes_own_objective(variant: str) -> None:
+    recipe = tiny_recipe("objective.temperature=3", "train.label_smoothing=0.05")
+    assert variant_options(recipe, variant) == (recipe.objective, recipe.train)
+
+
+def test_variants_that_a_command_asked_for_are_told_from_those_of_recipes() -> None:
+    assert all(is_asked_for(name) for name in ("q1", "q3-T4", "T2.5", "views-16"))
+    assert not any(is_asked_for(n) for n in ("labels", "smoothing", "online", "distilled"))
+
+
+@pytest.mark.parametrize("numbers", [[], [0], [2, 2]])
+def test_numbers_of_views_that_make_no_sense_are_refused(numbers: list[int]) -> None:
+    with pytest.raises(ConfigError, match="views: must be at least one number from 1 on"):
+        view_variants(numbers)
