@@ -159,10 +159,14 @@ class _Pool:
             ray.kill(performer)
 
     def _next(self, performer: Any) -> None:
-        """Gives a performer the next task, or lets it go."""
+        """Gives a performer the next task, or ends it where there is none."""
+        import ray
+
         if self._waiting:
             task = self._waiting.popleft()
             self._running[performer.perform.remote(task)] = (performer, task)
+        else:
+            ray.kill(performer)  # one that only loses its last handle may hang as it exits
 
     def _after(self, done: Any) -> None:
         """Looks at what has become of a task."""
