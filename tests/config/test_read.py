@@ -69,8 +69,8 @@ def test_all_problems_are_told_at_once():
         "  objective.hard_weight: input should be greater than or equal to 0, but got -1",
         "  train.epochs: input should be a valid integer, but got 'many'",
         "  train.lrr: unknown key; did you mean 'lr'? known: ",
-        "  student.baselines.0: input should be 'labels', 'smoothing', 'softened-labels' or 'online',"
-        " but got 'label'",
+        "  student.baselines.0: input should be 'labels', 'smoothing', 'softened-labels' or"
+        " 'online', but got 'label'",
     ):
         assert f"\n{sentence}" in message
 
