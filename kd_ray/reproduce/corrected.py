@@ -4,7 +4,7 @@ What was computed is kept beside the students under the sha256 of their weights,
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from torch import Tensor
 from kd_ray.artefacts import this_device
 from kd_ray.bias import bias_by_labels, bias_for_mass
 from kd_ray.config import Recipe
-from kd_ray.datasets import Dataset, open_dataset
+from kd_ray.datasets import open_dataset
 from kd_ray.files import write_json
 from kd_ray.labelling import teacher_logits
 from kd_ray.saved_model import load_model
-from kd_ray.stages import result_model
 
 FILE = "biases.json"
 WAYS = {
@@ -29,41 +28,61 @@ WAYS = {
 """Way to correct -> what a person calls it."""
 
 
-def corrected_students(
-    folder: Path, recipe: Recipe, variant: str, classes: Sequence[str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """For each seed its students' figures with each of `WAYS`, computed where they are not kept.
+def kept_corrections(
+    folder: Path, students: Iterable[Mapping[str, Any]], classes: Sequence[str]
+) -> dict[int, dict[str, Any]]:
+    """What is kept of some students; see `correct_students` for what it holds.
 
     Args:
-        folder: of a finished run.
-        recipe: of the run.
-        variant: whose students.
+        folder: of a run.
+        students: contents of their `result.json` files.
         classes: names of the classes whose biases move.
 
-    Yields:
-        Seed, and way -> `figures`.
-
-    Raises:
-        CheckpointError: a student has not finished, or its file was altered.
-        TrainingError: its logits are not finite.
+    Returns:
+        Seed -> way -> `figures`; seeds of which nothing is kept are left out.
     """
     kept = _kept(folder / FILE)
-    dataset: Dataset | None = None
-    for seed in recipe.train.seeds:
-        saved = load_model(
-            result_model(folder / "student" / variant / f"seed-{seed}"), this_device()
+    return {
+        student["seed"]: kept[key]
+        for student in students
+        if (key := _key(student, classes)) in kept
+    }
+
+
+def correct_students(
+    folder: Path, recipe: Recipe, students: Iterable[Mapping[str, Any]], classes: Sequence[str]
+) -> None:
+    """Computes the figures of students with each of `WAYS`, and keeps them.
+
+    Args:
+        folder: of a run.
+        recipe: of the run.
+        students: contents of their `result.json` files.
+        classes: names of the classes whose biases move.
+
+    Raises:
+        CheckpointError: a student's file was altered.
+        TrainingError: its logits are not finite.
+    """
+    kept, dataset = _kept(folder / FILE), None
+    for student in students:
+        key = _key(student, classes)
+        if key in kept:
+            continue
+        dataset = dataset or open_dataset(recipe.data)
+        numbers = [dataset.class_names.index(name) for name in classes]
+        path = folder / "student" / student["variant"] / f"seed-{student['seed']}"
+        saved = load_model(path / student["checkpoint"], this_device())
+        train, test = (
+            teacher_logits([saved], split.images, this_device())[:, 0]
+            for split in (dataset.train, dataset.test)
         )
-        key = f"{saved.sha256} {' '.join(classes)}"
-        if key not in kept:
-            dataset = dataset or open_dataset(recipe.data)
-            numbers = [dataset.class_names.index(name) for name in classes]
-            train, test = (
-                teacher_logits([saved], split.images, this_device())[:, 0]
-                for split in (dataset.train, dataset.test)
-            )
-            kept[key] = corrections(train, dataset.train.labels, test, dataset.test.labels, numbers)
-            write_json(folder / FILE, kept)
-        yield seed, kept[key]
+        kept[key] = corrections(train, dataset.train.labels, test, dataset.test.labels, numbers)
+        write_json(folder / FILE, kept)
+
+
+def _key(student: Mapping[str, Any], classes: Sequence[str]) -> str:
+    return f"{student['weights_sha256']} {' '.join(classes)}"
 
 
 def corrections(

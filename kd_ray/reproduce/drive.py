@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd_ray.config import Recipe
 from kd_ray.datasets import open_dataset
 from kd_ray.errors import ConfigError, KdRayError
 from kd_ray.files import locked, place
 from kd_ray.pipeline import Run, Stage, open_recipe
-from kd_ray.reproduce.corrected import corrected_students
+from kd_ray.reproduce.corrected import correct_students, kept_corrections
 from kd_ray.reproduce.experiments import (
+    EXPERIMENTS,
     Experiment,
     Part,
     chosen,
@@ -79,16 +79,20 @@ class Reproduction:
         scale: how large.
         folder: absolute or in a store.
         experiments: to perform.
-        todo: parts in order, with their runs and stages.
-        results: of finished parts, by name.
+        others: that were not asked for; shown where they are finished.
+        parts: all, with runs of all their students.
+        todo: parts in order, with runs of the students that are needed, and their stages.
+        finished: names of the parts that this call has made or found.
         failures: so far.
     """
 
     scale: Scale
     folder: Path
     experiments: list[Experiment]
+    others: list[Experiment]
+    parts: list[tuple[Part, Run]]
     todo: list[tuple[Part, Run, tuple[Stage, ...]]]
-    results: dict[str, PartResults] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
 
     def events(self) -> Generator[tuple[str, Progress | Failure | tuple[Task, Event]]]:
@@ -103,10 +107,8 @@ class Reproduction:
         done, tasks = 0, sum(map(len, wanted))
         with locked(self.folder), ExitStack() as stack:
             for number, (part, run, stages) in enumerate(self.todo, 1):
-                yield (
-                    part.name,
-                    Progress(part.name, part.about, number, len(self.todo), done, tasks),
-                )
+                begun = Progress(part.name, part.about, number, len(self.todo), done, tasks)
+                yield part.name, begun
                 try:
                     self._refuse_orphans(part)
                     if not run.local and any(found_result(t) is None for t in run.tasks(stages)):
@@ -115,29 +117,31 @@ class Reproduction:
                         for task, event in events:
                             done += isinstance(event, Finished)
                             yield part.name, (task, event)
-                    self.results[part.name] = PartResults(list(run.results.values()))
                     if part.corrected and "distill" in stages:
-                        yield from self._correct(part, run)
+                        task = run.tasks()[-1]
+                        yield part.name, (task, Waiting(f"{part.name}: correcting biases"))
+                        students = PartResults(list(run.results.values())).of(DISTILLED)
+                        correct_students(run.folder, task.read_recipe(), students, part.corrected)
+                    self.finished.add(part.name)
                 except KdRayError as error:
-                    self.results.pop(part.name, None)
                     failure = Failure(part.name, self._missing(part.name), str(error))
                     self.failures.append(failure)
                     yield part.name, failure
                 self.write()
 
     def write(self) -> dict[str, list[Finding]]:
-        """Writes `results.json` and `report.html` with what is finished, and returns it."""
-        found = findings(self.scale, self.experiments, self.results)
-        missing = [part.name for part, _, _ in self.todo if part.name not in self.results]
-        write_findings(self.folder, self.scale, self.experiments, found, missing, self.failures)
-        return found
+        """Writes `results.json` and `report.html` with what is finished, and returns it.
 
-    def _correct(self, part: Part, run: Run) -> Generator[tuple[str, tuple[Task, Event]]]:
-        task = run.tasks()[-1]
-        yield part.name, (task, Waiting(f"{part.name}: correcting biases"))
-        recipe = task.read_recipe()
-        corrected = dict(corrected_students(run.folder, recipe, DISTILLED, part.corrected))
-        self.results[part.name] = PartResults(list(run.results.values()), corrected)
+        What an earlier call has finished is among it, whatever this one was asked for.
+        """
+        results = {part.name: part_results(part, run) for part, run in self.parts}
+        order = list(EXPERIMENTS)
+        every = sorted([*self.experiments, *self.others], key=lambda e: order.index(e.name))
+        found = findings(self.scale, every, results)
+        shown = [e for e in every if e in self.experiments or e.name in found]
+        missing = [part.name for part, _, _ in self.todo if part.name not in self.finished]
+        write_findings(self.folder, self.scale, shown, found, missing, self.failures)
+        return found
 
     def _refuse_orphans(self, part: Part) -> None:
         failed = {failure.part for failure in self.failures}
@@ -184,19 +188,44 @@ def reproduction(
             )
     base = open_recipe(scale.base, [*scale.overrides, *overrides])
     found = parts(scale, open_dataset(base.data).class_names)
-    picked = chosen(experiments(scale, base, found), only)
+    every = experiments(scale, base, found)
+    picked = chosen(every, only)
     folder = place(runs).absolute() / scale.name
     folders = {part.name: str(folder / part.name) for part in found}
+
+    def run_of(part: Part, variants: list[str]) -> Run:
+        recipe = part_recipe(scale, part, variants, overrides, folders)
+        return Run(recipe, folder / part.name, local, address, verbose, variants, CHECKPOINT_S)
+
     todo: list[tuple[Part, Run, tuple[Stage, ...]]] = []
     for part in found:
         variants = _variants(picked, part)
         stages = _stages(picked, found, part, variants)
-        if not stages:
-            continue
-        recipe: Recipe = part_recipe(scale, part, variants, overrides, folders)
-        run = Run(recipe, folder / part.name, local, address, verbose, variants, CHECKPOINT_S)
-        todo.append((part, run, stages))
-    return Reproduction(scale, folder, picked, todo)
+        if stages:
+            todo.append((part, run_of(part, variants), stages))
+    others = [experiment for experiment in every if experiment not in picked]
+    whole = [(part, run_of(part, _variants(every, part))) for part in found]
+    return Reproduction(scale, folder, picked, others, whole, todo)
+
+
+def part_results(part: Part, run: Run) -> PartResults:
+    """What of a part is there, by whichever call it was made."""
+    found: list[dict[str, Any]] = []
+    lacking: set[str] = set()
+    for task in run.tasks():
+        try:
+            result = found_result(task)
+        except KdRayError:  # of another recipe, or not readable; whoever performs it is told why
+            result = None
+        if result is None:
+            lacking.add(task.variant)
+        else:
+            found.append(result)
+    students = PartResults(found).of(DISTILLED)
+    corrected = kept_corrections(run.folder, students, part.corrected) if part.corrected else {}
+    if part.corrected and len(corrected) < len(students):
+        lacking.add(DISTILLED)
+    return PartResults(found, frozenset(lacking), corrected)
 
 
 def _variants(picked: Sequence[Experiment], part: Part) -> list[str]:

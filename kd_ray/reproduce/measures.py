@@ -15,15 +15,21 @@ ERRORS, PERCENT, BIAS = "errors", "%", "added to the logit"
 
 @dataclass(frozen=True)
 class PartResults:
-    """What a part left behind.
+    """What a part has left behind so far.
 
     Attributes:
         results: contents of its `result.json` files.
+        lacking: variants some of whose students are missing; "" if it is a teacher or the set.
         corrected: seed -> way -> figures, of students whose biases were corrected.
     """
 
     results: Sequence[Mapping[str, Any]]
+    lacking: frozenset[str] = frozenset()
     corrected: Mapping[int, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+
+    def has(self, variants: Sequence[str]) -> bool:
+        """Whether everything of these variants is there."""
+        return not self.lacking & {"", *variants}
 
     def of(self, variant: str, stage: str = "distill") -> list[Mapping[str, Any]]:
         """Results of the seeds of a variant; or of all teachers, for "" and "teach"."""
@@ -98,11 +104,11 @@ class Finding:
 def findings(
     scale: Scale, experiments: Sequence[Experiment], results: Results
 ) -> dict[str, list[Finding]]:
-    """Experiment -> its lines, of those whose parts are all finished."""
+    """Experiment -> its lines, of those whose students are all there."""
     return {
         experiment.name: list(MEASURES[experiment.name](scale, experiment, results))
         for experiment in experiments
-        if all(part in results for part in experiment.students)
+        if all(results[part].has(variants) for part, variants in experiment.students.items())
     }
 
 

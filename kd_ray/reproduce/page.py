@@ -37,12 +37,12 @@ def write_findings(
     Args:
         folder: that holds the run folders.
         scale: how large.
-        experiments: those that were asked for.
+        experiments: those to show.
         found: experiment -> lines, of the finished ones.
         missing: parts that are not finished.
         failures: what went wrong.
     """
-    done = len(found) == len(experiments) and not missing
+    done = all(experiment.name in found for experiment in experiments) and not missing
     write_json(
         folder / RESULTS,
         {
