@@ -40,7 +40,7 @@ def render(
         kind: kuberay, slurm or vm.
         recipe: path of a TOML file, or the name of a shipped recipe.
         overrides: `key.path=value`, applied in order.
-        command: run, tune run, exercises, teach, label or distill.
+        command: run, tune run, exercises, views, teach, label or distill.
         runs: storage that all nodes reach: a path or a URL.
         data: folder of datasets on the nodes.
         package: what pip installs on the nodes; None if they have kd-ray.

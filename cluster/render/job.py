@@ -21,6 +21,7 @@ COMMANDS = {
     "run": ("run",),
     "tune run": ("tune", "run"),
     "exercises": ("exercises",),
+    "views": ("views",),
     "teach": ("teach",),
     "label": ("label",),
     "distill": ("distill",),

@@ -20,7 +20,7 @@ def render(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     command: Annotated[
-        str, _option("--command", "run, 'tune run', exercises, teach, label or distill.")
+        str, _option("--command", "run, 'tune run', exercises, views, teach, label or distill.")
     ] = "run",
     runs: Annotated[
         str | None, _option("--runs", "Storage that all nodes reach: a path or a URL.")

@@ -38,16 +38,14 @@ def reproduce(
     verbose: VerboseOption = False,
 ) -> None:
     """The paper's experiments from shared artefacts, beside the paper's own figures."""
-    from kd_ray.catalog import pick
-    from kd_ray.reproduce import SCALES
+    from kd_ray.reproduce import scale_of
 
-    plain = {key: scale for key, scale in SCALES.items() if not key.endswith("-quick")}
-    pick("reproduction", plain, name)
+    scale = scale_of(name, quick=quick)
     sets = [*(overrides or [])]
     if workers is not None:
         sets.append(f"resources.workers={workers}")
     perform_with_display(
-        SCALES[f"{name}-quick" if quick else name],
+        scale,
         sets,
         runs=runs,
         only=only or [],

@@ -15,6 +15,7 @@ from kd_ray.files import place
 
 COMMANDS = (
     *("quickstart", "run", "teach", "label", "distill", "exercises"),
+    *("views", "reproduce"),
     *("tune run", "tune resume", "tune retrain"),
 )
 HERE_ALONE = ("address", "local")
@@ -58,6 +59,12 @@ def travelling(root: TyperGroup, command: Sequence[str]) -> Luggage:
     if "sweep" in params:
         sweep = place(params["sweep"]).absolute()
         return Luggage([*names, *_typed(leaf, {**params, "sweep": str(sweep)})], str(sweep), None)
+    if names == ["reproduce"]:
+        from kd_ray.reproduce import scale_of
+
+        scale = scale_of(params["name"], quick=params["quick"])
+        arguments = [*_typed(leaf, params), "--runs", str(runs)]
+        return Luggage([*names, *arguments], str(runs / scale.name), None)
     if names == ["quickstart"]:
         names, params["recipe"] = ["run"], "quickstart"
     recipe = _recipe(params)

@@ -6,7 +6,7 @@ folder is an ordinary one, so every other command works on it.
 
 from kd_ray.reproduce.drive import Failure, Progress, Reproduction, reproduction
 from kd_ray.reproduce.experiments import EXPERIMENTS, Part
-from kd_ray.reproduce.scales import SCALES, Scale
+from kd_ray.reproduce.scales import SCALES, Scale, scale_of
 
 __all__ = [
     "EXPERIMENTS",
@@ -17,4 +17,5 @@ __all__ = [
     "Reproduction",
     "Scale",
     "reproduction",
+    "scale_of",
 ]

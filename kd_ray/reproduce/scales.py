@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kd_ray.catalog import pick
+
+QUICK = "-quick"
 FEW, STOPPED = "3-percent", "3-percent-stopped"
 
 
@@ -70,3 +73,14 @@ def width_part(width: int) -> str:
     'width-30'
     """
     return f"width-{width}"
+
+
+def scale_of(name: str, *, quick: bool) -> Scale:
+    """The experiments of a dataset, large or quick.
+
+    Raises:
+        UnknownNameError: there are none of it.
+    """
+    large = {key: scale for key, scale in SCALES.items() if not key.endswith(QUICK)}
+    pick("reproduction", large, name)
+    return SCALES[f"{name}{QUICK}" if quick else name]

@@ -43,6 +43,8 @@ def test_quickstart_travels_as_the_recipe_that_it_is():
 def test_options_are_typed_again_and_defaults_are_not(tmp_path: Path):
     found = submitted("exercises", "quickstart", "--temperatures", "1,4", "--verbose")
     assert found.command[:5] == ["exercises", "recipe.toml", "--temperatures", "1,4", "--verbose"]
+    found = submitted("views", "mnist-views", "--views", "1,8")
+    assert found.command[:4] == ["views", "recipe.toml", "--views", "1,8"]
     found = submitted("tune", "run", "mnist-sweep", "--trials", "5")
     assert found.command[:3] == ["tune", "run", "recipe.toml"]
     assert found.recipe is not None
@@ -51,6 +53,15 @@ def test_options_are_typed_again_and_defaults_are_not(tmp_path: Path):
     found = submitted("tune", "resume", str(tmp_path / "s"), "--epochs", "9", "--trial", "3")
     assert found.command == ["tune", "resume", str(tmp_path / "s"), "--epochs", "9", "--trial", "3"]
     assert found.run == str(tmp_path / "s")
+    assert found.recipe is None
+
+
+def test_the_papers_experiments_travel_as_they_were_typed(tmp_path: Path):
+    runs = str(tmp_path)
+    typed = ["reproduce", "--quick", "--only", "no-3s", "--set", "train.epochs=2"]
+    found = submitted(*typed, "--runs", runs)
+    assert found.command == [*typed, "--runs", runs]
+    assert found.run == f"{runs}/reproduce-mnist-quick"
     assert found.recipe is None
 
 

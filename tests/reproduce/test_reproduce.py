@@ -17,6 +17,7 @@ from kd_ray.cli import app
 from kd_ray.cli.reproduce import perform_with_display
 from kd_ray.errors import ConfigError, KdRayError, UnknownNameError
 from kd_ray.files import sha256_of
+from kd_ray.pipeline import open_recipe
 from kd_ray.report.page import write_report
 from kd_ray.reproduce import EXPERIMENTS, SCALES, Failure, Scale, reproduction
 from kd_ray.reproduce.corrected import corrections
@@ -232,8 +233,6 @@ def test_full_size_has_three_seeds_and_the_teacher_of_the_shipped_recipe() -> No
     first = parts(scale, DIGITS)[0]
     recipe = part_recipe(scale, first, ["labels"], [], {})
     assert recipe.train.seeds == [0, 1, 2]
-    from kd_ray.pipeline import open_recipe
-
     shipped = open_recipe("mnist")
     assert (recipe.teacher, recipe.transfer_set, recipe.data) == (
         *(shipped.teacher, shipped.transfer_set, shipped.data),
