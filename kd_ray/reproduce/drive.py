@@ -110,7 +110,6 @@ class Reproduction:
                 begun = Progress(part.name, part.about, number, len(self.todo), done, tasks)
                 yield part.name, begun
                 try:
-                    self._refuse_orphans(part)
                     if not run.local and any(found_result(t) is None for t in run.tasks(stages)):
                         stack.enter_context(_one_ray(run))
                     with closing(run.events(stages)) as events:
@@ -142,12 +141,6 @@ class Reproduction:
         missing = [part.name for part, _, _ in self.todo if part.name not in self.finished]
         write_findings(self.folder, self.scale, shown, found, missing, self.failures)
         return found
-
-    def _refuse_orphans(self, part: Part) -> None:
-        failed = {failure.part for failure in self.failures}
-        for needed in (part.teacher_of, part.set_of):
-            if needed in failed:
-                raise ConfigError(f"it needs {needed}, which failed")
 
     def _missing(self, part: str) -> tuple[str, ...]:
         return tuple(e.name for e in self.experiments if part in e.students)

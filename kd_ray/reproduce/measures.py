@@ -10,7 +10,7 @@ from kd_ray.reproduce.experiments import TEMPERATURES, Experiment
 from kd_ray.reproduce.scales import FEW, STOPPED, Scale, width_part
 from kd_ray.variants import DISTILLED, LABELS, temperature_of
 
-ERRORS, PERCENT, BIAS = "errors", "%", "added to the logit"
+ERRORS, PERCENT, BIAS, BEST = "errors", "%", "added to the logit", "T"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Finding:
         experiment: its name.
         about: what was measured.
         figure: over seeds.
-        unit: `ERRORS`, `PERCENT` or `BIAS`.
+        unit: `ERRORS`, `PERCENT`, `BIAS` or `BEST`.
         paper: the paper's own figure, or None.
         part: run folder.
         variant: of the student, or "".
@@ -138,20 +138,20 @@ def _baselines(scale: Scale, experiment: Experiment, results: Results) -> Iterat
 def _temperature(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
     for width in scale.widths:
         part = width_part(width)
+        warm: dict[float, float] = {}
         for variant in experiment.students[part]:
             own = TEMPERATURES[-1] if variant == DISTILLED else None
             temperature = temperature_of(variant) or own
+            figure = results[part].figure(variant, "errors")
             what = "labels" if temperature is None else f"T = {temperature:g}"
-            yield Finding(
-                experiment.name,
-                f"2 x {width} units, {what}",
-                results[part].figure(variant, "errors"),
-                ERRORS,
-                {LABELS: 146, DISTILLED: 74}.get(variant) if width == 800 else None,
-                part,
-                variant,
-                temperature,
-            )
+            known = {LABELS: 146, DISTILLED: 74} if width == 800 else {}
+            paper = known.get(variant)
+            about = f"2 x {width} units, {what}"
+            yield Finding(experiment.name, about, figure, ERRORS, paper, part, variant, temperature)
+            if temperature is not None:
+                warm[temperature] = figure.mean
+        best = Figure.of([min(warm, key=warm.__getitem__)])
+        yield Finding(experiment.name, f"2 x {width} units, best T", best, BEST, None, part)
 
 
 def _absent(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:

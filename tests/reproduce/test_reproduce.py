@@ -184,6 +184,17 @@ def test_a_failed_part_is_named_and_the_others_are_finished(
         perform_with_display(scale, [], runs=str(tmp_path), only=["no-3s", "7s-8s"], local=True)
 
 
+def test_without_its_teacher_every_part_is_named(done: tuple[Scale, Path], tmp_path: Path) -> None:
+    scale, _ = done
+    result = tmp_path / "tiny-paper" / "width-8" / "teacher" / "member-00" / "result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text("{")
+    work = reproduction(scale, runs=tmp_path, only=["7s-8s", "unlabelled"], local=True)
+    failures = [event for _, event in work.events() if isinstance(event, Failure)]
+    assert [failure.part for failure in failures] == ["width-8", "7s-8s", "unlabelled"]
+    assert all("member-00/result.json" in failure.reason for failure in failures)
+
+
 @pytest.mark.parametrize("override", ["name=mine", "teacher.path=x", "student.baselines=[]"])
 def test_keys_that_tell_the_parts_apart_cannot_be_set(
     done: tuple[Scale, Path], override: str
