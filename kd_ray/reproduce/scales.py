@@ -36,7 +36,7 @@ class Scale:
     few: float = 0.03
     absent: tuple[str, ...] = ("3",)
     present: tuple[str, ...] = ("7", "8")
-    repeated: tuple[tuple[str, float], ...] = (("7s-8s", 2.0), (FEW, 8.0), (STOPPED, 8.0))
+    repeated: tuple[tuple[str, float], ...] = ((FEW, 5.0), (STOPPED, 5.0))
     about: str = ""
 
     @property
@@ -60,6 +60,7 @@ SCALES: Mapping[str, Scale] = {
             "train.epochs=8",
             "train.seeds=[0, 1]",
         ),
+        repeated=(("7s-8s", 2.0), (FEW, 10.0), (STOPPED, 10.0)),
         about="A sixth of the teacher's epochs, a twelfth of the students', two seeds of three.",
     ),
 }
