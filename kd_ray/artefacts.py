@@ -1,6 +1,7 @@
 """Looking at artefacts: evaluate a checkpoint, audit a transfer set, inspect what lies there."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kd_ray.feed import feed_of
 from kd_ray.files import place
 from kd_ray.labelling import Audit, audit
 from kd_ray.loop import evaluate
+from kd_ray.models.dustbin import special_labels
 from kd_ray.quant import dead_layers, model_cost
 from kd_ray.report.summary import bytes_shown, count_shown
 from kd_ray.saved_model import load_model
@@ -58,6 +60,8 @@ def evaluate_checkpoint(path: str | Path, root: str | None = None) -> dict[str, 
     saved = load_model(checkpoint_at(place(path)), device)
     dataset = _dataset_of(saved.path, saved.meta, root)
     feed = feed_of(dataset.test, saved.meta.input.mean, saved.meta.input.std).to(device)
+    if saved.meta.special is not None:
+        feed = replace(feed, labels=special_labels(feed.labels, saved.meta.special))
     worker = Worker(rank=0, world=1, device=device, threads=torch.get_num_threads())
     return evaluate(saved.model, feed, worker)
 
@@ -164,12 +168,20 @@ def _checkpoint_facts(path: Path) -> tuple[str, dict[str, Any]]:
         "model": ", ".join(f"{key} = {value}" for key, value in meta.model.items()),
         "input": f"(C, H, W) = {meta.input.shape}, mean {meta.input.mean}, std {meta.input.std}",
         "classes": ", ".join(meta.class_names),
+        **_special_facts(meta),
         **_cost_facts(path, last.get("layers", {})),
         **{f"last {key}": value for key, value in last.items() if key not in ("epoch", "layers")},
         **{f"parent {name}": sha256 for name, sha256 in meta.parents.items()},
         **{f"sha256 {name}": sha256 for name, sha256 in meta.files.items()},
         "versions": ", ".join(f"{name} {number}" for name, number in meta.versions.items()),
     }
+
+
+def _special_facts(meta: Meta) -> dict[str, str]:
+    if meta.special is None:
+        return {}
+    names = ", ".join(meta.class_names[number] for number in meta.special)
+    return {"special classes": f"{names}; all others are one output"}
 
 
 def _cost_facts(path: Path, active: Mapping[str, Any]) -> dict[str, str]:
@@ -202,9 +214,9 @@ def _run_facts(path: Path) -> tuple[str, dict[str, Any]]:
         elif result is not None and not _in_sweep(file.parent, path):
             metrics, place = result["metrics"], file.parent.relative_to(path)
             figure = (
-                f"{metrics['rows']:,} rows"
-                if result["stage"] == "label"
-                else f"test accuracy {metrics['accuracy']:.4f}"
+                f"test accuracy {metrics['accuracy']:.4f}"
+                if "accuracy" in metrics
+                else f"{metrics['rows']:,} rows"
             )
             found[result["title"]] = f"{figure}, {result['seconds']} s, in {place}"
     for folder in sorted({meta.parent.parent for meta in path.rglob(f"epoch-*/{META}")}):

@@ -12,6 +12,8 @@ from kd_ray.config import Objective, Recipe, SoftWeight, StudentTrain
 from kd_ray.errors import ConfigError
 
 DISTILLED, LABELS, SOFTENED_LABELS = "distilled", "labels", "softened-labels"
+SPECIALIZED = "specialized"
+"""The recipe's own objective, with generalist and specialists together for a teacher."""
 NO_SOFT_TERM = SoftWeight(factor=0.0, times_temperature_squared=False)
 T_SQUARED = SoftWeight(factor=1.0, times_temperature_squared=True)
 
@@ -71,7 +73,7 @@ def exercise_of(variant: str) -> tuple[str, float | None] | None:
 def variant_options(recipe: Recipe, variant: str) -> tuple[Objective, StudentTrain]:
     """The objective and training options of a variant of a recipe's student."""
     objective, train = recipe.objective, recipe.train
-    if variant == own_variant(recipe):
+    if variant in (own_variant(recipe), SPECIALIZED):
         return objective, train
     hard_only = {"hard_weight": 1.0, "soft_weight": NO_SOFT_TERM}
     exercise = exercise_of(variant)

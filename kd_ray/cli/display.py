@@ -167,7 +167,7 @@ class _Lines:
             self._release(title)
             self._printed.pop(title, None)
             self._paces[title] = _Pace(event.done, event.epochs, self._clock)
-            if task.stage == "label":
+            if task.stage in ("label", "combine"):
                 self._labelling.setdefault(title, _Labelling(self._clock))
             if event.done:
                 self._print(f"{title}: goes on after epoch {event.done} of {event.epochs}")
@@ -247,7 +247,7 @@ class _Bars:
             self._console.print(finished_line(task, event), highlight=False, markup=False)
         elif isinstance(event, Started):
             self._begin(title, event.done, event.epochs)
-            if task.stage == "label":
+            if task.stage in ("label", "combine"):
                 self._labelling.setdefault(title, _Labelling(self._clock))
         elif not isinstance(event, Waiting | Notice):
             if title not in self._ids:  # another worker's shard may come before the first's word

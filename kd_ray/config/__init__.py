@@ -12,6 +12,7 @@ from kd_ray.config.schema import (
     TransferSetOptions,
 )
 from kd_ray.config.soft_weight import SoftWeight
+from kd_ray.config.specialists import SpecialistOptions
 from kd_ray.config.sweep import Range, SweepOptions
 from kd_ray.config.table import Named
 from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
@@ -27,6 +28,7 @@ __all__ = [
     "Recipe",
     "Resources",
     "SoftWeight",
+    "SpecialistOptions",
     "StudentOptions",
     "StudentTrain",
     "SweepOptions",

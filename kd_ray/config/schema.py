@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kd_ray.config.quantizer import QuantizerOptions
 from kd_ray.config.soft_weight import SoftWeight, SoftWeightField
+from kd_ray.config.specialists import SpecialistOptions
 from kd_ray.config.sweep import SweepOptions
 from kd_ray.config.table import Entry, Name, Seed, Share, Table
 from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
@@ -250,6 +251,9 @@ class Recipe(Table):
     resources: Resources = Resources()
     """What the run may use."""
 
+    specialists: SpecialistOptions | None = None
+    """Nets for classes that the teacher confuses."""
+
     sweep: SweepOptions | None = None
     """What `kd-ray tune` searches."""
 
@@ -260,6 +264,9 @@ class Recipe(Table):
         trains: dict[str, Train] = {"train": self.train}
         if self.teacher is not None:
             trains["teacher.train"] = self.teacher.train
+        if self.specialists is not None:
+            self._check_specialists(self.specialists)
+            trains["specialists.train"] = self.specialists.train
         for place, train in trains.items():
             if self.data.validation == 0 and (train.keep == "best" or train.patience):
                 raise ValueError(
@@ -267,3 +274,15 @@ class Recipe(Table):
                     "data.validation is 0; set data.validation, or keep the last epoch"
                 )
         return self
+
+    def _check_specialists(self, specialists: SpecialistOptions) -> None:
+        if self.teacher is not None and specialists.generalist >= self.teacher.members:
+            raise ValueError(
+                f"specialists.generalist: must be a member of the {self.teacher.members} of "
+                f"teacher.members, counted from 0, but got {specialists.generalist}"
+            )
+        if self.objective.soft_weight.factor == 0 or self.objective.targets != "teacher":
+            raise ValueError(
+                "specialists: are distilled into a student by their soft targets, but [objective] "
+                'has none; set soft_weight above 0 and targets = "teacher"'
+            )

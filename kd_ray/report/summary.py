@@ -14,6 +14,7 @@ MODEL_NAMES = {
     "smoothing": "student, smoothing",
     "softened-labels": "student, labels at T",
     "distilled": "student distilled",
+    "specialized": "student of specialists",
 }
 """Name of a `Row` -> what a person calls it."""
 
@@ -244,11 +245,17 @@ def summarize_results(folder: Path, results: Sequence[dict[str, Any]]) -> Summar
     for result in results:
         if result["stage"] == "label":
             transfer_set = {**result["metrics"], "seconds": result["seconds"]}
+        if result["stage"] not in ("teach", "distill"):
             continue
         name = "teacher" if result["stage"] == "teach" else result["variant"]
         groups.setdefault(name, []).append(result)
-    order = sorted(groups, key=lambda name: (name != "teacher", name == "distilled"))
+    order = sorted(groups, key=lambda name: _place_of(name))
     return Summary(folder, [_row(n, groups[n]) for n in order], transfer_set, list(results))
+
+
+def _place_of(name: str) -> int:
+    """Teacher, baselines, the distilled student, and that of the specialists."""
+    return {"teacher": 0, "distilled": 2, "specialized": 3}.get(name, 1)
 
 
 def _row(name: str, results: list[dict[str, Any]]) -> Row:
