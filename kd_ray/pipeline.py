@@ -28,11 +28,15 @@ from kd_ray.variants import SPECIALIZED, recipe_variants
 from kd_ray.workers import Worker
 
 Stage = Literal["teach", "label", "specialize", "distill"]
-STAGES: tuple[Stage, ...] = ("teach", "label", "specialize", "distill")
 ORDER = ("teach", "label", "cluster", "specialize", "combine", "distill")
 """Of the tasks; each is made from what those before it made."""
 STORED_CHECKPOINT_S = 2.0
 """Between two checkpoints in an object store; one takes some requests, an epoch may take less."""
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """All stages that a recipe describes, in order."""
+    return ("teach", "label", *(("specialize",) if recipe.specialists else ()), "distill")
 
 
 def open_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -106,9 +110,14 @@ class Run:
     variants: Sequence[str] = ()
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def tasks(self, stages: Sequence[Stage] = STAGES) -> list[Task]:
-        """Every artefact of some stages, in order."""
+    def tasks(self, stages: Sequence[Stage] | None = None) -> list[Task]:
+        """Every artefact of some stages, in order; None for all that the recipe has.
+
+        Raises:
+            ConfigError: specialists are asked for, and the recipe has none.
+        """
         recipe = with_absolute_paths(self.recipe)
+        stages = stages_of(recipe) if stages is None else stages
         root = given_root(recipe.data)
         label = Task(
             "label",
@@ -125,7 +134,12 @@ class Run:
             if "label" in stages:
                 found.append(label)
         variants = list(self.variants or recipe_variants(recipe)) if "distill" in stages else []
-        if recipe.specialists is not None and "specialize" in stages:
+        if "specialize" in stages:
+            if recipe.specialists is None:
+                raise ConfigError(
+                    "specialists: this table is needed to specialize, but the recipe has none; "
+                    "add [specialists] with count = 10, say, or use kd-ray run"
+                )
             found.append(replace(label, stage="cluster"))
             numbers = range(recipe.specialists.count)
             found += [replace(label, stage="specialize", member=number) for number in numbers]
@@ -138,7 +152,7 @@ class Run:
         ]
         return found
 
-    def events(self, stages: Sequence[Stage] = STAGES) -> Generator[tuple[Task, Event]]:
+    def events(self, stages: Sequence[Stage] | None = None) -> Generator[tuple[Task, Event]]:
         """Performs what is not done yet; yields a `Finished` for what is.
 
         Raises:
@@ -146,7 +160,7 @@ class Run:
         """
         tasks = self.tasks(stages)
         if self.recipe.transfer_set.path is not None:
-            if not {"distill", "specialize"} & set(stages):
+            if stages is not None and not {"distill", "specialize"} & set(stages):
                 raise ConfigError(
                     "transfer_set.path: names a finished transfer set, so there is nothing to "
                     f"{' or '.join(stages)}; leave it out to make one"
@@ -229,7 +243,7 @@ def run(
     overrides: Sequence[str] = (),
     *,
     runs: str | Path = "runs",
-    stages: Sequence[Stage] = STAGES,
+    stages: Sequence[Stage] | None = None,
     local: bool = False,
     address: str | None = None,
     verbose: bool = False,
@@ -242,8 +256,8 @@ def run(
         recipe: a recipe, its path, or the name of a shipped one.
         overrides: `key.path=value`; only with a path or a name.
         runs: folder of run folders, or the URL of one in a store, such as s3://bucket/runs.
-        stages: some of "teach", "label", "specialize", "distill", in this order; the third is left
-            out where the recipe has no `[specialists]`.
+        stages: some of "teach", "label", "specialize", "distill", in this order; None for all that
+            the recipe has.
         local: perform in this process, without Ray; breakpoints work.
         address: HOST:PORT of a Ray cluster; None for this machine.
         verbose: let Ray's own log lines through.

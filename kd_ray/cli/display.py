@@ -17,6 +17,7 @@ from kd_ray.cli.wording import duration, figures, finished_line, fitting
 from kd_ray.labelling import ShardDone
 from kd_ray.progress import Epoch, Notice, Step
 from kd_ray.quant import dead_layers
+from kd_ray.report.specialists import cluster_lines
 from kd_ray.stages import Event, Finished, Started, Task, Waiting
 
 Clock = Callable[[], float]
@@ -66,6 +67,9 @@ class Display:
         if isinstance(event, Finished):
             self._finished.add(task.title)
         self._view.show(task, event)
+        if isinstance(event, Finished) and task.stage == "cluster":
+            for line in cluster_lines(event.result):
+                self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         if isinstance(event, Epoch):
             self._warn_of_dead_layers(task.title, dead_layers(event.layers or {}))
 

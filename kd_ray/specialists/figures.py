@@ -30,13 +30,13 @@ def by_coverage(
         `correct_after`, and `relative_change` (share; None where nothing was correct before).
     """
     lines = []
-    for count in covering.unique().tolist():
+    for count in sorted(set(covering.tolist())):
         rows = covering == count
         old = int((before == labels)[rows].sum())
         new = int((after == labels)[rows].sum())
         lines.append(
             {
-                "specialists": int(count),
+                "specialists": count,
                 "rows": int(rows.sum()),
                 "correct_before": old,
                 "correct_after": new,
@@ -47,7 +47,7 @@ def by_coverage(
 
 
 def confusion(labels: Tensor, chosen: Tensor, of_class: Sequence[int]) -> list[list[int]]:
-    """Rows of one cluster for which a class of another was chosen; within, where it was a wrong one.
+    """Wrong choices by the cluster of the label and that of the choice.
 
     Args:
         labels: `(N,)`.
@@ -55,14 +55,14 @@ def confusion(labels: Tensor, chosen: Tensor, of_class: Sequence[int]) -> list[l
         of_class: the cluster of each class.
 
     Returns:
-        Counts of wrong choices: a line for the cluster of the label, a column for the cluster of
-        the choice. All of them add up to the errors.
+        Counts: a line for each cluster of labels, a column for each of choices. The diagonal is
+        confusion within a cluster; all of them add up to the errors.
     """
     clusters = torch.tensor(list(of_class))
     count = int(clusters.max()) + 1
     wrong = labels != chosen
     cells = clusters[labels[wrong]] * count + clusters[chosen[wrong]]
-    return torch.bincount(cells, minlength=count * count).view(count, count).tolist()  # type: ignore[no-any-return]
+    return torch.bincount(cells, minlength=count * count).view(count, count).tolist()
 
 
 def gain_kept(base: float, best: float, student: float) -> float | None:

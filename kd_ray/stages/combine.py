@@ -176,9 +176,7 @@ def joint_sha256(parents: dict[str, str], top_n: int) -> str:
     return hashlib.sha256(canonical_json({"parents": parents, "top_n": top_n}).encode()).hexdigest()
 
 
-def _open(
-    task: Task, recipe: Recipe, worker: Worker, shelf: Shelf
-) -> tuple[Joint, dict[str, str]]:
+def _open(task: Task, recipe: Recipe, worker: Worker, shelf: Shelf) -> tuple[Joint, dict[str, str]]:
     """What a "combine" task works on, checked, and its parents' sha256."""
     options = recipe.specialists
     assert options is not None

@@ -17,7 +17,6 @@ from kd_ray.stages.task import (
 )
 from kd_ray.student import StudentFeeds, student_feeds
 from kd_ray.transfer_set import TransferSet, check_fit, open_transfer_set, read_manifest
-
 from kd_ray.variants import SPECIALIZED
 
 

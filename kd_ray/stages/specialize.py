@@ -1,6 +1,5 @@
 """The stage that trains a specialist, and all of them back from their checkpoints."""
 
-from dataclasses import replace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,9 +40,7 @@ def prepare_specialist(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
     special = clusters.special[task.member]
     manifest = read_manifest(transfer_set_folder(recipe, run))
     dataset = shelf.dataset(recipe)
-    check_fit(
-        manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names
-    )
+    check_fit(manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names)
     generalist = load_generalist(recipe, run, manifest)
     feed = training_feed(dataset, generalist, special, options, task.member)
     test = special_feed(dataset.test, generalist, special).to(worker.device)
