@@ -9,7 +9,7 @@ from kd_ray.report.summary import Summary
 from kd_ray.specialists import Clusters, gain_kept
 
 NOTE = (
-    "Relative change: of the number of right first choices. Confusion: wrong first choices among "
+    "Specialists: how many have the true class of a test image. Relative change: of the number of right first choices. Confusion: wrong first choices among "
     "the test images, by the cluster of the label (line) and the cluster of the choice (column); "
     "the diagonal is confusion within a cluster. Clusters are numbered as their specialists are. A "
     "specialist may have further classes beside its cluster's."
@@ -64,8 +64,8 @@ def coverage_rows(result: dict[str, Any]) -> list[dict[str, str]]:
     ]
     return [
         {
-            "specialists with the true class": str(line["specialists"]),
-            "test images": f"{line['rows']:,}",
+            "specialists": str(line["specialists"]),
+            "images": f"{line['rows']:,}",
             "right before": f"{line['correct_before']:,}",
             "right after": f"{line['correct_after']:,}",
             "change": f"{line['correct_after'] - line['correct_before']:+,}",
@@ -102,6 +102,8 @@ def specialists_sentences(summary: Summary) -> list[str]:
     if kept is None:
         return [*lines, f"{shown}; there is no gain over the generalist to keep."]
     text = f"{shown}: {100 * kept:.0f} % of the way from the generalist to the specialists"
+    if kept < 0:
+        text = f"{shown}: more errors than the generalist"
     distilled = summary.row("distilled")
     if distilled is not None and "accuracy" in distilled.metrics:
         base = distilled.metrics["accuracy"]
