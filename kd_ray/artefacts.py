@@ -17,9 +17,10 @@ from kd_ray.labelling import Audit, audit
 from kd_ray.loop import evaluate
 from kd_ray.models.dustbin import special_labels
 from kd_ray.quant import dead_layers, model_cost
+from kd_ray.report.specialists import cluster_lines
 from kd_ray.report.summary import bytes_shown, count_shown
 from kd_ray.saved_model import load_model
-from kd_ray.stages import RESULT, read_result, result_model, teacher_folder
+from kd_ray.stages import JOINT_TEACHER, RESULT, read_result, result_model, teacher_folder
 from kd_ray.transfer_set import bytes_per_row, check_fit, open_transfer_set, read_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
 from kd_ray.workers import Worker
@@ -102,6 +103,12 @@ def audit_transfer_set(
     """
     given = place(folder)
     opened = open_transfer_set(given)
+    if opened.manifest.plan.teachers[0].model.get("name") == JOINT_TEACHER:
+        raise ConfigError(
+            f"{folder}: holds what a generalist and its specialists believe together, which audit "
+            "cannot run; audit the transfer set that it was made from, or remove it and run "
+            "kd-ray specialize to make it anew"
+        )
     if sample is not None and sample < 1:
         raise ConfigError(f"--rows: must be at least 1, but got {sample}; leave it out for 1000")
     home = given.absolute().parent if run is None else place(run)
@@ -130,6 +137,9 @@ def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:
     if (path / MANIFEST).is_file():
         return _transfer_set_facts(path)
     if (path / META).is_file() or (path / RESULT).is_file():
+        result = None if (path / META).is_file() else read_result(path)
+        if result is not None and result["stage"] == "cluster":
+            return _cluster_facts(path, result)
         return _checkpoint_facts(checkpoint_at(path))
     if (path / "recipe.toml").is_file():
         return _run_facts(path)
@@ -158,6 +168,15 @@ def _transfer_set_facts(path: Path) -> tuple[str, dict[str, Any]]:
         f"{bytes_per_row(manifest):.1f} per row",
         "sha256": manifest.sha256,
     }
+
+
+def _cluster_facts(path: Path, result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    lines = list(cluster_lines(dict(result)))
+    facts = {}
+    for first, second in zip(lines[::2], lines[1::2], strict=True):
+        name, _, about = first.partition(": ")
+        facts[name] = f"{about};{second[1:]}"
+    return f"clusters {path}", {**facts, "sha256": result["sha256"]}
 
 
 def _checkpoint_facts(path: Path) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 from tiny import ALONE, perform, perform_in_pieces, tasks, tiny_file, tiny_recipe, weights_sha256
 from typer.testing import CliRunner
 
-from kd_ray.artefacts import evaluate_checkpoint, inspect
+from kd_ray.artefacts import audit_transfer_set, evaluate_checkpoint, inspect
 from kd_ray.cli import app
 from kd_ray.errors import CheckpointError, ConfigError, KdRayError, TransferSetError
 from kd_ray.pipeline import Run
@@ -227,7 +227,7 @@ def test_cluster_lines_name_classes_and_overlaps():
     assert lines == [
         "specialist 0: 2 classes (its cluster): ant bee",
         "  shares 1 with 1 (bee)",
-        "specialist 1: 3 classes (2 of 2 of its cluster, 1 others): bee cat dog",
+        "specialist 1: 3 classes (2 of its cluster's 2, 1 others): bee cat dog",
         "  shares 1 with 0 (bee)",
     ]
 
@@ -254,7 +254,25 @@ def test_a_specialist_is_inspected_and_evaluated_as_what_it_is(finished: Path):
     assert evaluate_checkpoint(folder)["accuracy"] == result["metrics"]["accuracy"]
 
 
+def test_clusters_are_inspected_with_their_classes(finished: Path):
+    title, facts = inspect(finished / "tiny/specialists/clusters")
+    assert title.startswith("clusters ")
+    assert "; shares " in facts["specialist 2"]
+
+
+def test_the_joint_set_is_inspected_as_one_teachers(finished: Path):
+    _, facts = inspect(finished / "tiny" / JOINT)
+    assert facts["teacher 0"].startswith("specialists, test accuracy 0.")
+
+
 # What is refused
+
+
+def test_what_is_no_model_is_not_evaluated_and_a_joint_set_is_not_audited(finished: Path):
+    with pytest.raises(CheckpointError, match="but is that of the clusters; name another"):
+        evaluate_checkpoint(finished / "tiny/specialists/clusters")
+    with pytest.raises(ConfigError, match="audit the transfer set that it was made from"):
+        audit_transfer_set(finished / "tiny" / JOINT)
 
 
 def refused(recipe: Path, runs: Path, command: str = "specialize") -> str:

@@ -9,10 +9,11 @@ from kd_ray.report.summary import Summary
 from kd_ray.specialists import Clusters, gain_kept
 
 NOTE = (
-    "Specialists: how many have the true class of a test image. Relative change: of the number of right first choices. Confusion: wrong first choices among "
-    "the test images, by the cluster of the label (line) and the cluster of the choice (column); "
-    "the diagonal is confusion within a cluster. Clusters are numbered as their specialists are. A "
-    "specialist may have further classes beside its cluster's."
+    "Specialists: how many have the true class of a test image. Relative change: of the number of "
+    "right first choices. Confusion: wrong first choices among the test images, by the cluster of "
+    "the label (line) and the cluster of the choice (column); the diagonal is confusion within a "
+    "cluster. Clusters are numbered as their specialists are. A specialist may have other classes "
+    "beside its cluster's."
 )
 
 
@@ -32,9 +33,9 @@ def cluster_lines(result: dict[str, Any]) -> Iterator[str]:
     for number, special in enumerate(clusters.special):
         own = sum(clusters.of_class[place] == number for place in special)
         cluster = clusters.of_class.count(number)
-        size = "its cluster" if own == cluster == len(special) else f"{own} of {cluster} of"
-        if size != "its cluster":
-            size += f" its cluster, {len(special) - own} others"
+        size = "its cluster"
+        if not own == cluster == len(special):
+            size = f"{own} of its cluster's {cluster}, {len(special) - own} others"
         yield f"specialist {number}: {len(special)} classes ({size}): {_named(names, special)}"
         shared = [
             f"{len(classes)} with {other} ({_named(names, classes)})"

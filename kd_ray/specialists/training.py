@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -37,6 +37,7 @@ class SpecialFeed:
     feed: TensorFeed
     dustbin: int
     seed: int
+    _latest: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def special(self) -> Tensor:
@@ -64,14 +65,19 @@ class SpecialFeed:
         return self.feed.batch(self._drawn(epoch)[order], mine, epoch)
 
     def _drawn(self, epoch: int) -> Tensor:
-        """Numbers of the 2n rows of an epoch."""
+        """Numbers of the 2n rows of an epoch; drawn once for all of its batches."""
+        if epoch not in self._latest:
+            self._latest.clear()
+            self._latest[epoch] = torch.cat([self.special, *self._others(epoch)])
+        return self._latest[epoch]
+
+    def _others(self, epoch: int) -> Iterator[Tensor]:
         draw = torch.Generator().manual_seed(derived_seed(self.seed, "rest", epoch))
-        missing, parts = len(self.special), [self.special]
+        missing = len(self.special)
         while missing > 0:
             some = self.rest[torch.randperm(len(self.rest), generator=draw)[:missing]]
-            parts.append(some)
             missing -= len(some)
-        return torch.cat(parts)
+            yield some
 
 
 def special_feed(split: Split, generalist: SavedModel, special: tuple[int, ...]) -> TensorFeed:

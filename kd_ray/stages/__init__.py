@@ -13,7 +13,7 @@ import torch
 from kd_ray.files import locked, place
 from kd_ray.progress import Epoch
 from kd_ray.stages.cluster import cluster_stage
-from kd_ray.stages.combine import combine_stage
+from kd_ray.stages.combine import JOINT_TEACHER, combine_stage
 from kd_ray.stages.events import Event, Finished, Started, Waiting
 from kd_ray.stages.label import label_stage
 from kd_ray.stages.shelf import Shelf
@@ -30,6 +30,7 @@ from kd_ray.stages.training import train
 from kd_ray.workers import Worker, together
 
 __all__ = [
+    "JOINT_TEACHER",
     "RESULT",
     "Event",
     "Finished",

@@ -52,6 +52,9 @@ from kd_ray.transfer_set import (
 from kd_ray.transfer_set.plan import canonical_json
 from kd_ray.workers import Worker, from_first, summed, together
 
+JOINT_TEACHER = "specialists"
+"""Name of generalist and specialists together, where a transfer set names its teacher's model."""
+
 ROWS_AT_ONCE = 1024
 """Images whose distributions are found together: some megabytes at a thousand classes."""
 
@@ -157,7 +160,7 @@ def joint_plan(joint: Joint, parents: dict[str, str], accuracy: float) -> Plan:
     """
     plan = joint.source.manifest.plan
     told: dict[str, Any] = {
-        "name": "specialists",
+        "name": JOINT_TEACHER,
         "generalist": plan.teachers[joint.generalist].model,
         "special": [list(some) for some in joint.clusters.special],
         "top_n": joint.top_n,

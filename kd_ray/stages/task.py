@@ -155,12 +155,17 @@ def result_model(folder: Path) -> Path:
     """The checkpoint that is the result of a teacher's or student's folder.
 
     Raises:
-        CheckpointError: its training has not finished.
+        CheckpointError: its training has not finished, or it is the folder of something else.
     """
     result = read_result(folder)
     if result is None:
         raise CheckpointError(
             f"{folder}: training must have finished, but there is no {RESULT}; run it again first"
+        )
+    if "checkpoint" not in result:
+        raise CheckpointError(
+            f"{folder}: must be a teacher's, specialist's or student's folder, but is that of the "
+            f"{result['title']}; name another"
         )
     return folder / str(result["checkpoint"])
 
