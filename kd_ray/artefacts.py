@@ -1,6 +1,7 @@
 """Looking at artefacts: evaluate a checkpoint, audit a transfer set, inspect what lies there."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from kd_ray.feed import feed_of
 from kd_ray.files import place
 from kd_ray.labelling import Audit, audit
 from kd_ray.loop import evaluate
+from kd_ray.models.dustbin import special_labels
 from kd_ray.quant import dead_layers, model_cost
 from kd_ray.report.amounts import bytes_shown, count_shown
+from kd_ray.report.specialists import cluster_lines
 from kd_ray.saved_model import load_model
-from kd_ray.stages import RESULT, read_result, result_model
+from kd_ray.stages import JOINT_TEACHER, RESULT, read_result, result_model
 from kd_ray.stages.task import teacher_folder
 from kd_ray.transfer_set import bytes_per_row, check_fit, open_transfer_set, read_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
@@ -59,6 +62,8 @@ def evaluate_checkpoint(path: str | Path, root: str | None = None) -> dict[str, 
     saved = load_model(checkpoint_at(place(path)), device)
     dataset = _dataset_of(saved.path, saved.meta, root)
     feed = feed_of(dataset.test, saved.meta.input.mean, saved.meta.input.std).to(device)
+    if saved.meta.special is not None:
+        feed = replace(feed, labels=special_labels(feed.labels, saved.meta.special))
     worker = Worker(rank=0, world=1, device=device, threads=torch.get_num_threads())
     return evaluate(saved.model, feed, worker)
 
@@ -100,6 +105,12 @@ def audit_transfer_set(
     """
     given = place(folder)
     opened = open_transfer_set(given)
+    if opened.manifest.plan.teachers[0].model.get("name") == JOINT_TEACHER:
+        raise ConfigError(
+            f"{folder}: holds what a generalist and its specialists believe together, which audit "
+            "cannot run; audit the transfer set that it was made from, or remove it and run "
+            "kd-ray specialize to make it anew"
+        )
     if sample is not None and sample < 1:
         raise ConfigError(f"--rows: must be at least 1, but got {sample}; leave it out for 1000")
     home = _teachers_home(given) if run is None else place(run)
@@ -135,6 +146,9 @@ def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:
     if (path / MANIFEST).is_file():
         return _transfer_set_facts(path)
     if (path / META).is_file() or (path / RESULT).is_file():
+        result = None if (path / META).is_file() else read_result(path)
+        if result is not None and result["stage"] == "cluster":
+            return _cluster_facts(path, result)
         return _checkpoint_facts(checkpoint_at(path))
     if (path / "recipe.toml").is_file():
         return _run_facts(path)
@@ -165,6 +179,15 @@ def _transfer_set_facts(path: Path) -> tuple[str, dict[str, Any]]:
     }
 
 
+def _cluster_facts(path: Path, result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    lines = list(cluster_lines(dict(result)))
+    facts = {}
+    for first, second in zip(lines[::2], lines[1::2], strict=True):
+        name, _, about = first.partition(": ")
+        facts[name] = f"{about};{second[1:]}"
+    return f"clusters {path}", {**facts, "sha256": result["sha256"]}
+
+
 def _checkpoint_facts(path: Path) -> tuple[str, dict[str, Any]]:
     meta = read_meta(path)
     last = meta.history[-1] if meta.history else {}
@@ -173,12 +196,20 @@ def _checkpoint_facts(path: Path) -> tuple[str, dict[str, Any]]:
         "model": ", ".join(f"{key} = {value}" for key, value in meta.model.items()),
         "input": f"(C, H, W) = {meta.input.shape}, mean {meta.input.mean}, std {meta.input.std}",
         "classes": ", ".join(meta.class_names),
+        **_special_facts(meta),
         **_cost_facts(path, last.get("layers", {})),
         **{f"last {key}": value for key, value in last.items() if key not in ("epoch", "layers")},
         **{f"parent {name}": sha256 for name, sha256 in meta.parents.items()},
         **{f"sha256 {name}": sha256 for name, sha256 in meta.files.items()},
         "versions": ", ".join(f"{name} {number}" for name, number in meta.versions.items()),
     }
+
+
+def _special_facts(meta: Meta) -> dict[str, str]:
+    if meta.special is None:
+        return {}
+    names = ", ".join(meta.class_names[number] for number in meta.special)
+    return {"special classes": f"{names}; all others are one output"}
 
 
 def _cost_facts(path: Path, active: Mapping[str, Any]) -> dict[str, str]:
@@ -211,9 +242,9 @@ def _run_facts(path: Path) -> tuple[str, dict[str, Any]]:
         elif result is not None and not _in_sweep(file.parent, path):
             metrics, place = result["metrics"], file.parent.relative_to(path)
             figure = (
-                f"{metrics['rows']:,} rows"
-                if result["stage"] == "label"
-                else f"test accuracy {metrics['accuracy']:.4f}"
+                f"test accuracy {metrics['accuracy']:.4f}"
+                if "accuracy" in metrics
+                else f"{metrics['rows']:,} rows"
             )
             found[result["title"]] = f"{figure}, {result['seconds']} s, in {place}"
     for folder in sorted({meta.parent.parent for meta in path.rglob(f"epoch-*/{META}")}):

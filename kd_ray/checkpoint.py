@@ -60,7 +60,8 @@ class Meta(BaseModel):
         model: catalogue name under `name`, and the entry's options.
         quantizer: `[student.quantizer]`, or None of a float model.
         input: what the model is fed.
-        class_names: K names in the order of the outputs.
+        class_names: K names in the order of the outputs, of a specialist's network.
+        special: of a specialist, the numbers of its classes; its other classes are one output.
         recipe: the resolved recipe.
         identity: what determined the weights, dotted key to value; a resumed run must agree.
         parents: artefact -> sha256.
@@ -74,12 +75,13 @@ class Meta(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: Literal[1] = FORMAT_VERSION
-    kind: Literal["teacher", "student"]
+    kind: Literal["teacher", "student", "specialist"]
     epoch: int
     model: dict[str, Any]
     quantizer: dict[str, Any] | None = None
     input: ModelInput
     class_names: list[str]
+    special: list[int] | None = None
     recipe: dict[str, Any]
     identity: dict[str, Any]
     parents: dict[str, str] = {}

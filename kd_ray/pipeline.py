@@ -24,13 +24,19 @@ from kd_ray.report.summary import Summary, summarize_results
 from kd_ray.schedule import schedule_problems
 from kd_ray.stages import Event, Finished, Task, found_result, perform_all
 from kd_ray.transfer_set import read_manifest
-from kd_ray.variants import recipe_variants
+from kd_ray.variants import SPECIALIZED, recipe_variants
 from kd_ray.workers import Worker
 
-Stage = Literal["teach", "label", "distill"]
-STAGES: tuple[Stage, ...] = ("teach", "label", "distill")
+Stage = Literal["teach", "label", "specialize", "distill"]
+ORDER = ("teach", "label", "cluster", "specialize", "combine", "distill")
+"""Of the tasks; each is made from what those before it made."""
 STORED_CHECKPOINT_S = 2.0
 """Between two checkpoints in an object store; one takes some requests, an epoch may take less."""
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """All stages that a recipe describes, in order."""
+    return ("teach", "label", *(("specialize",) if recipe.specialists else ()), "distill")
 
 
 def open_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -56,6 +62,9 @@ def catalogue_problems(recipe: Recipe) -> list[str]:
     )
     if not found:
         found += quantizer_problems(recipe)
+    if recipe.specialists is not None:
+        schedule = recipe.specialists.train.schedule
+        found += schedule_problems("specialists.train.schedule", schedule.name, schedule.options)
     if recipe.teacher is not None:
         train, models = recipe.teacher.train, recipe.teacher.models
         for place, model in [
@@ -108,9 +117,14 @@ class Run:
     checkpoint_s: float = 0.0
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def tasks(self, stages: Sequence[Stage] = STAGES) -> list[Task]:
-        """Every artefact of some stages, in order."""
+    def tasks(self, stages: Sequence[Stage] | None = None) -> list[Task]:
+        """Every artefact of some stages, in order; None for all that the recipe has.
+
+        Raises:
+            ConfigError: specialists are asked for, and the recipe has none.
+        """
         recipe = with_absolute_paths(self.recipe)
+        stages = stages_of(recipe) if stages is None else stages
         root = given_root(recipe.data)
         label = Task(
             "label",
@@ -128,15 +142,26 @@ class Run:
                 found += [replace(label, stage="teach", member=member) for member in members]
             if "label" in stages:
                 found.append(label)
-        if "distill" in stages:
-            found += [
-                replace(label, stage="distill", variant=variant, seed=seed)
-                for seed in recipe.train.seeds
-                for variant in (self.variants or recipe_variants(recipe))
-            ]
+        variants = list(self.variants or recipe_variants(recipe)) if "distill" in stages else []
+        if "specialize" in stages:
+            if recipe.specialists is None:
+                raise ConfigError(
+                    "specialists: this table is needed to specialize, but the recipe has none; "
+                    "add [specialists] with count = 10, say, or use kd-ray run"
+                )
+            found.append(replace(label, stage="cluster"))
+            numbers = range(recipe.specialists.count)
+            found += [replace(label, stage="specialize", member=number) for number in numbers]
+            found.append(replace(label, stage="combine"))
+            variants.append(SPECIALIZED)
+        found += [
+            replace(label, stage="distill", variant=variant, seed=seed)
+            for seed in recipe.train.seeds
+            for variant in variants
+        ]
         return found
 
-    def events(self, stages: Sequence[Stage] = STAGES) -> Generator[tuple[Task, Event]]:
+    def events(self, stages: Sequence[Stage] | None = None) -> Generator[tuple[Task, Event]]:
         """Performs what is not done yet; yields a `Finished` for what is.
 
         Raises:
@@ -144,7 +169,7 @@ class Run:
         """
         tasks = self.tasks(stages)
         if self.recipe.transfer_set.path is not None:
-            if "distill" not in stages:
+            if stages is not None and not {"distill", "specialize"} & set(stages):
                 raise ConfigError(
                     "transfer_set.path: names a finished transfer set, so there is nothing to "
                     f"{' or '.join(stages)}; leave it out to make one"
@@ -156,11 +181,11 @@ class Run:
             self._check_given_teachers(found)
             self._write_recipe()
             # What is made from something still to come is looked at when that is there.
-            missing = [STAGES.index(task.stage) for task, result in found if result is None]
-            first = min(missing, default=len(STAGES))
+            missing = [ORDER.index(task.stage) for task, result in found if result is None]
+            first = min(missing, default=len(ORDER))
             todo = []
             for task, result in found:
-                if result is None or STAGES.index(task.stage) > first:
+                if result is None or ORDER.index(task.stage) > first:
                     todo.append(task)
                     continue
                 self.results[task.title] = result
@@ -241,7 +266,7 @@ def run(
     overrides: Sequence[str] = (),
     *,
     runs: str | Path = "runs",
-    stages: Sequence[Stage] = STAGES,
+    stages: Sequence[Stage] | None = None,
     local: bool = False,
     address: str | None = None,
     verbose: bool = False,
@@ -254,7 +279,8 @@ def run(
         recipe: a recipe, its path, or the name of a shipped one.
         overrides: `key.path=value`; only with a path or a name.
         runs: folder of run folders, or the URL of one in a store, such as s3://bucket/runs.
-        stages: some of "teach", "label", "distill", in this order.
+        stages: some of "teach", "label", "specialize", "distill", in this order; None for all that
+            the recipe has.
         local: perform in this process, without Ray; breakpoints work.
         address: HOST:PORT of a Ray cluster; None for this machine.
         verbose: let Ray's own log lines through.

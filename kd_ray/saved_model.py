@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kd_ray.checkpoint import WEIGHTS, Meta, read_meta, restore
 from kd_ray.config import QuantizerOptions
 from kd_ray.models import build_model
+from kd_ray.models.dustbin import Specialist
 from kd_ray.quant import quantize_
 
 
@@ -40,7 +41,7 @@ def load_model(path: Path, device: torch.device) -> SavedModel:
     """
     meta = read_meta(path)
     options = {key: value for key, value in meta.model.items() if key != "name"}
-    model = build_model(
+    model: nn.Module = build_model(
         meta.model["name"],
         options,
         shape=meta.input.shape,
@@ -49,6 +50,8 @@ def load_model(path: Path, device: torch.device) -> SavedModel:
     )
     if meta.quantizer is not None:
         quantize_(model, QuantizerOptions.model_validate(meta.quantizer), meta.input.shape)
+    if meta.special is not None:
+        model = Specialist(model, meta.special, len(meta.class_names))
     restore(path, meta, model)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return SavedModel(path, meta, model.eval())

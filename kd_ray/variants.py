@@ -14,6 +14,8 @@ from kd_ray.errors import ConfigError
 
 DISTILLED, LABELS, SOFTENED_LABELS = "distilled", "labels", "softened-labels"
 ONLINE = "online"
+SPECIALIZED = "specialized"
+"""The recipe's own objective, with generalist and specialists together for a teacher."""
 NO_SOFT_TERM = SoftWeight(factor=0.0, times_temperature_squared=False)
 T_SQUARED = SoftWeight(factor=1.0, times_temperature_squared=True)
 
@@ -124,6 +126,8 @@ def variant_options(recipe: Recipe, variant: str) -> tuple[Objective, StudentTra
     temperature = temperature_of(variant)
     if temperature is not None:
         return objective.model_copy(update={"temperature": temperature}), train
+    if variant == SPECIALIZED:  # its transfer set has one teacher, all of them together
+        return objective.model_copy(update={"members": None, "member_weights": None}), train
     if variant in (own_variant(recipe), ONLINE) or views_of(variant) is not None:
         return objective, train
     hard_only = {"hard_weight": 1.0, "soft_weight": NO_SOFT_TERM}

@@ -76,7 +76,10 @@ def test_recipes_are_shipped_and_their_datasets_known():
 @recipes
 def test_recipe_opens_with_the_command_that_runs_it(name: str):
     first = recipe_text(name)[1].splitlines()[0]
-    command = "tune run " if opened(name).sweep else "(run |views )?"
+    recipe = opened(name)
+    command = "(run |views )?"
+    if recipe.sweep or recipe.specialists:
+        command = "tune run " if recipe.sweep else "specialize "
     assert re.fullmatch(rf"# kd-ray {command}{name}", first)
 
 
@@ -104,18 +107,22 @@ def test_recipe_has_tasks_for_every_stage_it_describes(name: str, tmp_path_facto
     recipe = opened(name)
     run = Run(recipe, tmp_path_factory.mktemp("run"))
     stages = [task.stage for task in run.tasks()]
-    variants = len(recipe.student.baselines) + 1
+    variants = len(recipe.student.baselines) + 1 + (recipe.specialists is not None)
     assert stages.count("distill") == len(recipe.train.seeds) * variants
     if recipe.teacher is not None:
         assert stages.count("teach") == recipe.teacher.members
         assert stages.count("label") == 1
+    specialists = 0 if recipe.specialists is None else recipe.specialists.count
+    assert stages.count("specialize") == specialists
+    assert stages.count("cluster") == stages.count("combine") == (specialists > 0)
 
 
 @recipes
 def test_recipe_schedules_run_from_the_first_step_to_the_last(name: str):
     recipe = opened(name)
     rows = int(shape_of(recipe)[2] * recipe.data.fraction) - recipe.data.validation
-    for train in [recipe.train] + ([recipe.teacher.train] if recipe.teacher else []):
+    owners = [owner for owner in (recipe.teacher, recipe.specialists) if owner is not None]
+    for train in [recipe.train, *(owner.train for owner in owners)]:
         schedule = make_schedule(train.schedule.name, train.schedule.options)
         steps = math.ceil(rows / train.batch_size)
         places = {0, 1, steps * train.epochs // 2, steps * train.epochs - 1}

@@ -23,7 +23,8 @@ from kd_ray.cli.options import (
 from kd_ray.cli.reproduce import reproduce
 from kd_ray.cli.tune import tune
 
-ALL_STAGES = ("teach", "label", "distill")
+PLAIN_STAGES = ("teach", "label", "distill")
+SPECIAL_STAGES = ("teach", "label", "specialize", "distill")
 
 app = typer.Typer(
     name="kd-ray",
@@ -50,7 +51,7 @@ def root(
 
 def perform(
     recipe: str,
-    stages: tuple[str, ...],
+    stages: tuple[str, ...] | None,
     overrides: list[str] | None,
     runs: str,
     workers: int | None,
@@ -60,7 +61,7 @@ def perform(
     temperatures: str | None = None,
     views: str | None = None,
 ) -> None:
-    """Runs stages of a recipe with a display, then prints the closing table."""
+    """Runs stages of a recipe (None: all it has) with a display, then prints the closing table."""
     from kd_ray.cli.run import run_with_display
 
     sets = [*(overrides or [])]
@@ -90,10 +91,10 @@ def quickstart(
     verbose: VerboseOption = False,
 ) -> None:
     """The whole path on real handwritten digits, on a CPU, in about a minute."""
-    perform("quickstart", ALL_STAGES, overrides, runs, workers, address, local, verbose)
+    perform("quickstart", PLAIN_STAGES, overrides, runs, workers, address, local, verbose)
 
 
-def _add_stage_command(name: str, stages: tuple[str, ...], about: str) -> None:
+def _add_stage_command(name: str, stages: tuple[str, ...] | None, about: str) -> None:
     @answered
     def command(
         recipe: RecipeArgument,
@@ -109,13 +110,22 @@ def _add_stage_command(name: str, stages: tuple[str, ...], about: str) -> None:
     app.command(name, help=about)(command)
 
 
-_add_stage_command("run", ALL_STAGES, "Every stage of a recipe in order: teach, label, distill.")
+_add_stage_command(
+    "run",
+    None,
+    "Every stage of a recipe in order: teach, label, specialists if it has any, distill.",
+)
 _add_stage_command("teach", ("teach",), "Train the teacher (every member of the ensemble).")
 _add_stage_command("label", ("label",), "Write the teacher's logits into the transfer set.")
 _add_stage_command(
     "distill",
     ("distill",),
     "Train the students: distilled from the transfer set, and the recipe's baselines.",
+)
+_add_stage_command(
+    "specialize",
+    SPECIAL_STAGES,
+    "Specialists for classes that the teacher confuses, and their student; with what they need.",
 )
 
 
@@ -134,7 +144,7 @@ def exercises(
     verbose: VerboseOption = False,
 ) -> None:
     """Four objectives over temperatures from one teacher: labels, soft targets, both, a control."""
-    perform(recipe, ALL_STAGES, overrides, runs, workers, address, local, verbose, temperatures)
+    perform(recipe, PLAIN_STAGES, overrides, runs, workers, address, local, verbose, temperatures)
 
 
 @app.command()
@@ -152,7 +162,7 @@ def views(
     verbose: VerboseOption = False,
 ) -> None:
     """Accuracy over stored views, beside a teacher that is run in every step on new views."""
-    perform(recipe, ALL_STAGES, overrides, runs, workers, address, local, verbose, views=numbers)
+    perform(recipe, PLAIN_STAGES, overrides, runs, workers, address, local, verbose, views=numbers)
 
 
 app.command("reproduce")(reproduce)

@@ -17,6 +17,7 @@ from kd_ray.cli.wording import duration, figures, finished_line, fitting
 from kd_ray.labelling import ShardDone
 from kd_ray.progress import Epoch, Notice, Step
 from kd_ray.quant import dead_layers
+from kd_ray.report.specialists import cluster_lines
 from kd_ray.stages import Event, Finished, Started, Task, Waiting
 
 Clock = Callable[[], float]
@@ -66,6 +67,9 @@ class Display:
         if isinstance(event, Finished):
             self._finished.add(task.title)
         self._view.show(task, event)
+        if isinstance(event, Finished) and task.stage == "cluster":
+            for line in cluster_lines(event.result):
+                self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         if isinstance(event, Epoch):
             self._warn_of_dead_layers(task.title, dead_layers(event.layers or {}))
 
@@ -167,7 +171,7 @@ class _Lines:
             self._release(title)
             self._printed.pop(title, None)
             self._paces[title] = _Pace(event.done, event.epochs, self._clock)
-            if task.stage == "label":
+            if task.stage in ("label", "combine"):
                 self._labelling.setdefault(title, _Labelling(self._clock))
             if event.done:
                 self._print(f"{title}: goes on after epoch {event.done} of {event.epochs}")
@@ -247,7 +251,7 @@ class _Bars:
             self._console.print(finished_line(task, event), highlight=False, markup=False)
         elif isinstance(event, Started):
             self._begin(title, event.done, event.epochs)
-            if task.stage == "label":
+            if task.stage in ("label", "combine"):
                 self._labelling.setdefault(title, _Labelling(self._clock))
         elif not isinstance(event, Waiting | Notice):
             if title not in self._ids:  # another worker's shard may come before the first's word

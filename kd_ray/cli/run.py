@@ -5,6 +5,7 @@ from typing import cast
 from rich.console import Console
 
 from kd_ray.cli.display import Display
+from kd_ray.cli.specialists import coverage_table
 from kd_ray.cli.tables import closing_lines, closing_table, exercises_table, views_table
 from kd_ray.errors import ConfigError
 from kd_ray.files import place
@@ -17,7 +18,7 @@ from kd_ray.variants import exercise_variants, view_variants
 
 def run_with_display(
     source: str,
-    stages: tuple[str, ...],
+    stages: tuple[str, ...] | None,
     overrides: list[str],
     runs: str,
     *,
@@ -54,7 +55,7 @@ def run_with_display(
         summary = run_stages(
             recipe,
             runs=runs,
-            stages=cast(tuple[Stage, ...], stages),
+            stages=cast(tuple[Stage, ...] | None, stages),
             address=address,
             local=local,
             verbose=verbose,
@@ -69,6 +70,9 @@ def run_with_display(
             console.print(f"{place(runs) / recipe.name / path.name}: written", highlight=False)
     elif summary.rows:
         console.print(closing_table(summary, console.width))
+    covered = coverage_table(summary)
+    if covered is not None:
+        console.print(covered)
     for line in closing_lines(summary):
         console.print(line, highlight=False)
     console.print(f"In {place(runs) / recipe.name}", highlight=False, markup=False)

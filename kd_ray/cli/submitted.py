@@ -14,7 +14,7 @@ from kd_ray.errors import ConfigError
 from kd_ray.files import place
 
 COMMANDS = (
-    *("quickstart", "run", "teach", "label", "distill", "exercises"),
+    *("quickstart", "run", "teach", "label", "distill", "specialize", "exercises"),
     *("views", "reproduce"),
     *("tune run", "tune resume", "tune retrain"),
 )

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kd_ray.report.exercises import exercise_rows
+from kd_ray.report.specialists import specialists_sentences
 from kd_ray.report.summary import Summary
 from kd_ray.report.views import views_rows
 
@@ -115,8 +116,8 @@ def _width(table: Table) -> int:
 
 
 def closing_lines(summary: Summary) -> list[str]:
-    """What the table does not say: the gap, and what the transfer set cost."""
-    return summary.sentences()
+    """What the tables do not say: the gap, specialists, and what the transfer set cost."""
+    return [*specialists_sentences(summary), *summary.sentences()]
 
 
 def facts(title: str, values: Mapping[str, Any]) -> Table:

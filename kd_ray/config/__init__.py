@@ -5,6 +5,7 @@ from kd_ray.config.quantizer import LayerOptions, QuantizerOptions
 from kd_ray.config.read import load_recipe, parse_recipe, recipe_names, recipe_text
 from kd_ray.config.schema import DataOptions, Recipe, Resources, StudentOptions
 from kd_ray.config.soft_weight import SoftWeight
+from kd_ray.config.specialists import SpecialistOptions
 from kd_ray.config.sweep import Range, SweepOptions
 from kd_ray.config.table import Named
 from kd_ray.config.teaching import TeacherOptions, TransferSetOptions
@@ -21,6 +22,7 @@ __all__ = [
     "Recipe",
     "Resources",
     "SoftWeight",
+    "SpecialistOptions",
     "StudentOptions",
     "StudentTrain",
     "SweepOptions",

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kd_ray.config.objective import Objective
 from kd_ray.config.quantizer import QuantizerOptions
+from kd_ray.config.specialists import SpecialistOptions
 from kd_ray.config.sweep import SweepOptions
 from kd_ray.config.table import Entry, Name, Seed, Table
 from kd_ray.config.teaching import TeacherOptions, TransferSetOptions
@@ -160,6 +161,9 @@ class Recipe(Table):
     resources: Resources = Resources()
     """What the run may use."""
 
+    specialists: SpecialistOptions | None = None
+    """Nets for classes that the teacher confuses."""
+
     sweep: SweepOptions | None = None
     """What `kd-ray tune` searches."""
 
@@ -171,6 +175,9 @@ class Recipe(Table):
         if self.teacher is not None:
             trains["teacher.train"] = self.teacher.train
         held_out = {"train": self.train.hold_out > 0}
+        if self.specialists is not None:
+            self._check_specialists(self.specialists)
+            trains["specialists.train"] = self.specialists.train
         for place, train in trains.items():
             none = self.data.validation == 0 and not held_out.get(place, False)
             if none and (train.keep == "best" or train.patience):
@@ -184,3 +191,15 @@ class Recipe(Table):
                 f"{self.data.validation} rows of data.validation; set one of the two to 0"
             )
         return self
+
+    def _check_specialists(self, specialists: SpecialistOptions) -> None:
+        if self.teacher is not None and specialists.generalist >= self.teacher.members:
+            raise ValueError(
+                f"specialists.generalist: must be a member of the {self.teacher.members} of "
+                f"teacher.members, counted from 0, but got {specialists.generalist}"
+            )
+        if self.objective.soft_weight.factor == 0 or self.objective.targets != "teacher":
+            raise ValueError(
+                "specialists: are distilled into a student by their soft targets, but [objective] "
+                'has none; set soft_weight above 0 and targets = "teacher"'
+            )

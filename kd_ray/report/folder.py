@@ -15,13 +15,22 @@ from kd_ray.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe, load_recipe
 from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.files import place
-from kd_ray.variants import is_asked_for, recipe_variants
+from kd_ray.variants import SPECIALIZED, is_asked_for, recipe_variants
 
 RECIPE, RESULT = "recipe.toml", "result.json"
-KINDS = {"teach": "teacher", "label": "transfer set"}
+KINDS = {
+    "teach": "teacher",
+    "label": "transfer set",
+    "cluster": "clusters",
+    "specialize": "specialist",
+    "combine": "specialists' transfer set",
+}
 NEEDED = {"stage", "title", "metrics", "seconds"}
 NEEDED_OF_TRAINING = {"variant", "parameters", "images_per_s", "history"}
-PLACES = ("teacher/member-*", "transfer_set", "student/*/seed-*")
+PLACES = (
+    *("teacher/member-*", "transfer_set", "student/*/seed-*"),
+    *("specialists/clusters", "specialists/member-*", "specialists/transfer_set"),
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,8 @@ def _places(path: Path, recipe: Recipe) -> dict[str, tuple[str, str, int]]:
     variants = recipe_variants(recipe)
     if any(is_asked_for(name) for name in begun):  # trained instead of the recipe's own students
         variants = [name for name in variants if name in begun]
+    elif recipe.specialists is not None:
+        variants = [*variants, SPECIALIZED]
     places = dict(_wanted(recipe, variants))
     for pattern in PLACES:
         for file in sorted(path.glob(f"{pattern}/{RESULT}")):
@@ -129,6 +140,12 @@ def _wanted(recipe: Recipe, variants: list[str]) -> Iterator[tuple[str, tuple[st
             about = (f"teacher {member}", "teacher", recipe.teacher.train.epochs)
             yield f"{home}teacher/member-{member:02d}", about
         yield "transfer_set", ("transfer set", "transfer set", 0)
+    if recipe.specialists is not None:
+        yield "specialists/clusters", ("clusters", "clusters", 0)
+        for number in range(recipe.specialists.count):
+            about = (f"specialist {number}", "specialist", recipe.specialists.train.epochs)
+            yield f"specialists/member-{number:02d}", about
+        yield "specialists/transfer_set", ("specialists' transfer set", "transfer set", 0)
     for variant in variants:
         for seed in recipe.train.seeds:
             title = f"student {variant}, seed {seed}"
@@ -152,7 +169,8 @@ def _result(file: Path) -> dict[str, Any] | None:
         result = json.loads(file.read_bytes())
         if result["status"] != "finished":
             return None
-        needed = NEEDED if result["stage"] == "label" else NEEDED | NEEDED_OF_TRAINING
+        without = ("label", "cluster", "combine")
+        needed = NEEDED if result["stage"] in without else NEEDED | NEEDED_OF_TRAINING
         if missing := sorted(needed - set(result)):
             raise KeyError(*missing)
         return dict(result)

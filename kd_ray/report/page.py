@@ -12,6 +12,7 @@ from kd_ray.report.cost import cost_of
 from kd_ray.report.folder import Artefact, RunFolder, read_run
 from kd_ray.report.markup import document, element, paragraph, section, table
 from kd_ray.report.plots import Curve, Dots, colour, curves, error_dots
+from kd_ray.report.specialists import specialists_section
 from kd_ray.report.style import CSS
 from kd_ray.report.summary import (
     MODEL_NAMES,
@@ -65,6 +66,7 @@ def report_page(run: RunFolder) -> str:
             _tiles(summary),
             _figures(summary),
             _learning(run),
+            specialists_section(summary),
             low_bit_section(run.results),
             _transfer_set(run, summary),
             _recipe(run),
@@ -152,8 +154,10 @@ def _learning(run: RunFolder) -> str:
         for kind in kinds
         if (lines := list(_lines([a for a in trainings if a.kind == kind], "train_loss")))
     ]
+    # A specialist's accuracy is among other classes than everybody else's.
+    alike = [artefact for artefact in trainings if artefact.kind != "specialist"]
     for title, metric in (("Training", "train_accuracy"), ("Validation", "accuracy")):
-        if lines := list(_lines(trainings, metric)):
+        if lines := list(_lines(alike, metric)):
             plots.append(curves(f"{title} accuracy", lines, percent=True))
     if lines := list(_lines(trainings, "gradient_norm")):
         plots.append(curves("Gradient norm", lines))

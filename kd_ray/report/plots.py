@@ -21,7 +21,8 @@ LONG = 20
 """Epochs from which the first ones are left out of a plot of accuracy."""
 
 INK, RULE = "ink", "rule"
-VARIABLES = (INK, RULE, "teacher", "labels", "smoothing", "softened-labels", "distilled")
+STUDENTS = ("labels", "smoothing", "softened-labels", "distilled", "specialized")
+VARIABLES = (INK, RULE, "teacher", *STUDENTS)
 STAND_INS = {name: f"#01fe{number:02x}" for number, name in enumerate(VARIABLES)}
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": STAND_INS[RULE],

@@ -3,13 +3,13 @@
 LIGHT = """
   --paper: #ffffff; --ink: #1c2127; --quiet: #5b6570; --rule: #d5dae0; --tint: #f4f6f8;
   --teacher: #4b5560; --labels: #c8500a; --smoothing: #00805e; --softened-labels: #a8488a;
-  --distilled: #0a66b0; --notice: #fff4d6;
+  --distilled: #0a66b0; --specialized: #6f47b8; --notice: #fff4d6;
 """
 
 DARK = """
   --paper: #14181d; --ink: #e6eaee; --quiet: #9aa5b1; --rule: #3a434d; --tint: #1d232a;
   --teacher: #b4bec8; --labels: #ff9a52; --smoothing: #3fcf9f; --softened-labels: #ea9dcb;
-  --distilled: #5db7ff; --notice: #3a3010;
+  --distilled: #5db7ff; --specialized: #b79cf2; --notice: #3a3010;
 """
 
 CSS = f"""

@@ -18,6 +18,7 @@ MODEL_NAMES = {
     "softened-labels": "student, labels at T",
     "online": "student, teacher at every step",
     "distilled": "student distilled",
+    "specialized": "student of specialists",
 }
 """Name of a `Row` -> what a person calls it."""
 
@@ -255,10 +256,11 @@ def summarize_results(folder: Path, results: Sequence[dict[str, Any]]) -> Summar
     for result in results:
         if result["stage"] == "label":
             transfer_set = {**result["metrics"], "seconds": result["seconds"]}
+        if result["stage"] not in ("teach", "distill"):
             continue
         name = "teacher" if result["stage"] == "teach" else result["variant"]
         groups.setdefault(name, []).append(result)
-    order = sorted(groups, key=lambda name: (name != "teacher", name == "distilled"))
+    order = sorted(groups, key=_place_of)
     rows = [_row(name, groups[name]) for name in order]
     ensemble = _ensemble(results)
     if ensemble is not None:
@@ -285,6 +287,11 @@ def _ensemble(results: Sequence[dict[str, Any]]) -> Row | None:
         seconds=Figure.of([sum(member["seconds"] for member in members)]),
         images_per_s=Figure.of([mean(member["images_per_s"] for member in members)]),
     )
+
+
+def _place_of(name: str) -> int:
+    """Teacher, baselines, the distilled student, and that of the specialists."""
+    return {"teacher": 0, "distilled": 2, "specialized": 3}.get(name, 1)
 
 
 def _row(name: str, results: list[dict[str, Any]]) -> Row:

@@ -5,13 +5,15 @@ same code, and performed twice it goes on where it was, or says that it is done.
 the run folder and are the only thing that stages hand to each other.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 
 import torch
 
 from kd_ray.files import locked
 from kd_ray.progress import Epoch
+from kd_ray.stages.cluster import cluster_stage
+from kd_ray.stages.combine import JOINT_TEACHER, combine_stage
 from kd_ray.stages.events import Event, Finished, Started, Waiting
 from kd_ray.stages.label import label_stage
 from kd_ray.stages.shelf import Shelf
@@ -27,6 +29,7 @@ from kd_ray.stages.training import train
 from kd_ray.workers import Worker, together
 
 __all__ = [
+    "JOINT_TEACHER",
     "RESULT",
     "Event",
     "Finished",
@@ -43,6 +46,14 @@ __all__ = [
 ]
 
 ORPHAN_WAIT_S = 60.0
+PERFORM: Mapping[str, Callable[[Task, Worker, Shelf], Iterator[Event]]] = {
+    "teach": train,
+    "label": label_stage,
+    "cluster": cluster_stage,
+    "specialize": train,
+    "combine": combine_stage,
+    "distill": train,
+}
 
 
 def perform_all(
@@ -62,8 +73,7 @@ def perform_all(
     shelf = shelf or Shelf()
     for task in tasks:
         with _writing(task, worker):
-            perform = label_stage if task.stage == "label" else train
-            for event in perform(task, worker, shelf):
+            for event in PERFORM[task.stage](task, worker, shelf):
                 yield task, event
 
 

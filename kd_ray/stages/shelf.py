@@ -19,7 +19,7 @@ from kd_ray.stages.task import (
 )
 from kd_ray.student import StudentFeeds, student_feeds
 from kd_ray.transfer_set import Manifest, TransferSet, check_fit, open_transfer_set, read_manifest
-from kd_ray.variants import ONLINE
+from kd_ray.variants import ONLINE, SPECIALIZED
 
 
 class Shelf:
@@ -44,11 +44,12 @@ class Shelf:
         Raises:
             TransferSetError: the set is altered, or does not fit the data or the run's teachers.
         """
-        folder = transfer_set_folder(recipe, place(task.run))
+        folder = transfer_set_folder(recipe, place(task.run), task.variant)
         manifest = read_manifest(folder)
         key = f"{folder} {manifest.sha256} {recipe.data.model_dump_json()} {device}"
         if key not in self._students:
-            if recipe.transfer_set.path is None:
+            # Of the specialists' set, the parents that its result names were checked with it.
+            if recipe.transfer_set.path is None and task.variant != SPECIALIZED:
                 hashes = [saved.sha256 for saved, _ in load_teachers(task, recipe)]
                 check_fit(manifest, teacher_sha256s=hashes, views=recipe.transfer_set.views)
             dataset = None

@@ -14,7 +14,7 @@ from kd_ray.errors import CheckpointError
 from kd_ray.files import place
 from kd_ray.transfer_set import read_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
-from kd_ray.variants import ONLINE, variant_options, views_of
+from kd_ray.variants import ONLINE, SPECIALIZED, variant_options, views_of
 
 RESULT = "result.json"
 
@@ -28,7 +28,7 @@ class Task:
         recipe: the resolved recipe as a plain table.
         run: absolute run folder, or its URL.
         data_root: absolute folder of the dataset's files, as the driver found it, or None.
-        member: of the ensemble, for "teach".
+        member: of the ensemble, for "teach"; of the specialists, for "specialize".
         variant: of the student, for "distill".
         seed: of the student, for "distill".
         parents: artefact -> fingerprint or name, of what the task comes from beside its data.
@@ -39,7 +39,7 @@ class Task:
             had enough have theirs in any case.
     """
 
-    stage: Literal["teach", "label", "distill"]
+    stage: Literal["teach", "label", "cluster", "specialize", "combine", "distill"]
     recipe: dict[str, Any]
     run: str
     data_root: str | None = None
@@ -53,10 +53,15 @@ class Task:
     @property
     def title(self) -> str:
         """What a person calls it."""
-        if self.stage == "teach":
-            return f"teacher {self.member}"
-        if self.stage == "label":
-            return "transfer set"
+        titles = {
+            "teach": f"teacher {self.member}",
+            "label": "transfer set",
+            "cluster": "clusters",
+            "specialize": f"specialist {self.member}",
+            "combine": "specialists' transfer set",
+        }
+        if self.stage in titles:
+            return titles[self.stage]
         return f"student {self.variant}, seed {self.seed}"
 
     @property
@@ -68,6 +73,12 @@ class Task:
             return teacher_folder(run if elsewhere is None else place(elsewhere), self.member)
         if self.stage == "label":
             return run / "transfer_set"
+        if self.stage == "cluster":
+            return clusters_folder(run)
+        if self.stage == "specialize":
+            return specialist_folder(run, self.member)
+        if self.stage == "combine":
+            return joint_folder(run)
         return run / "student" / self.variant / f"seed-{self.seed}"
 
     def read_recipe(self) -> Recipe:
@@ -90,8 +101,34 @@ def teacher_folders(recipe: Recipe, run: Path) -> list[Path]:
     return [teacher_folder(home, member) for member in range(recipe.teacher.members)]
 
 
-def transfer_set_folder(recipe: Recipe, run: Path) -> Path:
-    """The transfer set that a run's students learn from."""
+def clusters_folder(run: Path) -> Path:
+    """Where it lies which classes each specialist has."""
+    return run / "specialists" / "clusters"
+
+
+def specialist_folder(run: Path, number: int) -> Path:
+    """Where a specialist lies below a run folder."""
+    return run / "specialists" / f"member-{number:02d}"
+
+
+def joint_folder(run: Path) -> Path:
+    """The transfer set with the logits of generalist and specialists together."""
+    return run / "specialists" / "transfer_set"
+
+
+def generalist_folder(recipe: Recipe, run: Path) -> Path:
+    """The teacher that specialists start from; that of a given transfer set lies beside it."""
+    assert recipe.specialists is not None
+    path = recipe.transfer_set.path
+    if path is not None:
+        return teacher_folder(place(path).absolute().parent, recipe.specialists.generalist)
+    return teacher_folders(recipe, run)[recipe.specialists.generalist]
+
+
+def transfer_set_folder(recipe: Recipe, run: Path, variant: str = "") -> Path:
+    """The transfer set that a run's students of a variant learn from."""
+    if variant == SPECIALIZED:
+        return joint_folder(run)
     path = recipe.transfer_set.path
     return run / "transfer_set" if path is None else place(path)
 
@@ -128,12 +165,17 @@ def result_model(folder: Path) -> Path:
     """The checkpoint that is the result of a teacher's or student's folder.
 
     Raises:
-        CheckpointError: its training has not finished.
+        CheckpointError: its training has not finished, or it is the folder of something else.
     """
     result = read_result(folder)
     if result is None:
         raise CheckpointError(
             f"{folder}: training must have finished, but there is no {RESULT}; run it again first"
+        )
+    if "checkpoint" not in result:
+        raise CheckpointError(
+            f"{folder}: must be a teacher's, specialist's or student's folder, but is that of the "
+            f"{result['title']}; name another"
         )
     return folder / str(result["checkpoint"])
 
@@ -173,6 +215,16 @@ def identity(task: Task) -> dict[str, Any]:
         if views_of(task.variant) is not None or task.variant == ONLINE:
             parts["views"] = views_of(task.variant) or ONLINE
         return flattened(parts)
+    if recipe.specialists is not None and task.stage in ("cluster", "specialize", "combine"):
+        options = recipe.specialists.model_dump(mode="json")
+        start = {name: options[name] for name in ("generalist", "count")}
+        if task.stage == "cluster":
+            chosen = {name: options[name] for name in ("classes_each", "temperature", "seed")}
+            return flattened({"specialists": start | chosen})
+        if task.stage == "combine":
+            return flattened({"specialists": start | {"top_n": options["top_n"]}})
+        trained = {"generalist": options["generalist"], "train": options["train"]}
+        return flattened({"data": data, "specialists": trained, "member": task.member})
     assert recipe.teacher is not None
     if task.stage == "teach":
         teacher = {
@@ -219,7 +271,7 @@ def _check_parents(task: Task, result: dict[str, Any]) -> None:
     now = _parents(task)
     check_identity(task.folder, {name: result["parents"].get(name) for name in now}, now)
     if task.stage == "distill":
-        label = replace(task, stage="label")
+        label = replace(task, stage="combine" if task.variant == SPECIALIZED else "label")
         labelled = read_result(label.folder)
         if labelled is not None and now.get("transfer_set") == labelled["sha256"]:
             _check_parents(label, labelled)
@@ -229,7 +281,8 @@ def _parents(task: Task) -> dict[str, str]:
     """Name -> sha256 of what an artefact is made from, as far as that is there."""
     recipe, run = Recipe.model_validate(task.recipe), place(task.run)
     if task.stage == "distill":
-        folder, start = transfer_set_folder(recipe, run), start_checkpoint(task, recipe)
+        folder = transfer_set_folder(recipe, run, task.variant)
+        start = start_checkpoint(task, recipe)
         there = (folder / MANIFEST).is_file()
         return {
             **({"transfer_set": read_manifest(folder).sha256} if there else {}),
@@ -238,4 +291,28 @@ def _parents(task: Task) -> dict[str, str]:
     if task.stage == "label":
         results = [read_result(folder) for folder in teacher_folders(recipe, run)]
         return {f"teacher-{n:02d}": r["weights_sha256"] for n, r in enumerate(results) if r}
+    if task.stage in ("cluster", "specialize", "combine"):
+        return _specialists_parents(task, recipe)
     return {}
+
+
+def _specialists_parents(task: Task, recipe: Recipe) -> dict[str, str]:
+    """The same of clusters, a specialist, or the specialists' transfer set."""
+    assert recipe.specialists is not None
+    run, found = place(task.run), {}
+    sources: dict[str, tuple[Path, str]] = {}
+    if task.stage == "specialize":
+        sources["generalist"] = generalist_folder(recipe, run), "weights_sha256"
+        sources["clusters"] = clusters_folder(run), "sha256"
+    elif task.stage == "combine":
+        for number in range(recipe.specialists.count):
+            name = f"specialist-{number:02d}"
+            sources[name] = specialist_folder(run, number), "weights_sha256"
+    for name, (folder, key) in sources.items():
+        result = read_result(folder)
+        if result is not None:
+            found[name] = str(result[key])
+    labelled = transfer_set_folder(recipe, run)
+    if task.stage != "specialize" and (labelled / MANIFEST).is_file():
+        found["transfer_set"] = read_manifest(labelled).sha256
+    return found

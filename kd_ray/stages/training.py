@@ -1,14 +1,13 @@
 """The stages that train: a teacher, or a student; checkpointed each epoch and resumed by itself."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
 
 from kd_ray.checkpoint import (
     UNDER_WAY,
@@ -27,17 +26,19 @@ from kd_ray.checkpoint import (
 )
 from kd_ray.config import Recipe, Train
 from kd_ray.errors import CheckpointError
-from kd_ray.feed import TensorFeed, feed_of
+from kd_ray.feed import feed_of
 from kd_ray.files import place, remove_drafts, write_json
 from kd_ray.loop import evaluate
-from kd_ray.losses import MEAN_OF_ALL, Ensemble
+from kd_ray.losses import MEAN_OF_ALL
 from kd_ray.metrics import FIGURES
 from kd_ray.models import parameter_count
 from kd_ray.optimizer import make_optimizer
-from kd_ray.progress import Epoch, Notice, Part, Step, Training
+from kd_ray.progress import Epoch, Notice, Part, Training
 from kd_ray.quant import dead_layers, model_cost
 from kd_ray.stages.events import Event, Finished, Started
+from kd_ray.stages.prepared import Prepared
 from kd_ray.stages.shelf import Shelf, teachers_at_hand
+from kd_ray.stages.specialize import prepare_specialist
 from kd_ray.stages.task import (
     RESULT,
     Task,
@@ -54,48 +55,14 @@ from kd_ray.workers import Worker, from_first, together
 OPTIMIZER_KEY = "train.optimizer"
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A training that can begin or go on.
-
-    Attributes:
-        kind: of its checkpoints.
-        model: before training.
-        model_table: catalogue name and options.
-        quantizer: `[student.quantizer]`, or None.
-        input: what the model is fed.
-        class_names: K names.
-        options: epochs, schedule, what to keep.
-        parents: artefact -> sha256.
-        events: the generator that trains.
-        test: rows for the final figure.
-        ensemble: how teachers are averaged where agreement is measured.
-        start: checkpoint to go on from where there is none of its own, or None for new weights.
-    """
-
-    kind: Literal["teacher", "student"]
-    model: nn.Module
-    model_table: dict[str, Any]
-    quantizer: dict[str, Any] | None
-    input: ModelInput
-    class_names: list[str]
-    options: Train
-    parents: dict[str, str]
-    events: Callable[[Training], Iterator[Step | Notice | Epoch]]
-    test: TensorFeed
-    ensemble: Ensemble
-    start: Path | None = None
-
-
 def train(task: Task, worker: Worker, shelf: Shelf) -> Generator[Event]:
-    """Trains the model of a "teach" or "distill" task to its end, from wherever it is.
+    """Trains the model of a "teach", "specialize" or "distill" task to its end, from anywhere.
 
     In order: 1. a finished result is checked and reported; 2. else the latest checkpoint is
     restored; 3. each epoch is checkpointed before it is reported; 4. the test split is touched.
     """
     with together(worker.device):
-        prepare = prepare_teacher if task.stage == "teach" else prepare_student
-        prepared = prepare(task, worker, shelf)
+        prepared = PREPARE[task.stage](task, worker, shelf)
         result = read_result(task.folder)
         if result is not None:
             check_identity(task.folder, result["identity"], identity(task))
@@ -192,6 +159,13 @@ def prepare_student(task: Task, worker: Worker, shelf: Shelf) -> Prepared:
     )
 
 
+PREPARE: Mapping[str, Callable[[Task, Worker, Shelf], Prepared]] = {
+    "teach": prepare_teacher,
+    "specialize": prepare_specialist,
+    "distill": prepare_student,
+}
+
+
 def _start(task: Task, recipe: Recipe, class_names: Sequence[str]) -> Path | None:
     """The checkpoint that `student.continues` means for a task's seed, or None.
 
@@ -270,6 +244,7 @@ def _checkpoint(task: Task, prepared: Prepared, training: Training) -> None:
         quantizer=prepared.quantizer,
         input=prepared.input,
         class_names=prepared.class_names,
+        special=prepared.special,
         recipe=task.recipe,
         identity=identity(task),
         parents=prepared.parents,
@@ -299,6 +274,7 @@ def _result(
         "variant": task.variant,
         "seed": task.seed,
         "metrics": metrics,
+        **prepared.told,
         "parameters": parameter_count(training.model),
         "packed_bytes": cost.packed_bytes,
         "bit_operations": cost.bit_operations,

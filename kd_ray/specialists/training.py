@@ -1,0 +1,161 @@
+"""Training a specialist: half of its images are of its classes, half are drawn from the rest."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kd_ray.batch import UNLABELLED, Batch
+from kd_ray.config import TeacherTrain
+from kd_ray.datasets import Dataset, Split
+from kd_ray.errors import ConfigError
+from kd_ray.feed import TensorFeed, feed_of
+from kd_ray.loop import derived_seed, fit
+from kd_ray.losses import Loss, distillation_loss
+from kd_ray.models.dustbin import Specialist, special_labels
+from kd_ray.progress import Epoch, Notice, Step, Training
+from kd_ray.saved_model import SavedModel
+from kd_ray.workers import Worker
+
+
+@dataclass(frozen=True)
+class SpecialFeed:
+    """An epoch of a specialist: every special row once, and as many rows of other classes.
+
+    The others are drawn anew for each epoch, without repetition until all were drawn, as a pure
+    function of seed and epoch: a training that goes on draws what it would have drawn.
+
+    Attributes:
+        feed: all rows, with labels among the specialist's outputs.
+        dustbin: the label of all other classes.
+        seed: of the draws.
+    """
+
+    feed: TensorFeed
+    dustbin: int
+    seed: int
+    _latest: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def special(self) -> Tensor:
+        """`(n,)` int64 numbers of the special rows, on the CPU."""
+        labels = self.feed.labels.cpu()
+        return ((labels != self.dustbin) & (labels != UNLABELLED)).nonzero().flatten()
+
+    @cached_property
+    def rest(self) -> Tensor:
+        """`(r,)` int64 numbers of the other rows, on the CPU."""
+        return (self.feed.labels.cpu() == self.dustbin).nonzero().flatten()
+
+    @property
+    def rows(self) -> int:
+        """2n."""
+        return 2 * len(self.special)
+
+    @property
+    def correction(self) -> float:
+        """Log of how much too often special rows are shown, in nats: log(r / n)."""
+        return math.log(len(self.rest) / len(self.special))
+
+    def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:
+        """See `batch.Feed`."""
+        return self.feed.batch(self._drawn(epoch)[order], mine, epoch)
+
+    def _drawn(self, epoch: int) -> Tensor:
+        """Numbers of the 2n rows of an epoch; drawn once for all of its batches."""
+        if epoch not in self._latest:
+            self._latest.clear()
+            self._latest[epoch] = torch.cat([self.special, *self._others(epoch)])
+        return self._latest[epoch]
+
+    def _others(self, epoch: int) -> Iterator[Tensor]:
+        draw = torch.Generator().manual_seed(derived_seed(self.seed, "rest", epoch))
+        missing = len(self.special)
+        while missing > 0:
+            some = self.rest[torch.randperm(len(self.rest), generator=draw)[:missing]]
+            missing -= len(some)
+            yield some
+
+
+def special_feed(split: Split, generalist: SavedModel, special: tuple[int, ...]) -> TensorFeed:
+    """All plain images of a split, with labels among a specialist's outputs."""
+    feed = feed_of(split, generalist.meta.input.mean, generalist.meta.input.std)
+    return replace(feed, labels=special_labels(feed.labels, special))
+
+
+def training_feed(
+    dataset: Dataset,
+    generalist: SavedModel,
+    special: tuple[int, ...],
+    options: TeacherTrain,
+    number: int,
+) -> SpecialFeed:
+    """What specialist `number` learns from: fresh random views, like the teacher's.
+
+    Raises:
+        ConfigError: there are no training images of its classes, or none of any other.
+    """
+    seed = options.seed + number
+    plain = special_feed(dataset.train, generalist, special)
+    feed = replace(plain, views="fresh", augment=options.augment, seed=seed)
+    found = SpecialFeed(feed, len(special), derived_seed(seed, "specialist"))
+    if not len(found.special) or not len(found.rest):
+        names = ", ".join(dataset.class_names[place] for place in special)
+        raise ConfigError(
+            f"specialist {number}: needs training images of its classes and of others, but there "
+            f"are {len(found.special)} of {names} and {len(found.rest)} of the rest; raise "
+            "data.fraction or change [specialists]"
+        )
+    return found
+
+
+def new_specialist(
+    generalist: SavedModel, special: tuple[int, ...], correction: float
+) -> Specialist:
+    """A specialist before training: the generalist's weights, and its beliefs but for the dustbin.
+
+    Args:
+        generalist: its network becomes part of the specialist, so it is to be loaded for it.
+        special: numbers of its classes.
+        correction: added to the dustbin's logit in evaluation, see `SpecialFeed.correction`.
+    """
+    model = Specialist(generalist.model, special, len(generalist.meta.class_names))
+    model.correction.fill_(correction)
+    return model
+
+
+def specialize(
+    training: Training,
+    feed: SpecialFeed,
+    options: TeacherTrain,
+    number: int,
+    worker: Worker,
+    validation: TensorFeed | None,
+) -> Iterator[Step | Notice | Epoch]:
+    """Trains specialist `number` on hard labels; see `loop.fit` for what it yields and raises."""
+
+    def objective(logits: Tensor, batch: Batch, progress: float) -> Loss:
+        return distillation_loss(
+            logits,
+            batch.labels,
+            None,
+            temperature=1.0,
+            soft_weight=0.0,
+            hard_weight=1.0,
+            smoothing=options.label_smoothing,
+            global_rows=batch.global_rows,
+            global_labelled=batch.global_labelled,
+        )
+
+    return fit(
+        training,
+        replace(feed, feed=feed.feed.to(worker.device)),
+        objective,
+        options,
+        seed=derived_seed(options.seed + number, "specialist"),
+        worker=worker,
+        validation=validation,
+    )
