@@ -113,7 +113,11 @@ def test_report_uses_only_colours_that_light_and_dark_both_have(copied: Path) ->
     outline(copied)
     text = (copied / "report.html").read_text(encoding="utf-8")
     used = set(re.findall(r"var\((--[a-z-]+)\)", text))
-    assert {f"--{name}" for name in VARIABLES} - used <= {"--smoothing", "--softened-labels"}
+    assert {f"--{name}" for name in VARIABLES} - used <= {
+        "--smoothing",
+        "--softened-labels",
+        "--specialized",
+    }
     assert all(CSS.count(f"{name}: #") == 2 for name in used)
     assert "#01fe" not in text
 
