@@ -69,8 +69,7 @@ def coverage_rows(result: dict[str, Any]) -> list[dict[str, str]]:
             "specialists": str(line["specialists"]),
             "images": f"{line['rows']:,}",
             "right before": f"{line['correct_before']:,}",
-            "right after": f"{line['correct_after']:,}",
-            "change": f"{line['correct_after'] - line['correct_before']:+,}",
+            "after": f"{line['correct_after']:,}",
             "relative change %": _relative(line["correct_before"], line["correct_after"]),
             "of errors %": _relative(
                 line["rows"] - line["correct_before"], line["rows"] - line["correct_after"]
