@@ -22,8 +22,7 @@ from kd_ray.report.specialists import cluster_lines, coverage_rows, specialists_
 from kd_ray.report.summary import Summary
 from kd_ray.saved_model import load_model
 from kd_ray.stages import Finished, Task, perform_all, read_result, result_model
-from kd_ray.stages.combine import _open as opened_joint  # the law below is of what it makes
-from kd_ray.stages.combine import joint_logits
+from kd_ray.stages.combine import joint_logits, open_joint
 from kd_ray.stages.shelf import Shelf
 from kd_ray.transfer_set import open_transfer_set, shards
 
@@ -103,7 +102,7 @@ def test_specialists_as_they_start_leave_every_row_as_the_generalist_has_it(
 ):
     folder = Path(shutil.copytree(finished / "tiny", tmp_path / "run"))
     task = the("combine", folder)
-    joint, _ = opened_joint(task, task.read_recipe(), ALONE, Shelf())
+    joint, _ = open_joint(task, task.read_recipe(), ALONE, Shelf())
     generalist = load_model(result_model(folder / "teacher/member-00"), torch.device("cpu"))
     for saved in joint.specialists:  # as before training, and before the correction
         saved.model.network.load_state_dict(generalist.model.state_dict())  # type: ignore[union-attr]

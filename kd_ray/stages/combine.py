@@ -86,7 +86,7 @@ def combine_stage(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
     """Writes the specialists' transfer set of a "combine" task, from wherever it is."""
     recipe = task.read_recipe()
     with together(worker.device):
-        joint, parents = _open(task, recipe, worker, shelf)
+        joint, parents = open_joint(task, recipe, worker, shelf)
         result = read_result(task.folder)
         if result is not None:
             check_identity(task.folder, result["identity"], identity(task))
@@ -179,7 +179,9 @@ def joint_sha256(parents: dict[str, str], top_n: int) -> str:
     return hashlib.sha256(canonical_json({"parents": parents, "top_n": top_n}).encode()).hexdigest()
 
 
-def _open(task: Task, recipe: Recipe, worker: Worker, shelf: Shelf) -> tuple[Joint, dict[str, str]]:
+def open_joint(
+    task: Task, recipe: Recipe, worker: Worker, shelf: Shelf
+) -> tuple[Joint, dict[str, str]]:
     """What a "combine" task works on, checked, and its parents' sha256."""
     options = recipe.specialists
     assert options is not None
