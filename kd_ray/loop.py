@@ -6,6 +6,7 @@ what it would have drawn.
 """
 
 import hashlib
+import inspect
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -158,10 +159,12 @@ def _runnable(model: nn.Module, options: Train, worker: Worker) -> Callable[[Ten
     if options.compile:
         network = torch.compile(network)
     if worker.world > 1:
-        # Buffers are averaged once an epoch (`average_buffers`), so no step has to send them.
-        network = DistributedDataParallel(
-            network, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        # Buffers are averaged once an epoch (`average_buffers`), so no step has to send them. What
+        # turns that off has another name since torch 2.15.
+        known = inspect.signature(DistributedDataParallel).parameters
+        sending = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        quiet: dict[str, Any] = {sending: False}
+        network = DistributedDataParallel(network, gradient_as_bucket_view=True, **quiet)
     return network  # type: ignore[no-any-return]
 
 
