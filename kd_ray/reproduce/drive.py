@@ -116,10 +116,11 @@ class Reproduction:
                         for task, event in events:
                             done += isinstance(event, Finished)
                             yield part.name, (task, event)
-                    if part.corrected and "distill" in stages:
+                    students = PartResults(list(run.results.values())).of(DISTILLED)
+                    kept = kept_corrections(run.folder, students, part.corrected)
+                    if part.corrected and len(kept) < len(students):
                         task = run.tasks()[-1]
                         yield part.name, (task, Waiting(f"{part.name}: correcting biases"))
-                        students = PartResults(list(run.results.values())).of(DISTILLED)
                         correct_students(run.folder, task.read_recipe(), students, part.corrected)
                     self.finished.add(part.name)
                 except KdRayError as error:
