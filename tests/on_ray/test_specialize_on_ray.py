@@ -13,6 +13,7 @@ SPECIALISTS = "specialists={ count = 3, classes_each = 4, train = { epochs = 2, 
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_two_workers_train_specialists_and_combine_them_to_the_bytes_that_one_makes(
     tmp_path: Path,
 ) -> None:
