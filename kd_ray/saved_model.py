@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kd_ray.checkpoint import WEIGHTS, Meta, read_meta, restore
 from kd_ray.config import QuantizerOptions
+from kd_ray.files import place
 from kd_ray.models import build_model
 from kd_ray.models.dustbin import Specialist
 from kd_ray.quant import quantize_
@@ -32,13 +33,14 @@ class SavedModel:
         return mean, torch.tensor(self.meta.input.std, dtype=torch.float32, device=device)
 
 
-def load_model(path: Path, device: torch.device) -> SavedModel:
-    """The model of a checkpoint folder, on a device.
+def load_model(where: str | Path, device: torch.device) -> SavedModel:
+    """The model of a checkpoint folder, or of its URL in a store, on a device.
 
     Raises:
         CheckpointError: the folder is no checkpoint, or was altered.
         ConfigError: its architecture is unknown to this version.
     """
+    path = place(where)
     meta = read_meta(path)
     options = {key: value for key, value in meta.model.items() if key != "name"}
     model: nn.Module = build_model(

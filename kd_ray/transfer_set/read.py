@@ -18,7 +18,7 @@ from torch.utils.dlpack import from_dlpack
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import TransferSetError
-from kd_ray.files import local_copies, sha256_of
+from kd_ray.files import local_copies, place, sha256_of
 from kd_ray.transfer_set.columns import first_disorder
 from kd_ray.transfer_set.manifest import MANIFEST, FileEntry, Manifest, read_manifest
 from kd_ray.transfer_set.plan import SPLITS, Plan, Split, index_sha256
@@ -55,17 +55,18 @@ class TransferSet:
     test: Rows
 
 
-def open_transfer_set(folder: Path, *, verify: bool = True) -> TransferSet:
+def open_transfer_set(where: str | Path, *, verify: bool = True) -> TransferSet:
     """Reads a finished transfer set.
 
     Args:
-        folder: where `manifest.json` and the Parquet files are.
+        where: the folder of `manifest.json` and the Parquet files, or its URL in a store.
         verify: compare each file's sha256 with the manifest's; False saves one pass over the bytes.
             Sizes, plan, order of rows and finiteness are always checked.
 
     Raises:
         TransferSetError: unfinished, or a file is missing, truncated or altered.
     """
+    folder = place(where)
     manifest = read_manifest(folder)
     with local_copies(folder, [file.name for file in manifest.files]) as copies:
         _check_files(copies, manifest.files, verify=verify)

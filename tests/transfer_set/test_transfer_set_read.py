@@ -88,7 +88,7 @@ def test_open_transfer_set_gives_tensors_that_may_be_written_to(tmp_path: Path) 
     train = open_transfer_set(tmp_path).train
     for tensor in (train.index, train.labels, train.logits, train.images):
         tensor.add_(1)
-    again = open_transfer_set(tmp_path).train
+    again = open_transfer_set(str(tmp_path)).train  # as a notebook writes it
     assert torch.equal(again.logits + 1, train.logits)
 
 
