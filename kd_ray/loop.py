@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kd_ray.batch import UNLABELLED, Batch, Feed
 from kd_ray.config import Train
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.losses import MEAN_OF_ALL, Ensemble, Loss, soft_targets
+from kd_ray.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_loss, soft_targets
 from kd_ray.metrics import summarize, tally
 from kd_ray.models import project_
 from kd_ray.optimizer import set_knobs
@@ -46,6 +46,29 @@ def derived_seed(*parts: int | str) -> int:
     """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def label_objective(smoothing: float) -> ObjectiveFunction:
+    """The loss of whoever has no teacher: cross-entropy with labels at T = 1, in nats.
+
+    Args:
+        smoothing: share of the label's mass that is spread evenly over all K classes.
+    """
+
+    def loss(logits: Tensor, batch: Batch, progress: float) -> Loss:
+        return distillation_loss(
+            logits,
+            batch.labels,
+            None,
+            temperature=1.0,
+            soft_weight=0.0,
+            hard_weight=1.0,
+            smoothing=smoothing,
+            global_rows=batch.global_rows,
+            global_labelled=batch.global_labelled,
+        )
+
+    return loss
 
 
 def fit(

@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 
-from kd_ray.batch import Batch
 from kd_ray.config import TeacherOptions
 from kd_ray.datasets import Dataset
 from kd_ray.feed import feed_of
-from kd_ray.loop import derived_seed, fit
-from kd_ray.losses import Loss, distillation_loss
+from kd_ray.loop import derived_seed, fit, label_objective
 from kd_ray.models import build_model
 from kd_ray.progress import Epoch, Notice, Step, Training
 from kd_ray.workers import Worker
@@ -41,24 +39,10 @@ def teach(
     plain = feed_of(dataset.train, dataset.mean, dataset.std)
     feed = replace(plain, views="fresh", augment=train.augment, seed=seed)
     validation = feed_of(dataset.validation, dataset.mean, dataset.std)
-
-    def objective(logits: Tensor, batch: Batch, progress: float) -> Loss:
-        return distillation_loss(
-            logits,
-            batch.labels,
-            None,
-            temperature=1.0,
-            soft_weight=0.0,
-            hard_weight=1.0,
-            smoothing=train.label_smoothing,
-            global_rows=batch.global_rows,
-            global_labelled=batch.global_labelled,
-        )
-
     return fit(
         training,
         feed.to(worker.device),
-        objective,
+        label_objective(train.label_smoothing),
         train,
         seed=derived_seed(seed, "teacher"),
         worker=worker,

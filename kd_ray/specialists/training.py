@@ -13,8 +13,7 @@ from kd_ray.config import TeacherTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
 from kd_ray.feed import TensorFeed, feed_of
-from kd_ray.loop import derived_seed, fit
-from kd_ray.losses import Loss, distillation_loss
+from kd_ray.loop import derived_seed, fit, label_objective
 from kd_ray.models.dustbin import Specialist, special_labels
 from kd_ray.progress import Epoch, Notice, Step, Training
 from kd_ray.saved_model import SavedModel
@@ -136,24 +135,10 @@ def specialize(
     validation: TensorFeed | None,
 ) -> Iterator[Step | Notice | Epoch]:
     """Trains specialist `number` on hard labels; see `loop.fit` for what it yields and raises."""
-
-    def objective(logits: Tensor, batch: Batch, progress: float) -> Loss:
-        return distillation_loss(
-            logits,
-            batch.labels,
-            None,
-            temperature=1.0,
-            soft_weight=0.0,
-            hard_weight=1.0,
-            smoothing=options.label_smoothing,
-            global_rows=batch.global_rows,
-            global_labelled=batch.global_labelled,
-        )
-
     return fit(
         training,
         replace(feed, feed=feed.feed.to(worker.device)),
-        objective,
+        label_objective(options.label_smoothing),
         options,
         seed=derived_seed(options.seed + number, "specialist"),
         worker=worker,

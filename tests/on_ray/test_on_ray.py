@@ -108,13 +108,18 @@ def descendants(pid: int) -> Iterator[int]:
 
 def train_workers(pid: int) -> list[int]:
     """Ray Train's workers below a driver."""
+    return workers(pid, b"RayTrainWorker")
+
+
+def workers(pid: int, named: bytes) -> list[int]:
+    """Ray's workers of a class below a driver."""
     found = []
     for child in descendants(pid):
         try:
             title = Path(f"/proc/{child}/cmdline").read_bytes()
         except OSError:
             continue
-        if b"RayTrainWorker" in title:
+        if named in title:
             found.append(child)
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_on_ray import descendants, finish, lines_until, start
+from test_on_ray import finish, lines_until, start, workers
 
 from kd_ray import run
 from kd_ray.config import Resources
@@ -43,19 +43,6 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def performers(pid: int) -> list[int]:
-    """Processes below a driver in which a training runs side by side with others."""
-    found = []
-    for child in descendants(pid):
-        try:
-            title = Path(f"/proc/{child}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"Performer" in title:
-            found.append(child)
-    return found
-
-
 def trained(folder: Path) -> dict[str, str]:
     """Title -> fingerprint of the weights, of everything that was trained in a run."""
     results = [read_result(file.parent) for file in sorted(folder.rglob("result.json"))]
@@ -72,7 +59,7 @@ def test_members_train_side_by_side_and_one_that_is_killed_is_trained_again_alon
     output = lines_until(process, "teacher 1: epoch")  # before teacher 0 has ended
     assert "Starting 2 trainings side by side" in output
     assert "teacher 0: finished" not in output
-    alive = performers(process.pid)
+    alive = workers(process.pid, b"Performer")
     assert len(alive) == 2
     os.kill(alive[0], signal.SIGKILL)
     output += finish(process)
