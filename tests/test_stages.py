@@ -18,7 +18,7 @@ from tiny import (
 )
 
 from kd_ray.checkpoint import epochs_in, read_meta
-from kd_ray.errors import CheckpointError, TransferSetError
+from kd_ray.errors import CheckpointError, StorageError, TransferSetError
 from kd_ray.files import TEMPORARY, locked, remove_drafts
 from kd_ray.labelling import label
 from kd_ray.progress import Epoch
@@ -373,6 +373,20 @@ def test_perform_all_closed_early_lets_the_run_folder_go(tmp_path: Path):
     generator.close()  # type: ignore[attr-defined]
     with locked(first.folder):
         assert (first.folder / ".lock").is_file()
+
+
+def test_an_artefact_has_one_writer_and_those_beside_it_have_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An orphan of a killed run may still write; members that train side by side must not wait."""
+    monkeypatch.setattr("kd_ray.stages.ORPHAN_WAIT_S", 0.0)
+    recipe = tiny_recipe("teacher.members=2", "train.epochs=1")
+    first, second, *_ = tasks(recipe, tmp_path)
+    with locked(first.folder):
+        with pytest.raises(StorageError, match="one process at a time"):
+            perform([first])
+        perform([second])
+    perform([first])
 
 
 def test_a_task_is_plain_data_that_json_can_carry(tmp_path: Path):
