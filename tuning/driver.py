@@ -41,7 +41,7 @@ from kd_ray.stages import (
     result_model,
     transfer_set_folder,
 )
-from kd_ray.stages.task import flattened, quantizer_table
+from kd_ray.stages.identity import flattened, quantizer_table
 from kd_ray.student import ensemble_of
 from kd_ray.transfer_set import Manifest, read_manifest
 from kd_ray.workers import Worker

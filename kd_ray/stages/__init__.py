@@ -15,16 +15,10 @@ from kd_ray.progress import Epoch
 from kd_ray.stages.cluster import cluster_stage
 from kd_ray.stages.combine import JOINT_TEACHER, combine_stage
 from kd_ray.stages.events import Event, Finished, Started, Waiting
+from kd_ray.stages.found import RESULT, found_result, read_result, result_model
 from kd_ray.stages.label import label_stage
 from kd_ray.stages.shelf import Shelf
-from kd_ray.stages.task import (
-    RESULT,
-    Task,
-    found_result,
-    read_result,
-    result_model,
-    transfer_set_folder,
-)
+from kd_ray.stages.task import Task, transfer_set_folder
 from kd_ray.stages.training import train
 from kd_ray.workers import Worker, together
 

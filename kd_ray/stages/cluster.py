@@ -9,14 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from kd_ray.checkpoint import check_identity, versions
+from kd_ray.checkpoint import versions
 from kd_ray.config import Recipe, SpecialistOptions
 from kd_ray.errors import CheckpointError, TransferSetError
 from kd_ray.files import place, write_json
 from kd_ray.specialists import Clusters, check_rows, find_clusters
 from kd_ray.stages.events import Event, Finished, Started
+from kd_ray.stages.found import RESULT, finished_result, read_result
+from kd_ray.stages.identity import identity
 from kd_ray.stages.shelf import Shelf
-from kd_ray.stages.task import RESULT, Task, clusters_folder, identity, read_result
+from kd_ray.stages.task import Task, clusters_folder
 from kd_ray.stages.task import transfer_set_folder as labelled_folder
 from kd_ray.transfer_set import TransferSet, open_transfer_set
 from kd_ray.workers import Worker, from_first, together
@@ -29,10 +31,7 @@ def cluster_stage(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
         started = time.perf_counter()
         opened = open_transfer_set(labelled_folder(recipe, place(task.run)))
         parents = {"transfer_set": opened.manifest.sha256}
-        result = read_result(task.folder)
-        if result is not None:
-            check_identity(task.folder, result["identity"], identity(task))
-            check_identity(task.folder, result["parents"], parents)
+        result = finished_result(task, parents)
     if from_first(int(result is not None), worker.device):
         yield Finished(result or {}, found=True)
         return

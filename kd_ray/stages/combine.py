@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kd_ray.checkpoint import check_identity, versions
+from kd_ray.checkpoint import versions
 from kd_ray.config import Augment, Recipe
 from kd_ray.datasets import Dataset, Split, render
 from kd_ray.files import place, remove_drafts, write_json
@@ -32,9 +32,11 @@ from kd_ray.specialists import (
 )
 from kd_ray.stages.cluster import read_clusters
 from kd_ray.stages.events import Event, Finished, Started
+from kd_ray.stages.found import RESULT, finished_result, read_result
+from kd_ray.stages.identity import identity
 from kd_ray.stages.shelf import Shelf
 from kd_ray.stages.specialize import load_generalist, load_specialists
-from kd_ray.stages.task import RESULT, Task, identity, read_result, transfer_set_folder
+from kd_ray.stages.task import Task, transfer_set_folder
 from kd_ray.transfer_set import (
     Manifest,
     Plan,
@@ -87,10 +89,7 @@ def combine_stage(task: Task, worker: Worker, shelf: Shelf) -> Iterator[Event]:
     recipe = task.read_recipe()
     with together(worker.device):
         joint, parents = open_joint(task, recipe, worker, shelf)
-        result = read_result(task.folder)
-        if result is not None:
-            check_identity(task.folder, result["identity"], identity(task))
-            check_identity(task.folder, result["parents"], parents)
+        result = finished_result(task, parents)
     if from_first(int(result is not None), worker.device):
         yield Finished(result or {}, found=True)
         return

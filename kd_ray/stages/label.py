@@ -11,8 +11,10 @@ from kd_ray.config import Recipe
 from kd_ray.files import remove_drafts, write_json
 from kd_ray.labelling import label, plan_labelling
 from kd_ray.stages.events import Event, Finished, Started
+from kd_ray.stages.found import RESULT, read_result
+from kd_ray.stages.identity import flattened, identity
 from kd_ray.stages.shelf import Shelf, load_teachers
-from kd_ray.stages.task import RESULT, Task, flattened, identity, read_result
+from kd_ray.stages.task import Task
 from kd_ray.transfer_set import Manifest, Plan, bytes_per_row, read_manifest, write_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
 from kd_ray.workers import Worker, from_first, summed, together

@@ -10,13 +10,8 @@ from kd_ray.datasets import Dataset, open_dataset
 from kd_ray.errors import ConfigError
 from kd_ray.files import place
 from kd_ray.saved_model import SavedModel, load_model
-from kd_ray.stages.task import (
-    Task,
-    read_result,
-    result_model,
-    teacher_folders,
-    transfer_set_folder,
-)
+from kd_ray.stages.found import read_result, result_model
+from kd_ray.stages.task import Task, teacher_folders, transfer_set_folder
 from kd_ray.student import StudentFeeds, student_feeds
 from kd_ray.transfer_set import Manifest, TransferSet, check_fit, open_transfer_set, read_manifest
 from kd_ray.variants import ONLINE, SPECIALIZED

@@ -18,15 +18,10 @@ from kd_ray.specialists import (
     training_feed,
 )
 from kd_ray.stages.cluster import check_generalist, read_clusters
+from kd_ray.stages.found import result_model
 from kd_ray.stages.prepared import Prepared
 from kd_ray.stages.shelf import Shelf
-from kd_ray.stages.task import (
-    Task,
-    generalist_folder,
-    result_model,
-    specialist_folder,
-    transfer_set_folder,
-)
+from kd_ray.stages.task import Task, generalist_folder, specialist_folder, transfer_set_folder
 from kd_ray.transfer_set import Manifest, check_fit, read_manifest
 from kd_ray.transfer_set.plan import class_difference
 from kd_ray.workers import Worker

@@ -36,17 +36,12 @@ from kd_ray.optimizer import make_optimizer
 from kd_ray.progress import Epoch, Notice, Part, Training
 from kd_ray.quant import dead_layers, model_cost
 from kd_ray.stages.events import Event, Finished, Started
+from kd_ray.stages.found import RESULT, finished_result, start_checkpoint
+from kd_ray.stages.identity import identity, quantizer_table
 from kd_ray.stages.prepared import Prepared
 from kd_ray.stages.shelf import Shelf, teachers_at_hand
 from kd_ray.stages.specialize import prepare_specialist
-from kd_ray.stages.task import (
-    RESULT,
-    Task,
-    identity,
-    quantizer_table,
-    read_result,
-    start_checkpoint,
-)
+from kd_ray.stages.task import Task
 from kd_ray.student import distill, ensemble_of, new_student
 from kd_ray.teacher import new_teacher, teach
 from kd_ray.variants import variant_options
@@ -63,10 +58,7 @@ def train(task: Task, worker: Worker, shelf: Shelf) -> Generator[Event]:
     """
     with together(worker.device):
         prepared = PREPARE[task.stage](task, worker, shelf)
-        result = read_result(task.folder)
-        if result is not None:
-            check_identity(task.folder, result["identity"], identity(task))
-            check_identity(task.folder, result["parents"], prepared.parents)
+        result = finished_result(task, prepared.parents)
     if from_first(int(result is not None), worker.device):
         yield Finished(result or {}, found=True)
         return
