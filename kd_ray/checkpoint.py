@@ -232,7 +232,7 @@ def check_identity(where: Path, found: Mapping[str, Any], wanted: Mapping[str, A
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = "unset" if value is None else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

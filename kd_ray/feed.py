@@ -122,6 +122,12 @@ def feed_of(split: Split, mean: Sequence[float], std: Sequence[float]) -> Tensor
     )
 
 
+def labelled(feed: TensorFeed) -> TensorFeed:
+    """The rows of a feed whose labels are known."""
+    known = feed.labels != UNLABELLED
+    return feed if bool(known.all()) else taken(feed, known.nonzero().flatten())
+
+
 def taken(feed: TensorFeed, rows: Tensor) -> TensorFeed:
     """Some rows of a feed, `(n,)` int64 on its device, in the given order."""
     return replace(

@@ -7,7 +7,7 @@ from torch import nn
 
 from kd_ray.config import TeacherOptions
 from kd_ray.datasets import Dataset
-from kd_ray.feed import feed_of
+from kd_ray.feed import feed_of, labelled
 from kd_ray.loop import derived_seed, fit, label_objective
 from kd_ray.models import build_model
 from kd_ray.progress import Epoch, Notice, Step, Training
@@ -33,10 +33,10 @@ def teach(
     member: int,
     worker: Worker,
 ) -> Iterator[Step | Notice | Epoch]:
-    """Trains one member on the training split; see `loop.fit` for what it yields and raises."""
+    """Trains one member on labelled training rows; see `loop.fit` for what it yields and raises."""
     train = options.train
     seed = train.seed + member
-    plain = feed_of(dataset.train, dataset.mean, dataset.std)
+    plain = labelled(feed_of(dataset.train, dataset.mean, dataset.std))
     feed = replace(plain, views="fresh", augment=train.augment, seed=seed)
     validation = feed_of(dataset.validation, dataset.mean, dataset.std)
     return fit(

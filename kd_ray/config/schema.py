@@ -35,6 +35,10 @@ class DataOptions(Table):
     fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the training rows to keep, the same for every class."""
 
+    labelled: float = Field(default=1.0, gt=0, le=1)
+    """Share of them whose labels are known, the same for every class: teachers learn from these
+    rows alone; the others are in transfer sets without a label."""
+
     classes: list[str] | None = None
     """Keep only these classes, by name, in every split; K becomes their number."""
 
@@ -174,6 +178,11 @@ class Recipe(Table):
         trains: dict[str, Train] = {"train": self.train}
         if self.teacher is not None:
             trains["teacher.train"] = self.teacher.train
+        if self.data.labelled < 1 and self.transfer_set.classes is not None:
+            raise ValueError(
+                "transfer_set.classes: chooses rows by their labels, but data.labelled = "
+                f"{self.data.labelled:g} hides some of them; choose data.classes, or all labels"
+            )
         held_out = {"train": self.train.hold_out > 0}
         if self.specialists is not None:
             self._check_specialists(self.specialists)

@@ -20,6 +20,7 @@ from kd_ray.datasets.selection import (
     choose_rows,
     class_numbers,
     hidden_labels,
+    known_labels,
     validation_rows,
 )
 from kd_ray.datasets.storage import given_root
@@ -70,8 +71,8 @@ def open_dataset(options: DataOptions) -> Dataset:
     """The dataset that `[data]` describes.
 
     First the classes are chosen, then validation rows are carved from the training split, then the
-    fraction of the rest is taken: so the validation split is the same for every fraction. Rows keep
-    their order.
+    fraction of the rest is taken, then labels are hidden: so the validation split is the same for
+    every fraction. Rows keep their order.
 
     Raises:
         ConfigError: an unknown dataset or class, or no training row would be left.
@@ -93,6 +94,9 @@ def open_dataset(options: DataOptions) -> Dataset:
             seed=options.seed,
         )
         dataset = replace(dataset, train=_rows(dataset.train, rows, "train"))
+    if options.labelled < 1:
+        labels = known_labels(dataset.train.labels, options.labelled, options.seed)
+        dataset = replace(dataset, train=replace(dataset.train, labels=labels))
     return replace(dataset, standardized=options.standardize)
 
 

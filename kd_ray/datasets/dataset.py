@@ -19,7 +19,7 @@ class Split:
     Attributes:
         name: train, validation or test.
         images: `(N, C, H, W)` uint8, contiguous, on the CPU.
-        labels: `(N,)` int64, 0 to K - 1.
+        labels: `(N,)` int64, 0 to K - 1; -1 where a training row's label is not known.
     """
 
     name: str

@@ -15,7 +15,7 @@ from kd_ray.datasets.draws import hashed
 from kd_ray.errors import ConfigError, UnknownNameError
 
 # Draws are numbered apart from those of the views.
-TEST, VALIDATION, FRACTION, HIDDEN = 100, 101, 102, 103
+TEST, VALIDATION, FRACTION, HIDDEN, KNOWN = 100, 101, 102, 103, 104
 
 
 def class_numbers(class_names: Sequence[str], classes: Sequence[str]) -> list[int]:
@@ -43,7 +43,7 @@ def choose_rows(
     """Rows of the given classes, and of each the given share, at least one row.
 
     Args:
-        labels: `(N,)` int64, 0 to K - 1.
+        labels: `(N,)` int64, 0 to K - 1; `UNLABELLED` rows are of no class by name.
         class_names: K names.
         classes: names of the classes to keep; None for all.
         fraction: share to keep of every class, rounded to whole rows.
@@ -59,6 +59,20 @@ def choose_rows(
     if classes is not None:
         keep &= torch.isin(labels, torch.tensor(class_numbers(class_names, classes)))
     return keep.nonzero().flatten()
+
+
+def known_labels(labels: Tensor, share: float, seed: int) -> Tensor:
+    """The labels with all but a share of each class set to `UNLABELLED`.
+
+    Args:
+        labels: `(N,)` int64, 0 to K - 1.
+        share: of every class, rounded to whole rows, at least one.
+        seed: chooses the rows; those of a smaller share are among those of a larger one.
+
+    Returns:
+        `(N,)` int64, a new tensor.
+    """
+    return labels.where(sample_of_each_class(labels, share, seed, KNOWN), UNLABELLED)
 
 
 def hidden_labels(labels: Tensor, share: float, seed: int) -> Tensor:
@@ -80,7 +94,7 @@ def sample_of_each_class(labels: Tensor, share: float, seed: int, purpose: int) 
     """A share of every class, rounded to whole rows, at least one.
 
     Args:
-        labels: `(N,)` int64, 0 to K - 1.
+        labels: `(N,)` int64, 0 to K - 1; rows that are `UNLABELLED` count as a class.
         share: 0 to 1.
         seed: chooses the rows.
         purpose: which stream of draws.
@@ -88,9 +102,10 @@ def sample_of_each_class(labels: Tensor, share: float, seed: int, purpose: int) 
     Returns:
         `(N,)` bool, true for the rows in the sample.
     """
-    ranks, counts = _ranks(labels, seed, purpose)
+    groups = labels - UNLABELLED
+    ranks, counts = _ranks(groups, seed, purpose)
     quotas = (counts.double() * share + 0.5).long().clamp(min=1)
-    return ranks < quotas[labels]
+    return ranks < quotas[groups]
 
 
 def validation_rows(labels: Tensor, rows: int, seed: int) -> Tensor:

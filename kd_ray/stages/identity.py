@@ -2,9 +2,13 @@
 
 from typing import Any
 
-from kd_ray.config import Recipe, StudentTrain
+from kd_ray.config import Recipe
+from kd_ray.config.table import Table
 from kd_ray.stages.task import Task
 from kd_ray.variants import ONLINE, variant_options, views_of
+
+LATER = {"labelled": 1.0, "hold_out": 0.0}
+"""Keys that are younger than the first artefacts, and the value at which those still fit."""
 
 
 def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -25,13 +29,13 @@ def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def identity(task: Task) -> dict[str, Any]:
     """The part of the recipe that determines an artefact: dotted key -> value."""
     recipe = Recipe.model_validate(task.recipe)
-    data = recipe.data.model_dump(mode="json", exclude={"root"})
+    data = _table(recipe.data, "root")
     if task.stage == "distill":
         objective, train = variant_options(recipe, task.variant)
         parts: dict[str, Any] = {
             "student.model": recipe.student.model.model_dump(mode="json"),
             "objective": objective.model_dump(mode="json", exclude_none=True),
-            "train": train.model_dump(mode="json", exclude=_not_of_a_student(train)),
+            "train": _table(train, "seeds"),
             "seed": task.seed,
         }
         quantizer = quantizer_table(recipe)
@@ -64,9 +68,10 @@ def identity(task: Task) -> dict[str, Any]:
     return flattened({"data": data, "transfer_set": options, "teacher.members": members})
 
 
-def _not_of_a_student(train: StudentTrain) -> set[str]:
-    # Students of before there was a hold_out are what they would be now.
-    return {"seeds"} if train.hold_out else {"seeds", "hold_out"}
+def _table(table: Table, left_out: str) -> dict[str, Any]:
+    """A table without a key that determines nothing, and without later keys that are not used."""
+    values = table.model_dump(mode="json", exclude={left_out})
+    return {key: value for key, value in values.items() if (key, value) not in LATER.items()}
 
 
 def quantizer_table(recipe: Recipe) -> dict[str, Any] | None:

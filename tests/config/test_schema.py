@@ -119,6 +119,7 @@ def test_soft_weight_of_an_objective_is_unscaled_only_where_the_recipe_says_so()
         (Augment, {"flip": "yes"}),
         (DataOptions, {"name": "digits", "fraction": 0.0}),
         (DataOptions, {"name": "digits", "fraction": 1.1}),
+        (DataOptions, {"name": "digits", "labelled": 0.0}),
         (DataOptions, {"name": "digits", "validation": -1}),
         (DataOptions, {"name": "digits", "classes": ["1"]}),
         (DataOptions, {"name": "digits", "classes": ["1", "1"]}),

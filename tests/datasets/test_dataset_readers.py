@@ -11,6 +11,7 @@ import scipy.io
 import torch
 import torchvision
 
+from kd_ray.batch import UNLABELLED
 from kd_ray.catalog import pick
 from kd_ray.config import DataOptions
 from kd_ray.datasets import DATASETS, Dataset, dataset_problems, mnist, open_dataset, svhn
@@ -72,6 +73,17 @@ def test_open_dataset_takes_a_fraction_of_every_class_in_the_old_order() -> None
     places = same.int().argmax(1)
     assert bool((places.diff() > 0).all())
     assert opened("digits", fraction=0.1, seed=1).train.fingerprint != part.fingerprint
+
+
+def test_open_dataset_hides_labels_of_training_rows_alone() -> None:
+    whole, part = (opened("digits", validation=100, labelled=share) for share in (1.0, 0.2))
+    assert torch.equal(part.train.images, whole.train.images)
+    known = part.train.labels != UNLABELLED
+    assert abs(float(known.float().mean()) - 0.2) < 0.01
+    assert torch.equal(part.train.labels[known], whole.train.labels[known])
+    assert part.test.fingerprint == whole.test.fingerprint
+    assert part.validation.fingerprint == whole.validation.fingerprint
+    assert part.fingerprint != whole.fingerprint
 
 
 def test_open_dataset_keeps_classes_in_every_split_and_renumbers_them() -> None:

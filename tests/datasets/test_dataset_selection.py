@@ -4,7 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd_ray.batch import UNLABELLED
-from kd_ray.datasets.selection import choose_rows, hidden_labels, validation_rows
+from kd_ray.datasets.selection import (
+    choose_rows,
+    hidden_labels,
+    known_labels,
+    validation_rows,
+)
 from kd_ray.errors import ConfigError, UnknownNameError
 
 NAMES = ("cat", "dog", "emu")
@@ -57,6 +62,25 @@ def test_choose_rows_refuses_an_unknown_class() -> None:
 
 def test_choose_rows_of_no_rows_is_none() -> None:
     assert len(choose_rows(LABELS[:0], NAMES, fraction=0.5)) == 0
+
+
+def test_choose_rows_takes_the_same_share_of_rows_without_a_label() -> None:
+    some = LABELS.masked_fill(LABELS == 1, UNLABELLED)
+    rows = choose_rows(some, NAMES, fraction=0.5)
+    assert int((some[rows] == UNLABELLED).sum()) == int((LABELS == 1).sum() * 0.5 + 0.5)
+
+
+@settings(deadline=None)
+@given(st.floats(0.001, 1), st.floats(0.001, 1), seeds)
+def test_known_labels_are_a_share_of_every_class_and_right(
+    one: float, other: float, seed: int
+) -> None:
+    few, more = (known_labels(LABELS, share, seed) for share in sorted((one, other)))
+    for number, size in enumerate(torch.bincount(LABELS).tolist()):
+        assert int((few == number).sum()) == max(1, int(size * min(one, other) + 0.5))
+    known = few != UNLABELLED
+    assert torch.equal(few[known], LABELS[known])
+    assert torch.equal(more[known], LABELS[known])
 
 
 @settings(deadline=None)
