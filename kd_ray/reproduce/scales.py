@@ -49,7 +49,6 @@ SCALES: Mapping[str, Scale] = {
     "mnist": Scale(
         "reproduce-mnist",
         "mnist",
-        about="The teacher's images are turned as well as shifted; the students' never are.",
     ),
     "mnist-quick": Scale(
         "reproduce-mnist-quick",
@@ -61,7 +60,7 @@ SCALES: Mapping[str, Scale] = {
             "train.seeds=[0, 1]",
         ),
         repeated=(("7s-8s", 2.0), (FEW, 10.0), (STOPPED, 10.0)),
-        about="A sixth of the teacher's epochs, a twelfth of the students', two seeds of three.",
+        about="A quarter of the teacher's epochs, a fifth of the students', two seeds of three.",
     ),
 }
 """Name -> scale."""
