@@ -169,9 +169,9 @@ def test_check_identity_names_the_keys_that_differ_with_both_values():
 
 def test_check_identity_sees_keys_that_only_one_side_has_and_names_three_at_most():
     wanted = {f"key{number}": number for number in range(5)}
-    with pytest.raises(CheckpointError, match=r"key0 is None there and 0 here.*key2.*, \.\.\.;"):
+    with pytest.raises(CheckpointError, match=r"key0 is unset there and 0 here.*key2.*, \.\.\.;"):
         check_identity(Path("here"), {}, wanted)
-    with pytest.raises(CheckpointError, match="key4 is 4 there and None here"):
+    with pytest.raises(CheckpointError, match="key4 is 4 there and unset here"):
         check_identity(Path("here"), wanted, {k: v for k, v in wanted.items() if k != "key4"})
 
 
