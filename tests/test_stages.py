@@ -211,6 +211,7 @@ def test_students_of_different_seeds_differ(copied: Path):
 OTHERS = [
     ("teach", "teacher.train.lr=0.5", "teacher.train.lr is 0.01 there and 0.5 here"),
     ("teach", "data.fraction=0.2", "data.fraction is 0.125 there and 0.2 here"),
+    ("teach", "data.labelled=0.5", "data.labelled is unset there and 0.5 here"),
     ("teach", "teacher.model.hidden=[9]", "teacher.model.hidden is"),
     ("label", "transfer_set.dtype='float32'", "transfer_set.dtype is 'float16' there"),
     ("label", "teacher.members=2", "teacher.members is 1 there and 2 here"),
