@@ -55,7 +55,6 @@ SCALES: Mapping[str, Scale] = {
         "mnist-quick",
         overrides=(
             "objective.hard_weight=0.1",
-            "teacher.train.epochs=24",
             "train.epochs=8",
             "train.seeds=[0, 1]",
         ),
