@@ -7,7 +7,7 @@ from typing import Any
 from kd_ray.report.summary import Figure
 from kd_ray.reproduce.corrected import WAYS
 from kd_ray.reproduce.experiments import TEMPERATURES, Experiment
-from kd_ray.reproduce.scales import FEW, STOPPED, Scale, width_part
+from kd_ray.reproduce.scales import ENSEMBLE, FEW, ONE_MEMBER, STOPPED, Scale, width_part
 from kd_ray.variants import DISTILLED, LABELS, temperature_of
 
 ERRORS, PERCENT, BIAS, BEST = "errors", "%", "added to the logit", "T"
@@ -204,28 +204,47 @@ def _regularizer(scale: Scale, experiment: Experiment, results: Results) -> Iter
 
 
 def _ensemble(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
-    ((part, _),) = experiment.students.items()
-    of = results[part]
-    member, distilled = of.figure("", "accuracy", "teach"), of.figure(DISTILLED, "accuracy")
+    of, alone, annealed = results[ENSEMBLE], results[ONE_MEMBER], results[scale.first]
+    member, labels = of.figure("", "accuracy", "teach"), annealed.figure(LABELS, "accuracy")
     # Every student has measured the same teachers on the same rows.
-    ensemble = Figure.of([of.figure(DISTILLED, "teacher_accuracy").values[0]])
-    for about, figure, paper, variant in (
-        ("one member: right", member, 58.9, ""),
-        (f"ensemble of {scale.members}: right", ensemble, 61.1, ""),
-        ("one net distilled from it: right", distilled, 60.8, DISTILLED),
+    ensemble, first = (
+        Figure.of([part.figure(DISTILLED, "teacher_accuracy").values[0]]) for part in (of, alone)
+    )
+    one, same = "one net distilled from it", "the same net distilled from the first member alone"
+    usual = "student on labels, at a rate that falls"
+    for about, figure, paper, part, variant in (
+        ("one member", member, 58.9, ENSEMBLE, ""),
+        (f"ensemble of {scale.members}", ensemble, 61.1, ENSEMBLE, ""),
+        (one, of.figure(DISTILLED, "accuracy"), 60.8, ENSEMBLE, DISTILLED),
+        ("the first member", first, None, ONE_MEMBER, ""),
+        (same, alone.figure(DISTILLED, "accuracy"), None, ONE_MEMBER, DISTILLED),
+        (usual, labels, None, scale.first, LABELS),
     ):
-        yield Finding(experiment.name, about, figure, PERCENT, paper, part, variant)
-    for about, variant, stage in (
-        ("one member", "", "teach"),
-        ("one net distilled from it", DISTILLED, "distill"),
+        yield Finding(experiment.name, f"{about}: right", figure, PERCENT, paper, part, variant)
+    for about, errors, part, variant in (
+        ("one member", of.figure("", "errors", "teach"), ENSEMBLE, ""),
+        (
+            f"ensemble of {scale.members}",
+            Figure.of([of.figure(DISTILLED, "teacher_errors").values[0]]),
+            ENSEMBLE,
+            "",
+        ),
+        (one, of.figure(DISTILLED, "errors"), ENSEMBLE, DISTILLED),
+        (same, alone.figure(DISTILLED, "errors"), ONE_MEMBER, DISTILLED),
+        (usual, annealed.figure(LABELS, "errors"), scale.first, LABELS),
     ):
-        errors = of.figure(variant, "errors", stage)
         yield Finding(experiment.name, f"{about}: errors", errors, ERRORS, None, part, variant)
-    if ensemble.mean > member.mean:
-        gain = ensemble.mean - member.mean
-        kept = Figure.of([100 * (value - member.mean) / gain for value in distilled.values])
-        about = "of the ensemble's gain kept by the one net"
-        yield Finding(experiment.name, about, kept, PERCENT, 86, part, DISTILLED)
+    for over, base, part, about, paper in (
+        ("a member", member, ENSEMBLE, one, 86),
+        ("a member", member, ONE_MEMBER, same, None),
+        (f"the {usual}", labels, ENSEMBLE, one, None),
+    ):
+        if ensemble.mean > base.mean:
+            gain = ensemble.mean - base.mean
+            values = results[part].figure(DISTILLED, "accuracy").values
+            kept = Figure.of([100 * (value - base.mean) / gain for value in values])
+            about_kept = f"of the ensemble's gain over {over}, kept by {about}"
+            yield Finding(experiment.name, about_kept, kept, PERCENT, paper, part, DISTILLED)
 
 
 def _unlabelled(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from kd_ray.catalog import pick
 
 QUICK = "-quick"
 FEW, STOPPED = "3-percent", "3-percent-stopped"
+ENSEMBLE, ONE_MEMBER = "ensemble", "one-member"
 
 
 @dataclass(frozen=True)
