@@ -292,6 +292,7 @@ def test_a_recipe_without_specialists_is_answered_with_what_to_add(tmp_path: Pat
     [
         ("specialists={ count = 11 }", "there are 10 classes to make clusters of, but got 11"),
         ("specialists={ count = 9 }", "' alone; lower specialists.count, or set specialists.class"),
+        ("specialists={ count = 1 }", "count must be at least 2 where classes_each is left out"),
         ("specialists={ count = 3, classes_each = 10 }", "must be less than the 10 classes"),
         ("specialists={ count = 3, generalist = 1 }", "must be a member of the 1 of teacher.mem"),
         ("specialists={ count = 3, classes_eahc = 4 }", "did you mean 'classes_each'"),

@@ -1,6 +1,8 @@
 """`[specialists]`: nets for classes that are confused with each other, beside the generalist."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from kd_ray.config.table import Seed, Table
 from kd_ray.config.training import TeacherTrain
@@ -32,3 +34,12 @@ class SpecialistOptions(Table):
     train: TeacherTrain = TeacherTrain()
     """How each is trained; specialist m has seed + m. An epoch is its own images once, and as many
     of other classes."""
+
+    @model_validator(mode="after")
+    def _some_are_left(self) -> Self:
+        if self.count == 1 and self.classes_each is None:
+            raise ValueError(
+                "count must be at least 2 where classes_each is left out, as a single cluster has "
+                "every class, but got 1; raise it or set classes_each"
+            )
+        return self

@@ -90,17 +90,34 @@ def perform_stages(
             if places == 1:
                 in_order += stage
                 continue
-            yield from perform_on_ray(in_order, resources, verbose=verbose)
+            yield from _in_order(in_order, resources, verbose)
             in_order = []
             yield from _side_by_side(stage, resources, placement, places)
-        yield from perform_on_ray(in_order, resources, verbose=verbose)
+        yield from _in_order(in_order, resources, verbose)
+
+
+def _in_order(
+    tasks: Sequence[Task], resources: Resources, verbose: bool
+) -> Iterator[tuple[Task, Event]]:
+    """On a group of workers; or labels alone on a lone worker, without Ray Train around it.
+
+    Labelling has no step that workers share and nothing to save between shards, and Ray Train's own
+    start and end would take longer than the labels of a small set.
+    """
+    if [task.stage for task in tasks] == ["label"]:
+        placement, _ = room(resources, 1)
+        if placement.workers == 1 and not resources.elastic:
+            yield from _side_by_side(tasks, resources, placement, 1)
+            return
+    yield from perform_on_ray(tasks, resources, verbose=verbose)
 
 
 def _side_by_side(
     tasks: Sequence[Task], resources: Resources, placement: Placement, places: int
 ) -> Iterator[tuple[Task, Event]]:
     run = located(tasks[0].run)
-    yield tasks[0], Waiting(f"Starting {places} trainings side by side, {counted(placement)}")
+    several = f"{places} trainings side by side, " if places > 1 else ""
+    yield tasks[0], Waiting(f"Starting {several}{counted(placement)}")
     with scratch_folder(run, "ray") as probe:
         check_nodes(run, probe, placement)
     pool = _Pool(tasks, resources, placement)

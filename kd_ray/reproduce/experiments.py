@@ -266,14 +266,15 @@ def part_recipe(
 def students_as_teachers(recipe: Recipe, members: int) -> Recipe:
     """The same recipe with an ensemble of its students on labels in its teacher's place.
 
-    They are trained as long as its students are, but at a rate that does not fall.
+    They are trained half as long as its students are, at a rate that does not fall.
     """
     assert recipe.teacher is not None
     train = recipe.train.model_dump(exclude={"seeds", "hold_out"})
+    epochs = max(1, recipe.train.epochs // 2)
     teacher = TeacherOptions(
         model=recipe.student.model,
         members=members,
         path=recipe.teacher.path,
-        train=TeacherTrain.model_validate({**train, **UNANNEALED}),
+        train=TeacherTrain.model_validate({**train, **UNANNEALED, "epochs": epochs}),
     )
     return recipe.model_copy(update={"teacher": teacher})

@@ -204,47 +204,46 @@ def _regularizer(scale: Scale, experiment: Experiment, results: Results) -> Iter
 
 
 def _ensemble(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
-    of, alone, annealed = results[ENSEMBLE], results[ONE_MEMBER], results[scale.first]
-    member, labels = of.figure("", "accuracy", "teach"), annealed.figure(LABELS, "accuracy")
-    # Every student has measured the same teachers on the same rows.
-    ensemble, first = (
-        Figure.of([part.figure(DISTILLED, "teacher_accuracy").values[0]]) for part in (of, alone)
+    def of(part: str, variant: str, stage: str = "distill") -> Callable[[str], Figure]:
+        return lambda metric: results[part].figure(variant, metric, stage)
+
+    def teachers_of(part: str) -> Callable[[str], Figure]:
+        # Every student has measured the same teachers on the same rows.
+        taught = of(part, DISTILLED)
+        return lambda metric: Figure.of([taught(f"teacher_{metric}").values[0]])
+
+    member, ensemble, distilled = (
+        of(ENSEMBLE, "", "teach"),
+        teachers_of(ENSEMBLE),
+        of(ENSEMBLE, DISTILLED),
     )
+    alone, annealed = of(ONE_MEMBER, DISTILLED), of(scale.first, LABELS)
     one, same = "one net distilled from it", "the same net distilled from the first member alone"
-    usual = "student on labels, at a rate that falls"
-    for about, figure, paper, part, variant in (
-        ("one member", member, 58.9, ENSEMBLE, ""),
-        (f"ensemble of {scale.members}", ensemble, 61.1, ENSEMBLE, ""),
-        (one, of.figure(DISTILLED, "accuracy"), 60.8, ENSEMBLE, DISTILLED),
-        ("the first member", first, None, ONE_MEMBER, ""),
-        (same, alone.figure(DISTILLED, "accuracy"), None, ONE_MEMBER, DISTILLED),
-        (usual, labels, None, scale.first, LABELS),
+    usual = "student on labels at a rate that falls"
+    for metric, what, unit in (("accuracy", "right", PERCENT), ("errors", "errors", ERRORS)):
+        for about, figure, paper, part, variant in (
+            ("one member", member, 58.9, ENSEMBLE, ""),
+            (f"ensemble of {scale.members}", ensemble, 61.1, ENSEMBLE, ""),
+            (one, distilled, 60.8, ENSEMBLE, DISTILLED),
+            ("the first member", teachers_of(ONE_MEMBER), None, ONE_MEMBER, ""),
+            (same, alone, None, ONE_MEMBER, DISTILLED),
+            (usual, annealed, None, scale.first, LABELS),
+        ):
+            known = paper if unit == PERCENT else None
+            about_it = f"{about}: {what}"
+            yield Finding(experiment.name, about_it, figure(metric), unit, known, part, variant)
+    reached = ensemble("accuracy").mean
+    for over, base, about, student, paper, part in (
+        ("a member", member, one, distilled, 86, ENSEMBLE),
+        ("a member", member, same, alone, None, ONE_MEMBER),
+        (f"a {usual}", annealed, one, distilled, None, ENSEMBLE),
     ):
-        yield Finding(experiment.name, f"{about}: right", figure, PERCENT, paper, part, variant)
-    for about, errors, part, variant in (
-        ("one member", of.figure("", "errors", "teach"), ENSEMBLE, ""),
-        (
-            f"ensemble of {scale.members}",
-            Figure.of([of.figure(DISTILLED, "teacher_errors").values[0]]),
-            ENSEMBLE,
-            "",
-        ),
-        (one, of.figure(DISTILLED, "errors"), ENSEMBLE, DISTILLED),
-        (same, alone.figure(DISTILLED, "errors"), ONE_MEMBER, DISTILLED),
-        (usual, annealed.figure(LABELS, "errors"), scale.first, LABELS),
-    ):
-        yield Finding(experiment.name, f"{about}: errors", errors, ERRORS, None, part, variant)
-    for over, base, part, about, paper in (
-        ("a member", member, ENSEMBLE, one, 86),
-        ("a member", member, ONE_MEMBER, same, None),
-        (f"the {usual}", labels, ENSEMBLE, one, None),
-    ):
-        if ensemble.mean > base.mean:
-            gain = ensemble.mean - base.mean
-            values = results[part].figure(DISTILLED, "accuracy").values
-            kept = Figure.of([100 * (value - base.mean) / gain for value in values])
-            about_kept = f"of the ensemble's gain over {over}, kept by {about}"
-            yield Finding(experiment.name, about_kept, kept, PERCENT, paper, part, DISTILLED)
+        start = base("accuracy").mean
+        if reached > start:
+            values = student("accuracy").values
+            kept = Figure.of([100 * (value - start) / (reached - start) for value in values])
+            about_it = f"of the ensemble's gain over {over}, kept by {about}"
+            yield Finding(experiment.name, about_it, kept, PERCENT, paper, part, DISTILLED)
 
 
 def _unlabelled(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:

@@ -234,7 +234,7 @@ def test_every_part_of_the_shipped_scales_is_a_whole_recipe(name: str) -> None:
     assert teacher is not None
     assert (teacher.members, teacher.path) == (10, None)
     assert teacher.model == first.student.model
-    assert teacher.train.epochs == first.train.epochs
+    assert teacher.train.epochs == first.train.epochs // 2
     assert teacher.train.augment.is_identity
     assert (teacher.train.schedule.name, teacher.train.optimizer) == ("constant", "adam")
     one = recipes["one-member"].teacher
