@@ -69,6 +69,18 @@ def test_members_train_side_by_side_and_one_that_is_killed_is_trained_again_alon
     run(recipe, runs=tmp_path / "here", local=True)
     assert trained(tmp_path / "ray" / "tiny") == trained(tmp_path / "here" / "tiny")
 
+    # Labels alone, by a worker without Ray Train around it, are of the same bytes, too.
+    (tmp_path / "ray" / "tiny" / "transfer_set").rename(tmp_path / "of-all-stages")
+    process = start("label", recipe, "--runs", tmp_path / "ray")
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "Starting 1 Ray worker" in output
+    shards = sorted((tmp_path / "here" / "tiny" / "transfer_set").glob("*.parquet"))
+    assert len(shards) == 2
+    for file in shards:
+        alone = tmp_path / "ray" / "tiny" / "transfer_set" / file.name
+        assert file.read_bytes() == alone.read_bytes()
+
 
 @pytest.mark.ray
 @pytest.mark.slow
