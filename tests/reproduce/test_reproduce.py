@@ -86,6 +86,29 @@ def test_parts_are_ordinary_runs_with_their_own_reports(done: tuple[Scale, Path]
         assert "unfinished" not in page
 
 
+def test_the_ensembles_net_and_its_control_are_figures_of_their_own_students(
+    done: tuple[Scale, Path],
+) -> None:
+    found = values_of(results_of(done[1]))
+    for about, part in (
+        ("one net distilled from it", "ensemble"),
+        ("the same net distilled from the first member alone", "one-member"),
+    ):
+        students = sorted((done[1] / "tiny-paper" / part).glob("student/distilled/*/result.json"))
+        errors = [json.loads(file.read_bytes())["metrics"]["errors"] for file in students]
+        assert found[f"ensemble: {about}: errors"] == errors
+        base, top = (
+            sum(values) / len(values)
+            for values in (
+                found["ensemble: one member: right"],
+                found["ensemble: ensemble of 2: right"],
+            )
+        )
+        kept = found.get(f"ensemble: of the ensemble's gain over a member, kept by {about}", [])
+        shares = [100 * (r - base) / (top - base) for r in found[f"ensemble: {about}: right"]]
+        assert kept == (pytest.approx(shares) if top > base else [])
+
+
 def test_the_page_has_every_table_and_the_plot_over_temperature(done: tuple[Scale, Path]) -> None:
     page = (done[1] / "tiny-paper" / "report.html").read_text()
     for title, _ in EXPERIMENTS.values():
