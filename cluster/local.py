@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cluster.nodes import (
-    Machine,
+    NodeOptions,
     free_port,
     head_command,
     join_command,
@@ -147,7 +147,7 @@ def up(
         each = cpus if cpus is not None else max(1, (os.cpu_count() or 1) // nodes)
         machines = [
             # A folder for each, as on machines of their own: one clears what it no longer needs.
-            Machine(each, gpus, "127.0.0.1", folder / f"ray-{number}", STORE_BYTES)
+            NodeOptions(each, gpus, "127.0.0.1", folder / f"ray-{number}", STORE_BYTES)
             for number in range(nodes)
         ]
         try:

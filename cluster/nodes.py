@@ -20,7 +20,7 @@ NOTICE_S = 30
 
 
 @dataclass(frozen=True)
-class Machine:
+class NodeOptions:
     """What a node offers.
 
     Attributes:
@@ -50,7 +50,7 @@ class Machine:
 
 
 def head_command(
-    machine: Machine, *, port: int, dashboard_port: int, dashboard_host: str = "127.0.0.1"
+    machine: NodeOptions, *, port: int, dashboard_port: int, dashboard_host: str = "127.0.0.1"
 ) -> list[str]:
     """A head in the foreground; `ray start` exits by itself when its raylet dies.
 
@@ -75,12 +75,12 @@ def head_command(
     ]
 
 
-def join_command(machine: Machine, address: str) -> list[str]:
+def join_command(machine: NodeOptions, address: str) -> list[str]:
     """A node of the cluster whose head is at `address`, in the foreground."""
     return [*_start(machine), f"--address={address}"]
 
 
-def _start(machine: Machine) -> list[str]:
+def _start(machine: NodeOptions) -> list[str]:
     free = ("dashboard-agent-listen-port", "metrics-export-port", "min-worker-port")
     return [
         *(program("ray"), "start", "--block", "--disable-usage-stats"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kd_ray.errors import KdRayError
     from kd_ray.pipeline import Run, open_recipe, run
     from kd_ray.report.summary import Summary
-    from kd_ray.saved_model import load_model
+    from kd_ray.training.saved_model import load_model
     from kd_ray.transfer_set import open_transfer_set
 
 __all__ = [
@@ -36,7 +36,7 @@ _HOMES = {
     "Summary": "kd_ray.report.summary",
     "audit_transfer_set": "kd_ray.artefacts",
     "evaluate_checkpoint": "kd_ray.artefacts",
-    "load_model": "kd_ray.saved_model",
+    "load_model": "kd_ray.training.saved_model",
     "open_recipe": "kd_ray.pipeline",
     "open_transfer_set": "kd_ray.transfer_set",
     "run": "kd_ray.pipeline",

@@ -7,24 +7,24 @@ from typing import Any
 
 import torch
 
-from kd_ray.checkpoint import META, Meta, read_meta
 from kd_ray.config import Recipe
 from kd_ray.datasets import Dataset, open_dataset
 from kd_ray.errors import CheckpointError, ConfigError
-from kd_ray.feed import feed_of
-from kd_ray.files import place
-from kd_ray.labelling import Audit, audit
-from kd_ray.loop import evaluate
+from kd_ray.files import to_path
 from kd_ray.models.dustbin import special_labels
 from kd_ray.quant import dead_layers, model_cost
-from kd_ray.report.amounts import bytes_shown, count_shown
 from kd_ray.report.specialists import cluster_lines
-from kd_ray.saved_model import load_model
-from kd_ray.stages import JOINT_TEACHER, RESULT, read_result, result_model
-from kd_ray.stages.task import teacher_folder
+from kd_ray.runs import JOINT_TEACHER, RESULT, read_result, result_model
+from kd_ray.runs.labelling import Audit, audit
+from kd_ray.runs.task import teacher_folder
+from kd_ray.training.checkpoint import META, Meta, read_meta
+from kd_ray.training.feed import feed_of
+from kd_ray.training.loop import evaluate
+from kd_ray.training.saved_model import load_model
+from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import bytes_per_row, check_fit, open_transfer_set, read_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
-from kd_ray.workers import Worker
+from kd_ray.units import bytes_shown, count_shown
 
 
 def this_device() -> torch.device:
@@ -59,7 +59,7 @@ def evaluate_checkpoint(path: str | Path, root: str | None = None) -> dict[str, 
         CheckpointError: no checkpoint, or the data is not what it was trained on.
     """
     device = this_device()
-    saved = load_model(checkpoint_at(place(path)), device)
+    saved = load_model(checkpoint_at(to_path(path)), device)
     dataset = _dataset_of(saved.path, saved.meta, root)
     feed = feed_of(dataset.test, saved.meta.input.mean, saved.meta.input.std).to(device)
     if saved.meta.special is not None:
@@ -103,7 +103,7 @@ def audit_transfer_set(
         TransferSetError: a file is not as it was written, or the set is of other data or teachers.
         CheckpointError: a teacher is missing.
     """
-    given = place(folder)
+    given = to_path(folder)
     opened = open_transfer_set(given)
     if opened.manifest.plan.teachers[0].model.get("name") == JOINT_TEACHER:
         raise ConfigError(
@@ -113,7 +113,7 @@ def audit_transfer_set(
         )
     if sample is not None and sample < 1:
         raise ConfigError(f"--rows: must be at least 1, but got {sample}; leave it out for 1000")
-    home = _teachers_home(given) if run is None else place(run)
+    home = _teachers_home(given) if run is None else to_path(run)
     device = this_device()
     teachers = [
         load_model(result_model(teacher_folder(home, member)), device)
@@ -133,7 +133,7 @@ def _teachers_home(transfer_set: Path) -> Path:
     """The run folder that has a transfer set's teachers, as far as can be told from the set."""
     result = read_result(transfer_set) or {}
     elsewhere = result.get("recipe", {}).get("teacher", {}).get("path")
-    return place(elsewhere) if elsewhere else transfer_set.absolute().parent
+    return to_path(elsewhere) if elsewhere else transfer_set.absolute().parent
 
 
 def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:
@@ -142,7 +142,7 @@ def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:
     Raises:
         KdRayError: it is no artefact, or not a readable one.
     """
-    path = place(where)
+    path = to_path(where)
     if (path / MANIFEST).is_file():
         return _transfer_set_facts(path)
     if (path / META).is_file() or (path / RESULT).is_file():

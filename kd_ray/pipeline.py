@@ -17,15 +17,15 @@ import torch
 from kd_ray.config import Recipe, Resources, load_recipe
 from kd_ray.datasets import dataset_problems, given_root
 from kd_ray.errors import ClusterError, ConfigError
-from kd_ray.files import committed_file, is_stored, locked, place, remove_drafts
+from kd_ray.files import committed_file, is_stored, locked, remove_drafts, to_path
 from kd_ray.models import MODELS, build_model, model_problems
 from kd_ray.quant import quantize_
 from kd_ray.report.summary import Summary, summarize_results
-from kd_ray.schedule import schedule_problems
-from kd_ray.stages import Event, Finished, Task, found_result, perform_all
+from kd_ray.runs import Event, Finished, Task, found_result, perform_all
+from kd_ray.runs.variants import SPECIALIZED, recipe_variants
+from kd_ray.training.schedule import schedule_problems
+from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import read_manifest
-from kd_ray.variants import SPECIALIZED, recipe_variants
-from kd_ray.workers import Worker
 
 Stage = Literal["teach", "label", "specialize", "distill"]
 ORDER = ("teach", "label", "cluster", "specialize", "combine", "distill")
@@ -174,7 +174,7 @@ class Run:
                     "transfer_set.path: names a finished transfer set, so there is nothing to "
                     f"{' or '.join(stages)}; leave it out to make one"
                 )
-            read_manifest(place(self.recipe.transfer_set.path))
+            read_manifest(to_path(self.recipe.transfer_set.path))
         with locked(self.folder):
             remove_drafts(self.folder)
             found = [(task, found_result(task)) for task in tasks]
@@ -207,10 +207,10 @@ class Run:
     def _perform(self, tasks: list[Task]) -> Iterator[tuple[Task, Event]]:
         if self.local:
             return perform_all(tasks, this_process(self.recipe.resources))
-        from kd_ray.on_ray import perform_stages
+        from kd_ray.on_ray import perform_parallel
 
         resources = self.recipe.resources
-        return perform_stages(tasks, resources, address=self.address, verbose=self.verbose)
+        return perform_parallel(tasks, resources, address=self.address, verbose=self.verbose)
 
     def _write_recipe(self) -> None:
         table = self.recipe.model_dump(mode="json", exclude_none=True)
@@ -222,12 +222,12 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same recipe for workers elsewhere, which have another working directory."""
     stored, student, teacher = recipe.transfer_set, recipe.student, recipe.teacher
     if stored.path is not None:
-        stored = stored.model_copy(update={"path": str(place(stored.path).absolute())})
+        stored = stored.model_copy(update={"path": str(to_path(stored.path).absolute())})
     if student.continues is not None:
-        folder = str(place(student.continues).absolute())
+        folder = str(to_path(student.continues).absolute())
         student = student.model_copy(update={"continues": folder})
     if teacher is not None and teacher.path is not None:
-        teacher = teacher.model_copy(update={"path": str(place(teacher.path).absolute())})
+        teacher = teacher.model_copy(update={"path": str(to_path(teacher.path).absolute())})
     return recipe.model_copy(
         update={"transfer_set": stored, "student": student, "teacher": teacher}
     )
@@ -294,7 +294,7 @@ def run(
         KdRayError: see its children; what was done until then stays, and is resumed.
     """
     opened = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
-    work = Run(opened, place(runs).absolute() / opened.name, local, address, verbose, variants)
+    work = Run(opened, to_path(runs).absolute() / opened.name, local, address, verbose, variants)
     with closing(work.events(stages)) as events:  # a traceback that is kept would keep the lock
         for task, event in events:
             if listener is not None:

@@ -46,7 +46,7 @@ def object_store() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def bucket(object_store: str) -> Iterator[Path]:
     """A new bucket, with the server and its credentials in the environment."""
-    from kd_ray.files import place
+    from kd_ray.files import to_path
     from kd_ray.files.store import store
 
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +56,7 @@ def bucket(object_store: str) -> Iterator[Path]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         name = f"bucket-{secrets.token_hex(4)}"
         store("s3").call_s3("create_bucket", Bucket=name)
-        yield place(f"s3://{name}")
+        yield to_path(f"s3://{name}")
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from tiny import perform, tasks, tiny_recipe
 
 from kd_ray.artefacts import audit_transfer_set, checkpoint_at, evaluate_checkpoint, inspect
-from kd_ray.checkpoint import META
 from kd_ray.errors import CheckpointError, ConfigError, KdRayError, TransferSetError
-from kd_ray.stages import RESULT, read_result
+from kd_ray.runs import RESULT, read_result
+from kd_ray.training.checkpoint import META
 
 STUDENT = Path("student/distilled/seed-0")
 TEACHER = Path("teacher/member-00")

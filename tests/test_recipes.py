@@ -12,14 +12,14 @@ from torch import Tensor
 
 from kd_ray.config import Recipe, recipe_names, recipe_text
 from kd_ray.datasets import DATASETS, Dataset, Split, check_augment
-from kd_ray.feed import TensorFeed
-from kd_ray.optimizer import make_optimizer
 from kd_ray.pipeline import Run, open_recipe
-from kd_ray.progress import Epoch, Training
-from kd_ray.schedule import make_schedule
-from kd_ray.student import StudentFeeds, distill, new_student
-from kd_ray.teacher import new_teacher, teach
-from kd_ray.variants import ONLINE, recipe_variants, variant_options
+from kd_ray.runs.variants import ONLINE, recipe_variants, variant_options
+from kd_ray.training.feed import TensorFeed
+from kd_ray.training.optimizer import make_optimizer
+from kd_ray.training.progress import Epoch, Training
+from kd_ray.training.schedule import make_schedule
+from kd_ray.training.student import StudentFeeds, distill, new_student
+from kd_ray.training.teacher import new_teacher, teach
 from tuning.driver import check_sweep
 
 ROWS = 4

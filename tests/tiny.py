@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from kd_ray.batch import Batch
-from kd_ray.checkpoint import WEIGHTS, Meta, ModelInput, save
 from kd_ray.config import Recipe
 from kd_ray.config.read import apply_override, parse_recipe
 from kd_ray.datasets import Dataset, Split
-from kd_ray.feed import TensorFeed
-from kd_ray.loop import ObjectiveFunction
-from kd_ray.losses import Loss, distillation_loss
 from kd_ray.models import build_model
 from kd_ray.pipeline import Run, catalogue_problems
-from kd_ray.progress import Epoch
-from kd_ray.saved_model import SavedModel, load_model
-from kd_ray.stages import Event, Finished, Task, perform_all, result_model
-from kd_ray.workers import Worker
+from kd_ray.runs import Event, Finished, Task, perform_all, result_model
+from kd_ray.training.checkpoint import WEIGHTS, Meta, ModelInput, save
+from kd_ray.training.feed import TensorFeed
+from kd_ray.training.loop import ObjectiveFunction
+from kd_ray.training.losses import Loss, distillation_loss
+from kd_ray.training.progress import Epoch
+from kd_ray.training.saved_model import SavedModel, load_model
+from kd_ray.training.workers import Worker
 
 ALONE = Worker(rank=0, world=1, device=torch.device("cpu"), threads=1)
 

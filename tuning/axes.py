@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from kd_ray.report.amounts import bytes_shown, count_shown
 from kd_ray.report.plots import stand_in, svg_of
+from kd_ray.units import bytes_shown, count_shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

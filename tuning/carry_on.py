@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kd_ray.checkpoint import epochs_in
 from kd_ray.config import Recipe, parse_recipe
 from kd_ray.errors import ConfigError
-from kd_ray.files import place
+from kd_ray.files import to_path
 from kd_ray.pipeline import catalogue_problems, run
 from kd_ray.report.summary import Summary
-from kd_ray.stages import Event, Task, transfer_set_folder
-from kd_ray.variants import own_variant
+from kd_ray.runs import Event, Task, transfer_set_folder
+from kd_ray.runs.variants import own_variant
+from kd_ray.training.checkpoint import epochs_in
 from tuning.driver import open_sweep
 from tuning.outcome import Sweep, TrialRow
 from tuning.space import trial_recipe
@@ -183,4 +183,4 @@ def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 
 
 def _runs(sweep: Sweep, runs: str | Path | None) -> Path:
-    return sweep.folder.parent.parent if runs is None else place(runs)
+    return sweep.folder.parent.parent if runs is None else to_path(runs)

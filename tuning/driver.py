@@ -12,19 +12,17 @@ from typing import Any
 import tomli_w
 import torch
 
-from kd_ray.checkpoint import versions
 from kd_ray.config import Recipe, SweepOptions, load_recipe
 from kd_ray.datasets import given_root
 from kd_ray.errors import ConfigError, TrainingError
 from kd_ray.files import (
     committed_file,
     locked,
-    place,
     remove_drafts,
     scratch_folder,
+    to_path,
     write_json,
 )
-from kd_ray.loop import evaluate
 from kd_ray.pipeline import (
     Run,
     catalogue_problems,
@@ -32,19 +30,21 @@ from kd_ray.pipeline import (
     this_process,
     with_absolute_paths,
 )
-from kd_ray.saved_model import load_model
-from kd_ray.stages import (
+from kd_ray.runs import (
     Event,
-    Shelf,
+    Inputs,
     Task,
     read_result,
     result_model,
     transfer_set_folder,
 )
-from kd_ray.stages.identity import flattened, quantizer_table
-from kd_ray.student import ensemble_of
+from kd_ray.runs.identity import flattened, quantizer_table
+from kd_ray.training.checkpoint import versions
+from kd_ray.training.loop import evaluate
+from kd_ray.training.saved_model import load_model
+from kd_ray.training.student import ensemble_of
+from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Manifest, read_manifest
-from kd_ray.workers import Worker
 from tuning.ledger import STUDY, Ledger, open_study
 from tuning.on_tune import perform_here, perform_on_tune
 from tuning.outcome import (
@@ -98,7 +98,7 @@ def sweep(
     read = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
     opened = with_absolute_paths(read)
     options = check_sweep(opened)
-    run = place(runs).absolute() / opened.name
+    run = to_path(runs).absolute() / opened.name
     here = this_process(opened.resources) if local else None
     if opened.transfer_set.path is None:
         for task, event in Run(opened, run, local, address, verbose).events(("teach", "label")):
@@ -212,7 +212,7 @@ def open_sweep(path: str | Path) -> Sweep:
     Raises:
         ConfigError: there is no sweep.
     """
-    given = place(path).absolute()
+    given = to_path(path).absolute()
     folder = given if (given / STUDY).is_file() else given / SWEEP
     study = open_study(folder)
     recipe = load_recipe(folder / RECIPE)
@@ -228,11 +228,11 @@ def _finish(
     found = Sweep(folder, recipe, ledger.study, read_trials(ledger.study, ledger.options))
     best_before, earlier = read_best(folder)
     before = {entry["trial"]: entry for entry in [*best_before, *earlier]}
-    shelf = Shelf()
+    inputs = Inputs()
     best = []
     for trial in found.front:
         known = before.get(trial.number)
-        best.append(known if known is not None else best_entry(trials, found, trial, shelf))
+        best.append(known if known is not None else best_entry(trials, found, trial, inputs))
     now = {entry["trial"] for entry in best}
     past = [entry for number, entry in before.items() if number not in now]
     found = replace(found, best=best, earlier=past)
@@ -243,14 +243,14 @@ def _finish(
     return found
 
 
-def best_entry(trials: Trials, found: Sweep, trial: TrialRow, shelf: Shelf) -> dict[str, Any]:
+def best_entry(trials: Trials, found: Sweep, trial: TrialRow, inputs: Inputs) -> dict[str, Any]:
     """What `best.json` says of a trial, with figures on the test split."""
     tasks = trials.tasks_of(trial.number, trial.settings)
     alone = Worker(rank=0, world=1, device=torch.device("cpu"), threads=torch.get_num_threads())
     tests = []
     for task in tasks:
         recipe = task.read_recipe()
-        _, feeds = shelf.students(task, recipe, alone.device)
+        _, feeds = inputs.students(task, recipe, alone.device)
         saved = load_model(result_model(task.folder), alone.device)
         ensemble = ensemble_of(recipe.objective, feeds.members)
         tests.append(evaluate(saved.model, feeds.test, alone, ensemble))

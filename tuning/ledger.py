@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd_ray.checkpoint import check_identity
 from kd_ray.config import Recipe, SweepOptions
 from kd_ray.errors import ConfigError, StorageError
-from kd_ray.loop import derived_seed
+from kd_ray.training.checkpoint import check_identity
+from kd_ray.training.loop import derived_seed
 from tuning.space import Settings, checked_points, settings_of, suggested
 from tuning.study_file import StudyFile
 

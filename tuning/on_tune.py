@@ -19,9 +19,9 @@ from typing import Any
 
 from kd_ray.config import Resources
 from kd_ray.files import TEMPORARY
-from kd_ray.on_ray import Placement, check_nodes, connected, perform_on_ray, places
-from kd_ray.stages import Shelf, Task, perform_abreast
-from kd_ray.workers import Worker
+from kd_ray.on_ray import Placement, check_nodes, connected, perform_on_ray, trial_slots
+from kd_ray.runs import Inputs, Task, perform_interleaved
+from kd_ray.training.workers import Worker
 from tuning.trial import TrialEnd, TrialEpoch, told
 from tuning.trials import Trials
 
@@ -38,7 +38,7 @@ class TrialSteps:
     """
 
     def __init__(self) -> None:
-        self._shelf = Shelf()
+        self._shelf = Inputs()
         self._thread: threading.Thread | None = None
         self._reports: queue.SimpleQueue[TrialEpoch | TrialEnd] = queue.SimpleQueue()
         self._enough = threading.Event()
@@ -50,10 +50,10 @@ class TrialSteps:
         self._reports, self._enough = queue.SimpleQueue(), threading.Event()
         enough = self._enough.is_set
         if resources.most_workers > 1:
-            events = told(tasks, lambda t: perform_on_ray(t, resources, abreast=True), enough)
+            events = told(tasks, lambda t: perform_on_ray(t, resources, interleaved=True), enough)
         else:
             worker = self._worker(int(config["cpus"]), bool(config["gpus"]))
-            events = told(tasks, lambda t: perform_abreast(t, worker, self._shelf), enough)
+            events = told(tasks, lambda t: perform_interleaved(t, worker, self._shelf), enough)
         self._thread = threading.Thread(target=self._train, args=(events,))
         self._thread.start()
 
@@ -109,7 +109,7 @@ def perform_on_tune(
     with connected(address, verbose):
         from ray import tune
 
-        placement, slots = places(resources)
+        placement, slots = trial_slots(resources)
         resources = resources.model_copy(
             update={"cpus_per_worker": placement.cpus, "gpus_per_worker": float(placement.gpus)}
         )
@@ -247,11 +247,13 @@ class _NotPickled:
 
 def perform_here(trials: Trials, worker: Worker) -> None:
     """Runs trials one after the other in this process, without Ray."""
-    shelf = Shelf()
+    inputs = Inputs()
     while (handed := trials.next()) is not None:
         number, tasks = handed
         # Closed at once, whatever happens: a traceback that is kept would keep the folder's lock.
-        with closing(told(tasks, lambda tasks: perform_abreast(tasks, worker, shelf))) as events:
+        with closing(
+            told(tasks, lambda tasks: perform_interleaved(tasks, worker, inputs))
+        ) as events:
             for event in events:
                 if isinstance(event, TrialEnd):
                     trials.ended(number, event)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kd_ray.config import Recipe, SoftWeight, SweepOptions
 from kd_ray.errors import ConfigError, StorageError
 from kd_ray.files import committed_file, write_json
-from kd_ray.report.amounts import bytes_shown, count_shown
+from kd_ray.units import bytes_shown, count_shown
 from tuning.space import Settings, settings_of
 from tuning.trials import State
 

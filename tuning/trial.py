@@ -1,4 +1,4 @@
-"""One trial: its students trained abreast, told epoch by epoch as the mean over their seeds.
+"""One trial: its students trained interleaved, told epoch by epoch as the mean over their seeds.
 
 The same code runs inside a Tune actor, as a driver of a nested Ray Train run, and in this process.
 """
@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from kd_ray.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError, KdRayError
-from kd_ray.progress import Epoch
-from kd_ray.stages import Event, Finished, Started, Task
-from kd_ray.variants import own_variant
+from kd_ray.runs import Event, Finished, Started, Task
+from kd_ray.runs.variants import own_variant
+from kd_ray.training.checkpoint import epoch_folder, epochs_in, read_meta
+from kd_ray.training.progress import Epoch
 
 CHECKPOINT_S = 2.0
 """Between two checkpoints of a student; epochs of a trial may take milliseconds."""

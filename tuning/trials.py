@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from kd_ray.config import Recipe
 from kd_ray.errors import KdRayError
-from kd_ray.metrics import FIGURES
 from kd_ray.pipeline import catalogue_problems
-from kd_ray.stages import Task
+from kd_ray.runs import Task
+from kd_ray.training.metrics import FIGURES
 from tuning.ledger import Ledger, Point
 from tuning.space import Settings, trial_recipe
 from tuning.trial import COSTS, TrialEnd, TrialEpoch, trained_s, trial_tasks

@@ -7,11 +7,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cluster.render.job import job_of
 from cluster.render.kuberay import kuberay
 from cluster.render.shape import shape_of
 from cluster.render.slurm import slurm
 from cluster.render.vm import vm
+from cluster.render.workload import workload_of
 from kd_ray.catalog import pick
 from kd_ray.errors import ConfigError
 
@@ -62,7 +62,7 @@ def render(
                 f"--{name.replace('_', '-')}: goes with {' and '.join(kinds) or 'nothing'}, but "
                 f"got kind {kind}; leave it out"
             )
-    job, resources = job_of(
+    job, resources = workload_of(
         recipe, overrides, command=command, runs=runs, data=data, package=package
     )
     shape = shape_of(

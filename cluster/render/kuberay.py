@@ -7,8 +7,10 @@ never a spot node, and the workers do the work.
 import re
 from typing import Any
 
-from cluster.render.job import (
-    Job,
+from cluster.render.manifest import manifest
+from cluster.render.shape import Shape
+from cluster.render.workload import (
+    Workload,
     default_image,
     dns_name,
     kd_ray_version,
@@ -17,8 +19,6 @@ from cluster.render.job import (
     script,
     shared_folders,
 )
-from cluster.render.manifest import manifest
-from cluster.render.shape import Shape
 from kd_ray.errors import ConfigError
 
 LONGEST_NAME = 47  # KubeRay refuses longer ones: it appends to them
@@ -40,7 +40,7 @@ OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 def kuberay(
-    job: Job,
+    job: Workload,
     shape: Shape,
     *,
     image: str | None = None,
@@ -140,7 +140,7 @@ def kuberay(
 
 
 def _header(
-    job: Job, image: str, runs: str, volume: str | None, token_secret: str | None
+    job: Workload, image: str, runs: str, volume: str | None, token_secret: str | None
 ) -> list[str]:
     held = f"a claim named {volume!r} that many nodes may write" if volume else "that storage"
     token = f"the secret {token_secret!r}" if token_secret else "a secret that KubeRay makes"
@@ -154,7 +154,7 @@ def _header(
     ]
 
 
-def _environment(job: Job, mount: str | None) -> list[dict[str, str]]:
+def _environment(job: Workload, mount: str | None) -> list[dict[str, str]]:
     data = job.data or (f"{mount}/data" if mount else None)
     found = {"RAY_USAGE_STATS_ENABLED": "0"} | ({"KD_RAY_DATA": data} if data else {})
     return [{"name": name, "value": value} for name, value in found.items()]

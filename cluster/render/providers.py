@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.render.machines import AWS, GCP, machine_for
+from cluster.render.machine_types import AWS, GCP, machine_for
 from cluster.render.shape import Shape
 from kd_ray.errors import ConfigError
 

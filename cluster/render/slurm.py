@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from importlib import resources
 from string import Template
 
-from cluster.render.job import Job, is_url, kd_ray_version, one_line, public
 from cluster.render.shape import Shape
+from cluster.render.workload import Workload, is_url, kd_ray_version, one_line, public
 from kd_ray.errors import ConfigError
 
 NOTICE_S = 120  # between the first signal and the end: enough for an epoch's checkpoint to land
@@ -25,7 +25,7 @@ class ScriptTemplate(Template):
 
 
 def slurm(
-    job: Job,
+    job: Workload,
     shape: Shape,
     *,
     setup: tuple[str, ...] = (),

@@ -8,8 +8,11 @@ import re
 import shlex
 from typing import Any
 
-from cluster.render.job import (
-    Job,
+from cluster.render.manifest import manifest
+from cluster.render.providers import PROVIDERS, Place, option_of
+from cluster.render.shape import Shape
+from cluster.render.workload import (
+    Workload,
     default_image,
     dns_name,
     is_url,
@@ -19,9 +22,6 @@ from cluster.render.job import (
     script,
     shared_folders,
 )
-from cluster.render.manifest import manifest
-from cluster.render.providers import PROVIDERS, Place, option_of
-from cluster.render.shape import Shape
 from kd_ray.catalog import pick
 from kd_ray.errors import ConfigError
 
@@ -37,7 +37,7 @@ IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9:/@._-]*")
 
 
 def vm(
-    job: Job,
+    job: Workload,
     shape: Shape,
     *,
     provider: str = "aws",
@@ -169,7 +169,7 @@ def _writes(name: str, text: str) -> str:
     return f"printf %s {shlex.quote(text)} > {FILES}/{name}"
 
 
-def _checks(job: Job, folders: list[str]) -> list[str]:
+def _checks(job: Workload, folders: list[str]) -> list[str]:
     """Each node proves that it has what it needs before Ray starts on it."""
     commands = []
     if job.package is not None:
@@ -199,7 +199,7 @@ def _container(image: str, mount: str, folders: list[str]) -> dict[str, Any]:
 
 
 def _header(
-    job: Job, image: str | None, provider: str, runs: str, folders: list[str], place: Place
+    job: Workload, image: str | None, provider: str, runs: str, folders: list[str], place: Place
 ) -> list[str]:
     version = kd_ray_version()
     holder = f"Image: {image}" if image else "Machines"

@@ -75,7 +75,7 @@ def up(
         typer.echo(f"Logs in {started.folder}; end it with: kd-ray cluster down", nl=False)
         typer.echo("" if name == "local" else f" --name {name}")
         return
-    machine = ray_nodes.Machine(cpus=cpus, gpus=gpus, ip=node_ip)
+    machine = ray_nodes.NodeOptions(cpus=cpus, gpus=gpus, ip=node_ip)
     command = ray_nodes.head_command(
         machine, port=port, dashboard_port=dashboard_port, dashboard_host=dashboard_host
     )
@@ -96,7 +96,7 @@ def join(
     from kd_ray.on_ray import check_cluster
 
     check_cluster(address)
-    become(ray_nodes.join_command(ray_nodes.Machine(cpus=cpus, gpus=gpus, ip=node_ip), address))
+    become(ray_nodes.join_command(ray_nodes.NodeOptions(cpus=cpus, gpus=gpus, ip=node_ip), address))
 
 
 def become(command: list[str]) -> None:

@@ -14,11 +14,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column
 
 from kd_ray.cli.wording import duration, figures, finished_line, fitting
-from kd_ray.labelling import ShardDone
-from kd_ray.progress import Epoch, Notice, Step
 from kd_ray.quant import dead_layers
 from kd_ray.report.specialists import cluster_lines
-from kd_ray.stages import Event, Finished, Started, Task, Waiting
+from kd_ray.runs import Event, Finished, Started, Task, Waiting
+from kd_ray.runs.labelling import ShardDone
+from kd_ray.training.progress import Epoch, Notice, Step
 
 Clock = Callable[[], float]
 

@@ -17,7 +17,7 @@ from kd_ray.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kd_ray.reproduce import Failure, Progress, Reproduction
+    from kd_ray.studies.paper import Failure, Progress, Reproduction
 
 
 @answered
@@ -38,7 +38,7 @@ def reproduce(
     verbose: VerboseOption = False,
 ) -> None:
     """The paper's experiments from shared artefacts, beside the paper's own figures."""
-    from kd_ray.reproduce import scale_of
+    from kd_ray.studies.paper import scale_of
 
     scale = scale_of(name, quick=quick)
     sets = [*(overrides or [])]
@@ -67,8 +67,8 @@ def perform_with_display(scale: Any, overrides: list[str], **options: Any) -> No
 
     from kd_ray.cli.display import Display
     from kd_ray.errors import KdRayError
-    from kd_ray.files import place
-    from kd_ray.reproduce import Progress, reproduction
+    from kd_ray.files import to_path
+    from kd_ray.studies.paper import Progress, reproduction
 
     console = Console()
     work = reproduction(scale, overrides, **options)
@@ -84,7 +84,7 @@ def perform_with_display(scale: Any, overrides: list[str], **options: Any) -> No
                 display = part.enter_context(Display(console))  # titles are told apart by part
     print_tables(console, work)
     for file in ("results.json", "report.html"):
-        console.print(f"{place(options['runs']) / scale.name / file}: written", highlight=False)
+        console.print(f"{to_path(options['runs']) / scale.name / file}: written", highlight=False)
     if work.failures:
         named = "; ".join(
             f"{failure.part} (of {', '.join(failure.experiments) or 'all experiments'}): "
@@ -99,7 +99,7 @@ def perform_with_display(scale: Any, overrides: list[str], **options: Any) -> No
 
 def print_in_words(console: "Console", event: "Progress | Failure") -> None:
     """A line for a part that begins or has failed."""
-    from kd_ray.reproduce import Progress
+    from kd_ray.studies.paper import Progress
 
     if isinstance(event, Progress):
         line = (

@@ -8,12 +8,12 @@ from kd_ray.cli.display import Display
 from kd_ray.cli.specialists import coverage_table
 from kd_ray.cli.tables import closing_lines, closing_table, exercises_table, views_table
 from kd_ray.errors import ConfigError
-from kd_ray.files import place
+from kd_ray.files import to_path
 from kd_ray.pipeline import Stage, open_recipe
 from kd_ray.pipeline import run as run_stages
-from kd_ray.report.exercises import write_exercises
-from kd_ray.report.views import write_views
-from kd_ray.variants import exercise_variants, view_variants
+from kd_ray.runs.variants import exercise_variants, view_variants
+from kd_ray.studies.exercises import write_exercises
+from kd_ray.studies.views import write_views
 
 
 def run_with_display(
@@ -67,7 +67,7 @@ def run_with_display(
         console.print(table)
         write = write_exercises if views is None else write_views
         for path in write(summary.folder, summary):
-            console.print(f"{place(runs) / recipe.name / path.name}: written", highlight=False)
+            console.print(f"{to_path(runs) / recipe.name / path.name}: written", highlight=False)
     elif summary.rows:
         console.print(closing_table(summary, console.width))
     covered = coverage_table(summary)
@@ -75,7 +75,7 @@ def run_with_display(
         console.print(covered)
     for line in closing_lines(summary):
         console.print(line, highlight=False)
-    console.print(f"In {place(runs) / recipe.name}", highlight=False, markup=False)
+    console.print(f"In {to_path(runs) / recipe.name}", highlight=False, markup=False)
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from kd_ray.catalog import suggestion
 from kd_ray.config import Recipe
 from kd_ray.errors import ConfigError
-from kd_ray.files import place
+from kd_ray.files import to_path
 
 COMMANDS = (
     *("quickstart", "run", "teach", "label", "distill", "specialize", "exercises"),
@@ -55,12 +55,12 @@ def travelling(root: TyperGroup, command: Sequence[str]) -> Luggage:
                 f"--{name}: says where to run, but a submitted command runs on the cluster that "
                 "`kd-ray cluster submit --address` names; leave it out"
             )
-    runs = place(params.pop("runs", None) or "runs").absolute()
+    runs = to_path(params.pop("runs", None) or "runs").absolute()
     if "sweep" in params:
-        sweep = place(params["sweep"]).absolute()
+        sweep = to_path(params["sweep"]).absolute()
         return Luggage([*names, *_typed(leaf, {**params, "sweep": str(sweep)})], str(sweep), None)
     if names == ["reproduce"]:
-        from kd_ray.reproduce import scale_of
+        from kd_ray.studies.paper import scale_of
 
         scale = scale_of(params["name"], quick=params["quick"])
         arguments = [*_typed(leaf, params), "--runs", str(runs)]

@@ -10,10 +10,10 @@ from kd_ray.cli.sweep_display import SweepDisplay
 from kd_ray.cli.tables import closing_lines, closing_table, facts, fitting_table
 from kd_ray.cli.wording import duration
 from kd_ray.errors import ConfigError
-from kd_ray.files import place
+from kd_ray.files import to_path
 from kd_ray.pipeline import open_recipe
 from kd_ray.report.summary import Summary
-from kd_ray.stages import Event, Task
+from kd_ray.runs import Event, Task
 from tuning.carry_on import chosen
 from tuning.driver import check_sweep, open_sweep, sweep
 from tuning.outcome import BEST, PAGE, TRIALS, Sweep, TrialRow, figure
@@ -46,7 +46,7 @@ def sweep_with_display(
             listener=trials.show,
         )
     _print_best(console, found)
-    folder = place(runs) / recipe.name / "sweep"
+    folder = to_path(runs) / recipe.name / "sweep"
     console.print(
         f"{found.count('finished')} trials finished, {found.count('stopped')} stopped early, "
         f"{found.count('failed')} failed",

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kd_ray.report.exercises import exercise_rows
 from kd_ray.report.specialists import specialists_sentences
 from kd_ray.report.summary import Summary
-from kd_ray.report.views import views_rows
+from kd_ray.studies.exercises import exercise_rows
+from kd_ray.studies.views import views_rows
 
 LEAVING = (
     *("calibration error %", "seeds", "parameters", "bit operations", "seconds"),

@@ -1,6 +1,6 @@
 """Events in words: the figures of an epoch, a finished artefact, a duration."""
 
-from kd_ray.stages import Finished, Task
+from kd_ray.runs import Finished, Task
 
 
 def figures(metrics: dict[str, float]) -> list[str]:

@@ -13,7 +13,7 @@ from kd_ray.catalog import suggestion
 from kd_ray.config.schema import Recipe
 from kd_ray.config.table import Named
 from kd_ray.errors import ConfigError
-from kd_ray.files import place
+from kd_ray.files import to_path
 
 Rule = Callable[[Recipe], list[str]]
 """A check that needs what lies on a higher floor: returns one sentence for each problem."""
@@ -31,7 +31,7 @@ def recipe_text(source: str) -> tuple[str, str]:
     Raises:
         ConfigError: neither a file nor a shipped recipe.
     """
-    path = place(source)
+    path = to_path(source)
     if path.suffix == ".toml" or path.is_file():
         try:
             return str(path), path.read_text(encoding="utf-8")

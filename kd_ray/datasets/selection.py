@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.catalog import suggestion
-from kd_ray.datasets.draws import hashed
+from kd_ray.datasets.counter_random import hashed
 from kd_ray.errors import ConfigError, UnknownNameError
 
 # Draws are numbered apart from those of the views.

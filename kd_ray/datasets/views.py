@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kd_ray.config import Augment
-from kd_ray.datasets.draws import below, uniform
+from kd_ray.datasets.counter_random import below, uniform
 from kd_ray.errors import ConfigError
 
 __all__ = ["check_augment", "render", "rotated", "uniform"]

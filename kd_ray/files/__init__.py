@@ -20,7 +20,7 @@ from kd_ray.files.commit import (
     writing,
 )
 from kd_ray.files.lock import locked
-from kd_ray.files.place import is_stored, place
+from kd_ray.files.paths import is_stored, to_path
 
 __all__ = [
     "TEMPORARY",
@@ -30,13 +30,13 @@ __all__ = [
     "local_copies",
     "local_copy",
     "locked",
-    "place",
     "read_json",
     "remove_drafts",
     "remove_folder",
     "scratch_folder",
     "sha256_of",
     "sync",
+    "to_path",
     "write_json",
     "writing",
 ]

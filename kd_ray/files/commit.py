@@ -18,7 +18,7 @@ from typing import Any
 
 from kd_ray.errors import KdRayError, StorageError
 from kd_ray.files.lease import check_leases
-from kd_ray.files.place import stored
+from kd_ray.files.paths import stored
 from kd_ray.files.stored import StoredPath
 
 TEMPORARY = ".tmp-"

@@ -10,7 +10,7 @@ from pathlib import Path
 from kd_ray.errors import StorageError
 from kd_ray.files.commit import writing
 from kd_ray.files.lease import in_use, leased
-from kd_ray.files.place import stored
+from kd_ray.files.paths import stored
 
 
 @contextlib.contextmanager

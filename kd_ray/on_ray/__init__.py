@@ -1,8 +1,8 @@
 """Everything that touches Ray: sessions, placement, and tasks on Ray Train (floor 6)."""
 
-from kd_ray.on_ray.placement import Node, Placement, place, places, share_out
+from kd_ray.on_ray.parallel import perform_parallel
+from kd_ray.on_ray.placement import Node, Placement, placement_on_cluster, share_out, trial_slots
 from kd_ray.on_ray.session import check_cluster, connected
-from kd_ray.on_ray.side_by_side import perform_stages
 from kd_ray.on_ray.storage import check_nodes
 from kd_ray.on_ray.train import perform_on_ray
 
@@ -13,8 +13,8 @@ __all__ = [
     "check_nodes",
     "connected",
     "perform_on_ray",
-    "perform_stages",
-    "place",
-    "places",
+    "perform_parallel",
+    "placement_on_cluster",
     "share_out",
+    "trial_slots",
 ]

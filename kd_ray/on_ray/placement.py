@@ -75,7 +75,7 @@ class NodeWatch:
         ]
 
 
-def place(resources: Resources) -> Placement:
+def placement_on_cluster(resources: Resources) -> Placement:
     """Shares out the connected cluster's CPUs and GPUs.
 
     Raises:
@@ -84,7 +84,7 @@ def place(resources: Resources) -> Placement:
     return share_out(resources, _nodes())
 
 
-def places(resources: Resources) -> tuple[Placement, int]:
+def trial_slots(resources: Resources) -> tuple[Placement, int]:
     """What each worker of a trial gets, and how many trials the cluster holds side by side.
 
     `cpus_per_worker = "auto"` is 1 here: trials beside each other use the CPUs better than one
@@ -102,13 +102,13 @@ def places(resources: Resources) -> tuple[Placement, int]:
     return placement, fitting // placement.workers
 
 
-def room(resources: Resources, trainings: int) -> tuple[Placement, int]:
+def training_slots(resources: Resources, trainings: int) -> tuple[Placement, int]:
     """What each worker of a training gets, and how many trainings run side by side.
 
     Raises:
         ClusterError: not even one fits, with the arithmetic.
     """
-    return share_side_by_side(resources, trainings, _nodes())
+    return share_parallel(resources, trainings, _nodes())
 
 
 def _nodes() -> list[Node]:
@@ -133,30 +133,30 @@ def share_out(resources: Resources, nodes: list[Node]) -> Placement:
     return _share_out(resources, fewest, nodes)
 
 
-def share_side_by_side(
+def share_parallel(
     resources: Resources, trainings: int, nodes: list[Node]
 ) -> tuple[Placement, int]:
-    """The same as `room` on plain numbers.
+    """The same as `training_slots` on plain numbers.
 
     GPUs are shared out to as many trainings as they are enough for. CPUs are not where a worker
     gets them all (`cpus_per_worker = "auto"`): then a training has the threads that it has alone,
     and so ends with the same bits.
 
-    >>> share_side_by_side(Resources(), 8, [Node(cpus=8, gpus=4)])
+    >>> share_parallel(Resources(), 8, [Node(cpus=8, gpus=4)])
     (Placement(workers=1, cpus=2, gpus=1), 4)
-    >>> share_side_by_side(Resources(), 8, [Node(cpus=8), Node(cpus=8)])
+    >>> share_parallel(Resources(), 8, [Node(cpus=8), Node(cpus=8)])
     (Placement(workers=1, cpus=8, gpus=0), 2)
     """
     placement = share_out(resources, nodes)
     if resources.elastic:
         return placement, 1
     if placement.gpus and resources.cpus_per_worker == "auto":
-        for abreast in range(trainings, 1, -1):
-            several = resources.model_copy(update={"workers": abreast * resources.workers})
+        for interleaved in range(trainings, 1, -1):
+            several = resources.model_copy(update={"workers": interleaved * resources.workers})
             with contextlib.suppress(ClusterError):
                 shared = _share_out(several, several.workers, nodes)
                 if shared.gpus == placement.gpus:
-                    return replace(shared, workers=resources.workers), abreast
+                    return replace(shared, workers=resources.workers), interleaved
     fitting = sum(node.holds(placement.cpus, placement.gpus) for node in nodes)
     return placement, max(1, min(trainings, fitting // placement.workers))
 

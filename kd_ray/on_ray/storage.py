@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.errors import StorageError
-from kd_ray.files import is_stored
-from kd_ray.files import place as located
+from kd_ray.files import is_stored, to_path
 from kd_ray.on_ray.placement import Placement
 
 ASKED_S = 10.0
@@ -57,7 +56,7 @@ def check_here(run: str, probe: str) -> StorageError | None:
         run: the run folder, or its URL.
         probe: a folder in it; of this machine if the run is stored.
     """
-    if is_stored(located(run)) or Path(probe).is_dir():
+    if is_stored(to_path(run)) or Path(probe).is_dir():
         return None
     import ray.util
 

@@ -12,14 +12,13 @@ from typing import Any
 
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError, KdRayError
-from kd_ray.files import place as located
-from kd_ray.files import scratch_folder
-from kd_ray.on_ray.placement import NodeWatch, counted, place
+from kd_ray.files import scratch_folder, to_path
+from kd_ray.on_ray.placement import NodeWatch, counted, placement_on_cluster
 from kd_ray.on_ray.session import connected
 from kd_ray.on_ray.storage import check_nodes, on_this_node
 from kd_ray.on_ray.work import torch_config, work
-from kd_ray.stages.events import Event, Waiting
-from kd_ray.stages.task import Task
+from kd_ray.runs.events import Event, Waiting
+from kd_ray.runs.task import Task
 
 POLL_S = 0.5
 LOOK_S = 2.0
@@ -34,7 +33,7 @@ def perform_on_ray(
     *,
     address: str | None = None,
     verbose: bool = False,
-    abreast: bool = False,
+    interleaved: bool = False,
 ) -> Generator[tuple[Task, Event]]:
     """[2] Performs tasks on a group of Ray Train workers and yields their events as they come.
 
@@ -43,7 +42,7 @@ def perform_on_ray(
         resources: how many workers, and what each gets.
         address: HOST:PORT of a cluster; None for this machine.
         verbose: let Ray's own log lines through.
-        abreast: an epoch of each task in turn, as `stages.perform_abreast` does it.
+        interleaved: an epoch of each task in turn, as `stages.perform_interleaved` does it.
 
     Closing the generator ends the workers after the epoch they are in.
 
@@ -53,14 +52,14 @@ def perform_on_ray(
     """
     if not tasks:
         return
-    run = located(tasks[0].run)
+    run = to_path(tasks[0].run)
     # Ray Train would resume what it finds under an old name, so it is given a folder of its own;
     # what a killed driver leaves of that is removed as a draft.
     with connected(address, verbose), scratch_folder(run, "ray") as scratch:
         import ray
         from ray.util.queue import Empty, Queue
 
-        placement = place(resources)
+        placement = placement_on_cluster(resources)
         yield tasks[0], Waiting(f"Starting {counted(placement)}")
         check_nodes(run, scratch, placement)
         # Whatever node is lost, what holds the workers together is not on it but on this one.
@@ -73,7 +72,7 @@ def perform_on_ray(
             "asked": placement.asked,
             "mailbox": mailbox,
             "orders": orders,
-            "abreast": abreast,
+            "interleaved": interleaved,
             "scratch": str(scratch),
         }
         # `fit` blocks and takes over Ctrl-C. In a process of its own it does neither here, and dies

@@ -9,7 +9,7 @@ from typing import Any
 
 from kd_ray.errors import KdRayError
 from kd_ray.on_ray.storage import check_here
-from kd_ray.stages.task import Task
+from kd_ray.runs.task import Task
 
 NOTICE_S = 2.0
 """Seconds from one time that workers ask for a notice to the next."""
@@ -25,10 +25,10 @@ def work(config: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from kd_ray.labelling import ShardDone
-    from kd_ray.progress import Epoch
-    from kd_ray.stages import perform_abreast, perform_all
-    from kd_ray.workers import Worker, from_first, together
+    from kd_ray.runs import perform_all, perform_interleaved
+    from kd_ray.runs.labelling import ShardDone
+    from kd_ray.training.progress import Epoch
+    from kd_ray.training.workers import Worker, from_first, together
 
     context = ray.train.get_context()
     on_gpu = config["gpus"] and torch.cuda.is_available()  # nodes may but count as having GPUs
@@ -50,7 +50,7 @@ def work(config: dict[str, Any]) -> None:
                 problem = check_here(tasks[0].run, config["scratch"])
                 if problem is not None:
                     raise problem
-            perform = perform_abreast if config["abreast"] else perform_all
+            perform = perform_interleaved if config["interleaved"] else perform_all
             for task, event in perform(tasks, worker):
                 if worker.is_first or isinstance(event, ShardDone):
                     mailbox.put((task, event))
@@ -75,7 +75,7 @@ class Notices:
         """Whether there is a node that was not known to go."""
         import ray.train
 
-        from kd_ray.workers import from_first
+        from kd_ray.training.workers import from_first
 
         due = time.monotonic() - self._asked_at >= NOTICE_S
         if not from_first(int(due), self._device):  # Ray's answer costs all workers a meeting

@@ -7,12 +7,12 @@ from kd_ray.quant.apply import (
     is_quantized,
     quantize_,
 )
+from kd_ray.quant.cost import LayerCost, ModelCost, activity, dead_layers, model_cost
 from kd_ray.quant.dorefa import dorefa_activations, dorefa_gradients, dorefa_weights
 from kd_ray.quant.lsq import lsq
 from kd_ray.quant.megvii import megvii_activations, megvii_weights
 from kd_ray.quant.pact import pact
 from kd_ray.quant.rounding import fake_quantize, round_ste
-from kd_ray.quant.telling import LayerCost, ModelCost, activity, dead_layers, model_cost
 
 __all__ = [
     "LayerBits",

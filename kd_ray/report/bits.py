@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kd_ray.report.amounts import bytes_shown, count_shown
 from kd_ray.report.markup import element, section, table
 from kd_ray.report.plots import layer_lines
+from kd_ray.units import bytes_shown, count_shown
 
 NOTE = (
     "Bits of weights and of inputs, size with weights at their bits, and bit operations of one "

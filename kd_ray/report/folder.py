@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kd_ray.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.config import Recipe, load_recipe
 from kd_ray.errors import CheckpointError, ConfigError
-from kd_ray.files import place
-from kd_ray.variants import SPECIALIZED, is_asked_for, recipe_variants
+from kd_ray.files import to_path
+from kd_ray.runs.variants import SPECIALIZED, is_asked_for, recipe_variants
+from kd_ray.training.checkpoint import epoch_folder, epochs_in, read_meta
 
 RECIPE, RESULT = "recipe.toml", "result.json"
 KINDS = {
@@ -95,7 +95,7 @@ def read_run(folder: str | Path) -> RunFolder:
         ConfigError: it is no run folder, or nothing in it is finished.
         CheckpointError: a result is not readable.
     """
-    path = place(folder).absolute()
+    path = to_path(folder).absolute()
     if not path.is_dir():
         raise ConfigError(
             f"{folder}: must be a run folder, but is no folder; name one such as runs/quickstart"
@@ -135,7 +135,7 @@ def _places(path: Path, recipe: Recipe) -> dict[str, tuple[str, str, int]]:
 def _wanted(recipe: Recipe, variants: list[str]) -> Iterator[tuple[str, tuple[str, str, int]]]:
     if recipe.transfer_set.path is None and recipe.teacher is not None:
         elsewhere = recipe.teacher.path
-        home = "" if elsewhere is None else f"{place(elsewhere).absolute()}/"
+        home = "" if elsewhere is None else f"{to_path(elsewhere).absolute()}/"
         for member in range(recipe.teacher.members):
             about = (f"teacher {member}", "teacher", recipe.teacher.train.epochs)
             yield f"{home}teacher/member-{member:02d}", about
@@ -155,7 +155,7 @@ def _wanted(recipe: Recipe, variants: list[str]) -> Iterator[tuple[str, tuple[st
 def _artefact(path: Path, where: str, about: tuple[str, str, int]) -> Artefact:
     title, kind, epochs = about
     elsewhere = where.startswith("/") or "://" in where
-    folder = place(where) if elsewhere else path / where
+    folder = to_path(where) if elsewhere else path / where
     result = _result(folder / RESULT)
     if result is None:
         return Artefact(where, title, kind, epochs, None, _history(folder))

@@ -5,8 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from kd_ray.files import committed_file, place
-from kd_ray.report.amounts import bytes_shown
+from kd_ray.files import committed_file, to_path
 from kd_ray.report.bits import low_bit_section
 from kd_ray.report.cost import cost_of
 from kd_ray.report.folder import Artefact, RunFolder, read_run
@@ -20,6 +19,7 @@ from kd_ray.report.summary import (
     figures_table,
     summarize_results,
 )
+from kd_ray.units import bytes_shown
 
 REPORT = "report.html"
 
@@ -49,7 +49,7 @@ def write_report(run: str | Path) -> Path:
         StorageError: the file cannot be written.
     """
     page = report_page(read_run(run))
-    path = place(run) / REPORT
+    path = to_path(run) / REPORT
     with committed_file(path) as draft:
         draft.write_text(page, encoding="utf-8")
     return path

@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from kd_ray.report.amounts import bytes_shown, count_shown
 from kd_ray.report.cost import cost_of
 from kd_ray.report.markup import paragraph, table
+from kd_ray.units import bytes_shown, count_shown
 
 MODEL_NAMES = {
     "teacher": "teacher",

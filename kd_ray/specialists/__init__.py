@@ -5,7 +5,6 @@ them apart (`training`), what generalist and specialists believe together (`comb
 is worth (`figures`). Tensors in, tensors out: run folders are for a higher floor to know.
 """
 
-from kd_ray.specialists.clusters import Clusters, check_rows, covariance, find_clusters
 from kd_ray.specialists.combine import (
     Beliefs,
     Combined,
@@ -16,6 +15,7 @@ from kd_ray.specialists.combine import (
     membership,
 )
 from kd_ray.specialists.figures import by_coverage, confusion, coverage, gain_kept
+from kd_ray.specialists.groups import Clusters, check_rows, covariance, find_clusters
 from kd_ray.specialists.training import (
     SpecialFeed,
     new_specialist,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_ray.specialists.clusters import Clusters
+from kd_ray.specialists.groups import Clusters
 
 
 def coverage(labels: Tensor, clusters: Clusters) -> Tensor:

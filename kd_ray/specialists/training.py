@@ -12,12 +12,12 @@ from kd_ray.batch import UNLABELLED, Batch
 from kd_ray.config import TeacherTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
-from kd_ray.feed import TensorFeed, feed_of
-from kd_ray.loop import derived_seed, fit, label_objective
 from kd_ray.models.dustbin import Specialist, special_labels
-from kd_ray.progress import Epoch, Notice, Step, Training
-from kd_ray.saved_model import SavedModel
-from kd_ray.workers import Worker
+from kd_ray.training.feed import TensorFeed, feed_of
+from kd_ray.training.loop import derived_seed, fit, label_objective
+from kd_ray.training.progress import Epoch, Notice, Step, Training
+from kd_ray.training.saved_model import SavedModel
+from kd_ray.training.workers import Worker
 
 
 @dataclass(frozen=True)

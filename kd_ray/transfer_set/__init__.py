@@ -14,7 +14,7 @@ from kd_ray.transfer_set.manifest import (
 from kd_ray.transfer_set.plan import (
     SPLITS,
     Plan,
-    Split,
+    SplitName,
     SplitPlan,
     TeacherIdentity,
     index_sha256,
@@ -29,7 +29,7 @@ __all__ = [
     "Plan",
     "Rows",
     "Shard",
-    "Split",
+    "SplitName",
     "SplitPlan",
     "TeacherIdentity",
     "TransferSet",

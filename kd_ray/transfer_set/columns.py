@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import TransferSetError
-from kd_ray.transfer_set.plan import Plan, Split
+from kd_ray.transfer_set.plan import Plan, SplitName
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def first_disorder(
 
 
 def array_problems(
-    plan: Plan, split: Split, start: int, stop: int, columns: Columns
+    plan: Plan, split: SplitName, start: int, stop: int, columns: Columns
 ) -> Iterator[str]:
     """What a caller got wrong about rows `start` to `stop` of a split, worst first."""
     rows = stop - start
@@ -128,7 +128,7 @@ def array_problems(
         yield f"label must be in -1..{classes - 1}, but got {label.min()}..{label.max()}"
 
 
-def check_logits(plan: Plan, split: Split, start: int, columns: Columns) -> None:
+def check_logits(plan: Plan, split: SplitName, start: int, columns: Columns) -> None:
     """Refuses logits that are not finite, or that the stored type cannot hold.
 
     Raises:

@@ -23,7 +23,7 @@ from kd_ray.transfer_set.plan import (
     Described,
     Plan,
     Sha256,
-    Split,
+    SplitName,
     canonical_json,
     class_difference,
 )
@@ -36,7 +36,7 @@ class FileEntry(Described):
     """One Parquet file of a finished set."""
 
     name: str
-    split: Split
+    split: SplitName
     rows: int = Field(ge=1)
     bytes: int = Field(ge=1)
     sha256: Sha256

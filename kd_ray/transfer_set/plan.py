@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from kd_ray.errors import TransferSetError
 
 FORMAT_VERSION: Final = 1
-Split: TypeAlias = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SplitName: TypeAlias = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # Lists become tuples, so that a plan cannot change after it was hashed.
@@ -100,7 +100,7 @@ class Plan(Described):
     std: Numbers
     """Of the input, as `mean`."""
 
-    splits: dict[Split, SplitPlan]
+    splits: dict[SplitName, SplitPlan]
     """All three; a split may have no rows."""
 
     teachers: Annotated[tuple[TeacherIdentity, ...], Field(strict=False, min_length=1)]
@@ -173,11 +173,11 @@ class Plan(Described):
         channels, height, width = self.image_shape
         return channels * height * width
 
-    def views_of(self, split: Split) -> int:
+    def views_of(self, split: SplitName) -> int:
         """V for the training split, else 1."""
         return self.views if split == "train" else 1
 
-    def rows_of(self, split: Split) -> int:
+    def rows_of(self, split: SplitName) -> int:
         """Rows N * V of all files of a split."""
         return self.splits[split].rows * self.views_of(split)
 

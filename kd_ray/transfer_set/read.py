@@ -18,10 +18,10 @@ from torch.utils.dlpack import from_dlpack
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import TransferSetError
-from kd_ray.files import local_copies, place, sha256_of
+from kd_ray.files import local_copies, sha256_of, to_path
 from kd_ray.transfer_set.columns import first_disorder
 from kd_ray.transfer_set.manifest import MANIFEST, FileEntry, Manifest, read_manifest
-from kd_ray.transfer_set.plan import SPLITS, Plan, Split, index_sha256
+from kd_ray.transfer_set.plan import SPLITS, Plan, SplitName, index_sha256
 from kd_ray.transfer_set.shards import ROW_GROUP_ROWS, Shard, shard_state, shards
 
 BATCH_BYTES = 64 * 2**20
@@ -66,7 +66,7 @@ def open_transfer_set(where: str | Path, *, verify: bool = True) -> TransferSet:
     Raises:
         TransferSetError: unfinished, or a file is missing, truncated or altered.
     """
-    folder = place(where)
+    folder = to_path(where)
     manifest = read_manifest(folder)
     with local_copies(folder, [file.name for file in manifest.files]) as copies:
         _check_files(copies, manifest.files, verify=verify)
@@ -103,7 +103,7 @@ def _check_files(folder: Path, files: Iterable[FileEntry], *, verify: bool) -> N
                 )
 
 
-def _read_split(folder: Path, plan: Plan, split: Split) -> Rows:
+def _read_split(folder: Path, plan: Plan, split: SplitName) -> Rows:
     """All rows of a split; memory for the result and for one batch of one file."""
     rows, views = plan.rows_of(split), plan.views_of(split)
     members, classes = plan.logits_shape
@@ -161,7 +161,7 @@ def _check_values(path: Path, plan: Plan, logits: Tensor, label: npt.NDArray[np.
 def _check_order(
     folder: Path,
     plan: Plan,
-    split: Split,
+    split: SplitName,
     index: npt.NDArray[np.int64],
     view: npt.NDArray[np.int32],
     label: npt.NDArray[np.int64],

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from kd_ray.errors import TransferSetError
 from kd_ray.files import committed_file, local_copy
 from kd_ray.transfer_set.columns import Columns, array_problems, check_logits, parquet_schema
-from kd_ray.transfer_set.plan import SPLITS, Plan, Split, plan_difference
+from kd_ray.transfer_set.plan import SPLITS, Plan, SplitName, plan_difference
 
 ROW_GROUP_ROWS = 16_384
 PLAN_KEY = b"kd_ray.plan"
@@ -33,7 +33,7 @@ ZSTD_FLOAT32_ENCODING = "BYTE_STREAM_SPLIT"
 class Shard:
     """One file: rows `start` to `stop` of a split, counted over (index, view), view fastest."""
 
-    split: Split
+    split: SplitName
     number: int
     start: int
     stop: int

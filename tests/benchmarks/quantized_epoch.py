@@ -14,14 +14,14 @@ from rich.console import Console
 
 from kd_ray.batch import Batch
 from kd_ray.config import QuantizerOptions, Train
-from kd_ray.feed import TensorFeed
-from kd_ray.loop import fit
-from kd_ray.losses import Loss, distillation_loss
 from kd_ray.models import build_model
-from kd_ray.optimizer import make_optimizer
-from kd_ray.progress import Training
 from kd_ray.quant import calibrate_, quantize_
-from kd_ray.workers import Worker
+from kd_ray.training.feed import TensorFeed
+from kd_ray.training.loop import fit
+from kd_ray.training.losses import Loss, distillation_loss
+from kd_ray.training.optimizer import make_optimizer
+from kd_ray.training.progress import Training
+from kd_ray.training.workers import Worker
 
 SHAPE, K, ROUNDS = (3, 32, 32), 10, 5
 STUDENTS: dict[str, dict[str, int | str] | None] = {

@@ -26,11 +26,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kd_ray.config import Recipe
 from kd_ray.datasets import Dataset, Split
-from kd_ray.losses import distillation_loss
 from kd_ray.models import build_model
-from kd_ray.optimizer import make_optimizer
-from kd_ray.progress import Epoch, Training
-from kd_ray.student import distill, student_feeds
+from kd_ray.training.losses import distillation_loss
+from kd_ray.training.optimizer import make_optimizer
+from kd_ray.training.progress import Epoch, Training
+from kd_ray.training.student import distill, student_feeds
+from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import (
     Plan,
     SplitPlan,
@@ -41,7 +42,6 @@ from kd_ray.transfer_set import (
     write_manifest,
     write_shard,
 )
-from kd_ray.workers import Worker
 
 K, SHAPE, BATCH, T = 10, (1, 28, 28), 128, 20.0
 

@@ -139,8 +139,8 @@ def by_torch_trainers(recipe: Recipe, runs: Path, count: int) -> dict[str, float
         def work(config: dict[str, Any]) -> None:
             import torch
 
-            from kd_ray.stages import Task, perform_all
-            from kd_ray.workers import Worker
+            from kd_ray.runs import Task, perform_all
+            from kd_ray.training.workers import Worker
 
             alone = Worker(rank=0, world=1, device=torch.device("cpu"), threads=1)
             for _ in perform_all([Task(**table) for table in json.loads(config["tasks"])], alone):
@@ -174,18 +174,18 @@ def by_optuna(recipe: Recipe, runs: Path, count: int) -> dict[str, float]:
     import optuna
     import torch
 
-    from kd_ray.stages import Shelf, perform_abreast
-    from kd_ray.workers import Worker
+    from kd_ray.runs import Inputs, perform_interleaved
+    from kd_ray.training.workers import Worker
 
     lists = trial_lists(recipe, runs, count)
     worker = Worker(0, 1, torch.device("cpu"), torch.get_num_threads())
-    shelf = Shelf()
+    inputs = Inputs()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
 
     def objective(trial: optuna.Trial) -> float:
         result: dict[str, Any] = {}
-        for _, event in perform_abreast(lists[trial.number], worker, shelf):
+        for _, event in perform_interleaved(lists[trial.number], worker, inputs):
             result = getattr(event, "result", result)
         return float(result["metrics"]["accuracy"])
 

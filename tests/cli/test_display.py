@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from kd_ray.cli.display import Display
-from kd_ray.labelling import ShardDone
-from kd_ray.progress import Epoch, Step
-from kd_ray.stages import Event, Finished, Started, Task
+from kd_ray.runs import Event, Finished, Started, Task
+from kd_ray.runs.labelling import ShardDone
+from kd_ray.training.progress import Epoch, Step
 
 STUDENT = Task("distill", recipe={}, run="run", variant="distilled", seed=1)
 OTHER = dataclasses.replace(STUDENT, seed=2)

@@ -9,7 +9,7 @@ import pytest
 from tiny_cluster import kd_ray
 
 from cluster.local import cluster_folder
-from cluster.nodes import Machine, head_command, join_command, node_environment, provide_token
+from cluster.nodes import NodeOptions, head_command, join_command, node_environment, provide_token
 from kd_ray.errors import ClusterError
 from kd_ray.on_ray import check_cluster
 
@@ -57,12 +57,12 @@ def test_without_a_cluster_every_command_says_how_to_get_one(home: Path):
 def test_a_dashboard_is_open_to_others_only_with_a_token(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     where = {"port": 1, "dashboard_port": 2, "dashboard_host": "0.0.0.0"}
-    assert "--dashboard-host=0.0.0.0" in head_command(Machine(), **where)
-    assert "--dashboard-host=127.0.0.1" in head_command(Machine(), port=1, dashboard_port=2)
+    assert "--dashboard-host=0.0.0.0" in head_command(NodeOptions(), **where)
+    assert "--dashboard-host=127.0.0.1" in head_command(NodeOptions(), port=1, dashboard_port=2)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(ClusterError, match="must ask for a token"):
-        head_command(Machine(), **where)
-    assert head_command(Machine(), port=1, dashboard_port=2)
+        head_command(NodeOptions(), **where)
+    assert head_command(NodeOptions(), port=1, dashboard_port=2)
 
 
 def test_a_token_is_made_once_and_for_its_owner_alone(home: Path, monkeypatch: pytest.MonkeyPatch):
@@ -76,8 +76,8 @@ def test_a_token_is_made_once_and_for_its_owner_alone(home: Path, monkeypatch: p
     assert provide_token() == str(path)
     assert path.read_text() == token
     for command in (
-        head_command(Machine(), port=1, dashboard_port=2),
-        join_command(Machine(), "h:1"),
+        head_command(NodeOptions(), port=1, dashboard_port=2),
+        join_command(NodeOptions(), "h:1"),
     ):
         assert not any(token in word for word in command)
 

@@ -109,11 +109,11 @@ def test_trials_share_a_gpu_by_fractions_and_one_that_asks_for_all_of_it_runs_al
     assert kd_ray("cluster", "up", *one, "--name", name).returncode == 0
     submit = ("cluster", "submit", "--name", name, "--wait", "--", "tune", "run", recipe, *short)
     try:
-        for gpus, abreast in (("0.5", 2), ("1", 1)):
+        for gpus, interleaved in (("0.5", 2), ("1", 1)):
             shutil.rmtree(tmp_path / "tiny" / "sweep", ignore_errors=True)
             done = kd_ray(*submit, *runs, "--set", f"resources.gpus_per_worker={gpus}")
             assert done.returncode == 0, done.stdout + done.stderr
-            assert most_in_flight(done.stdout) == abreast, done.stdout
+            assert most_in_flight(done.stdout) == interleaved, done.stdout
     finally:
         local.down(name)
 

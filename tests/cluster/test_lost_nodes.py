@@ -21,7 +21,7 @@ from tiny_cluster import (
 
 from cluster.local import LocalCluster, node_tag
 from cluster.nodes import (
-    Machine,
+    NodeOptions,
     free_port,
     head_command,
     join_command,
@@ -135,7 +135,7 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
     runs = tmp_path / "runs"
     runs.mkdir()
     kill_node(two_nodes, 1)
-    machine = Machine(cpus=1, temporary=two_nodes.folder / "ray-1", store_bytes=2**27)
+    machine = NodeOptions(cpus=1, temporary=two_nodes.folder / "ray-1", store_bytes=2**27)
     joining = join_command(machine, two_nodes.address)
     hidden = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {runs} && exec "$@"', "sh"]
     tags = {CLUSTER_TAG: two_nodes.tag, NODE_TAG: node_tag(1)}
@@ -187,12 +187,12 @@ def test_a_host_that_is_cut_off_and_comes_back_takes_part_again(
     # Paths of sockets are short, and those of tests are long.
     short = Path("/tmp") / two_hosts
     head = head_command(
-        Machine(cpus=1, ip="10.99.0.1", temporary=short, store_bytes=2**27),
+        NodeOptions(cpus=1, ip="10.99.0.1", temporary=short, store_bytes=2**27),
         port=port,
         dashboard_port=dashboard_port,
         dashboard_host="10.99.0.1",
     )
-    node = join_command(Machine(cpus=1, ip="10.99.0.2", store_bytes=2**27), f"10.99.0.1:{port}")
+    node = join_command(NodeOptions(cpus=1, ip="10.99.0.2", store_bytes=2**27), f"10.99.0.1:{port}")
     url = f"http://10.99.0.1:{dashboard_port}"
 
     def launched(host: str, command: list[str], name: str) -> Path:

@@ -22,9 +22,9 @@ from render_cases import (
 )
 
 from cluster.render import render
-from cluster.render.job import Job, dns_name
 from cluster.render.kuberay import LONGEST_NAME, kuberay
 from cluster.render.shape import Shape, shape_of, worker_bounds
+from cluster.render.workload import Job, dns_name
 from kd_ray.config import Resources
 from kd_ray.errors import ConfigError
 from kd_ray.on_ray.placement import Node, share_out

@@ -23,7 +23,7 @@ from render_cases import (
 )
 
 from cluster.render import render
-from cluster.render.machines import AWS, GCP, machine_for
+from cluster.render.machine_types import AWS, GCP, machine_for
 from kd_ray.errors import ConfigError, UnknownNameError
 
 PLACES: dict[str, dict[str, Any]] = {

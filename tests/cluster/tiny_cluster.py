@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.local import LocalCluster, node_tag
-from cluster.nodes import Machine, join_command, node_environment
+from cluster.nodes import NodeOptions, join_command, node_environment
 from cluster.processes import CLUSTER_TAG, NODE_TAG, kill, launch, tagged
-from kd_ray.stages import read_result
+from kd_ray.runs import read_result
 
 DEADLINE_S = 240.0
 
@@ -95,7 +95,7 @@ def kill_node(cluster: LocalCluster, number: int) -> None:
 
 def replace_node(cluster: LocalCluster, number: int) -> None:
     """Starts another node in the place of a dead one; the cluster's `down` ends it."""
-    machine = Machine(cpus=1, temporary=cluster.folder / f"ray-{number}", store_bytes=2**27)
+    machine = NodeOptions(cpus=1, temporary=cluster.folder / f"ray-{number}", store_bytes=2**27)
     tags = {CLUSTER_TAG: cluster.tag, NODE_TAG: node_tag(number)}
     log = cluster.folder / f"again-{number}.log"
     launch(join_command(machine, cluster.address), log, node_environment(tags))

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from kd_ray.config import Augment
 from kd_ray.datasets import views
-from kd_ray.datasets.draws import below
+from kd_ray.datasets.counter_random import below
 from kd_ray.datasets.views import render, rotated
 from kd_ray.errors import ConfigError
 

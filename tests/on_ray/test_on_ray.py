@@ -15,7 +15,7 @@ from kd_ray import run
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError
 from kd_ray.on_ray import Node, Placement, share_out
-from kd_ray.stages import read_result
+from kd_ray.runs import read_result
 
 RECIPE = """
 name = "tiny"

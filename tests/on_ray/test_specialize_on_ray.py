@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_file
 
 from kd_ray import run
-from kd_ray.stages import read_result
+from kd_ray.runs import read_result
 
 SPECIALISTS = "specialists={ count = 3, classes_each = 4, train = { epochs = 2, lr = 0.01 } }"
 

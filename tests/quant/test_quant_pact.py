@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd_ray.config import Train
-from kd_ray.optimizer import make_optimizer
 from kd_ray.quant import dorefa_activations, pact
 from kd_ray.quant.pact import CLIP_DECAY, INITIAL_CLIP
 from kd_ray.quant.quantizers import PactActivations
+from kd_ray.training.optimizer import make_optimizer
 
 few = settings(max_examples=25)
 bit_counts = st.integers(1, 8)

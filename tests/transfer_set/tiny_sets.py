@@ -11,7 +11,7 @@ from kd_ray.transfer_set import (
     Manifest,
     Plan,
     Shard,
-    Split,
+    SplitName,
     SplitPlan,
     TeacherIdentity,
     index_sha256,
@@ -48,7 +48,7 @@ def tiny_plan(
 ) -> Plan:
     """A plan of a few rows; `changes` are keys of the plan."""
     names = tuple(f"class-{number}" for number in range(classes))
-    rows: dict[Split, int] = {"train": train, "validation": validation, "test": test}
+    rows: dict[SplitName, int] = {"train": train, "validation": validation, "test": test}
     values: dict[str, Any] = {
         "dataset": "tiny",
         "dataset_fingerprint": "d" * 64,
@@ -86,7 +86,7 @@ def tiny_plan(
     return Plan(**{**values, **changes})
 
 
-def content(plan: Plan, split: Split, seed: int = 0) -> Content:
+def content(plan: Plan, split: SplitName, seed: int = 0) -> Content:
     """Random rows of a split that the plan's types can hold exactly."""
     random = np.random.default_rng([seed, SPLITS.index(split)])
     n, views = plan.splits[split].rows, plan.views_of(split)

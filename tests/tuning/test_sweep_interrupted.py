@@ -17,7 +17,7 @@ from tiny_sweep import (
     search,
 )
 
-from kd_ray.checkpoint import META
+from kd_ray.training.checkpoint import META
 from tuning import open_sweep
 from tuning.outcome import Sweep
 from tuning.trials import SweepBegins, SweepEvent, TrialBegins
@@ -26,7 +26,7 @@ from tuning.trials import SweepBegins, SweepEvent, TrialBegins
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits a minute for another writer: in these tests there is none."""
-    monkeypatch.setattr("kd_ray.stages.ORPHAN_WAIT_S", 0.5)
+    monkeypatch.setattr("kd_ray.runs.perform.ORPHAN_WAIT_S", 0.5)
 
 
 def test_an_extended_sweep_keeps_its_trials_and_looks_for_a_new_best(runs: Path) -> None:

@@ -26,7 +26,7 @@ from kd_ray.artefacts import evaluate_checkpoint
 from kd_ray.artefacts import inspect as look
 from kd_ray.config import SoftWeight
 from kd_ray.errors import ConfigError
-from kd_ray.stages import read_result
+from kd_ray.runs import read_result
 from tuning import open_sweep
 from tuning.outcome import Sweep
 from tuning.trial import trial_folder

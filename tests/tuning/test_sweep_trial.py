@@ -6,8 +6,8 @@ from tiny import ALONE
 from tiny_sweep import swept_recipe
 
 from kd_ray.errors import TrainingError
-from kd_ray.progress import Epoch, Step
-from kd_ray.stages import Started, Task, perform_abreast, perform_all, read_result
+from kd_ray.runs import Started, Task, perform_all, perform_interleaved, read_result
+from kd_ray.training.progress import Epoch, Step
 from kd_ray.transfer_set import read_manifest
 from tuning.driver import sweep_identity
 from tuning.ledger import Ledger
@@ -25,9 +25,9 @@ def students_of(base: Path, folder: Path, seeds: str, *overrides: str) -> list[T
 def test_students_abreast_are_never_an_epoch_apart_and_come_out_as_one_after_another(
     base: Path, tmp_path: Path
 ) -> None:
-    tasks = students_of(base, tmp_path / "abreast", "[0, 1, 2]")
+    tasks = students_of(base, tmp_path / "interleaved", "[0, 1, 2]")
     done = {task.title: 0 for task in tasks}
-    for task, event in perform_abreast(tasks, ALONE):
+    for task, event in perform_interleaved(tasks, ALONE):
         if isinstance(event, Epoch):
             done[task.title] = event.number
             assert max(done.values()) - min(done.values()) <= 1
@@ -42,13 +42,13 @@ def test_students_abreast_are_never_an_epoch_apart_and_come_out_as_one_after_ano
 def test_students_abreast_go_on_with_the_one_that_is_behind(base: Path, tmp_path: Path) -> None:
     """Killed after the first has two epochs and the second one."""
     tasks = students_of(base, tmp_path, "[0, 1]")
-    events = perform_abreast(tasks, ALONE)
+    events = perform_interleaved(tasks, ALONE)
     epochs = (event for _, event in events if isinstance(event, Epoch))
     assert [next(epochs).number for _ in range(3)] == [1, 1, 2]
     events.close()
     again = [
         (task.seed, event.number if isinstance(event, Epoch) else event.done)
-        for task, event in perform_abreast(tasks, ALONE)
+        for task, event in perform_interleaved(tasks, ALONE)
         if isinstance(event, Epoch | Started)
     ]
     assert again[:3] == [(0, 2), (1, 1), (1, 2)]
@@ -58,13 +58,13 @@ def test_a_trial_that_goes_on_between_two_students_tells_means_of_one_epoch_only
     base: Path, tmp_path: Path
 ) -> None:
     def perform(tasks: Any) -> Any:
-        return perform_abreast(tasks, ALONE)
+        return perform_interleaved(tasks, ALONE)
 
     whole = list(told(students_of(base, tmp_path / "whole", "[0, 1]"), perform))
     assert [type(event) for event in whole] == [TrialEpoch] * 3 + [TrialEnd]
     accuracy = {e.number: e.metrics["accuracy"] for e in whole if isinstance(e, TrialEpoch)}
     tasks = students_of(base, tmp_path / "killed", "[0, 1]")
-    events = perform_abreast(tasks, ALONE)
+    events = perform_interleaved(tasks, ALONE)
     epochs = (event for _, event in events if isinstance(event, Epoch))
     for _ in range(3):
         next(epochs)
@@ -107,8 +107,8 @@ def test_a_student_that_fails_ends_the_trial_and_lets_go_of_its_folder(
     tasks = students_of(base, tmp_path, "[0, 1]", "train.lr=1e30")
     for _ in range(2):
         with pytest.raises(TrainingError, match="epoch 1: the loss must be finite"):
-            list(perform_abreast(tasks, ALONE))
-    (end,) = told(tasks, lambda tasks: perform_abreast(tasks, ALONE))
+            list(perform_interleaved(tasks, ALONE))
+    (end,) = told(tasks, lambda tasks: perform_interleaved(tasks, ALONE))
     assert isinstance(end, TrialEnd)
     assert (end.cause or "").startswith("epoch 1: the loss must be finite")
     assert end.metrics == {}
@@ -122,7 +122,7 @@ def test_a_trial_of_which_one_has_heard_enough_ends_within_its_epoch(
 
     def perform(tasks: Any) -> Any:
         (task,) = tasks
-        started, *others = perform_abreast(tasks, ALONE)
+        started, *others = perform_interleaved(tasks, ALONE)
         for event in (started, (task, Step(1, 1, 2, 1.0)), *others):
             heard.append(type(event[1]))
             yield event

@@ -1,0 +1,131 @@
+"""The stage that finds clusters: which classes each specialist has, from the transfer set alone."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kd_ray.config import Recipe, SpecialistOptions
+from kd_ray.errors import CheckpointError, TransferSetError
+from kd_ray.files import to_path, write_json
+from kd_ray.runs.events import Event, Finished, Started
+from kd_ray.runs.fit import RESULT, finished_result, read_result
+from kd_ray.runs.identity import identity
+from kd_ray.runs.inputs import Inputs
+from kd_ray.runs.task import Task, clusters_folder
+from kd_ray.runs.task import transfer_set_folder as labelled_folder
+from kd_ray.specialists import Clusters, check_rows, find_clusters
+from kd_ray.training.checkpoint import versions
+from kd_ray.training.workers import Worker, from_first, together
+from kd_ray.transfer_set import TransferSet, open_transfer_set
+
+
+def cluster_stage(task: Task, worker: Worker, inputs: Inputs) -> Iterator[Event]:
+    """Writes the clusters of a "cluster" task; no model is run."""
+    recipe = task.read_recipe()
+    with together(worker.device):
+        started = time.perf_counter()
+        opened = open_transfer_set(labelled_folder(recipe, to_path(task.run)))
+        parents = {"transfer_set": opened.manifest.sha256}
+        result = finished_result(task, parents)
+    if from_first(int(result is not None), worker.device):
+        yield Finished(result or {}, found=True)
+        return
+    yield Started(0, 0)
+    with together(worker.device):
+        if worker.is_first:
+            clusters = clusters_of(opened, recipe)
+            seconds = time.perf_counter() - started
+            finished = _result(task, recipe, clusters, opened, seconds)
+            write_json(task.folder / RESULT, {**finished, "parents": parents})
+    with together(worker.device):
+        yield Finished(read_result(task.folder) or {}, found=False)
+
+
+def clusters_of(opened: TransferSet, recipe: Recipe) -> Clusters:
+    """The clusters that a recipe asks for, from the training rows and views of a transfer set.
+
+    Raises:
+        ConfigError: `[specialists]` does not fit the classes; see `specialists.find_clusters`.
+        TransferSetError: rows or the generalist's logits are missing.
+    """
+    options = _options(recipe)
+    plan = opened.manifest.plan
+    check_generalist(options, len(plan.teachers))
+    logits = opened.train.logits[:, :, options.generalist]  # (N, V, K)
+    plain: Tensor = logits[:, 0].argmax(dim=1)
+    check_rows(opened.train.labels, plain, plan.class_names, len(opened.test.index))
+    return find_clusters(
+        (logits.flatten(0, 1) / options.temperature).softmax(dim=1),
+        plan.class_names,
+        count=options.count,
+        classes_each=options.classes_each,
+        seed=options.seed,
+    )
+
+
+def check_generalist(options: SpecialistOptions, members: int) -> None:
+    """Refuses a generalist whose logits a transfer set does not have.
+
+    Raises:
+        TransferSetError: naming the member.
+    """
+    if options.generalist >= members:
+        raise TransferSetError(
+            f"specialists.generalist: member {options.generalist} must have labelled the transfer "
+            f"set, but that has the logits of {members}, counted from 0; choose one of them"
+        )
+
+
+def read_clusters(run: Path) -> tuple[Clusters, str]:
+    """The clusters of a run, and their sha256.
+
+    Raises:
+        CheckpointError: they have not been found yet.
+    """
+    folder = clusters_folder(run)
+    result = read_result(folder)
+    if result is None:
+        raise CheckpointError(
+            f"{folder}: clusters must have been found, but there is no {RESULT}; "
+            "run kd-ray specialize first"
+        )
+    special = tuple(tuple(some) for some in result["special"])
+    return Clusters(tuple(result["of_class"]), special), str(result["sha256"])
+
+
+def _options(recipe: Recipe) -> SpecialistOptions:
+    assert recipe.specialists is not None  # else there is no such task
+    return recipe.specialists
+
+
+def _result(
+    task: Task, recipe: Recipe, clusters: Clusters, opened: TransferSet, seconds: float
+) -> dict[str, Any]:
+    names = opened.manifest.plan.class_names
+    content = {"of_class": list(clusters.of_class), "special": [list(s) for s in clusters.special]}
+    text = json.dumps([content, names], sort_keys=True)
+    return {
+        "stage": task.stage,
+        "name": recipe.name,
+        "status": "finished",
+        "title": task.title,
+        "metrics": {
+            "specialists": len(clusters.special),
+            "rows": len(opened.train.index) * opened.manifest.plan.views,
+            "smallest": min(map(len, clusters.special)),
+            "largest": max(map(len, clusters.special)),
+        },
+        **content,
+        "class_names": list(names),
+        "seconds": round(seconds, 2),
+        "resumed_from": None,
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "identity": identity(task),
+        "recipe": task.recipe,
+        "versions": versions(),
+    }

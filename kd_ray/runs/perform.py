@@ -1,0 +1,97 @@
+"""Stages as tasks: what to do is plain data, doing it is a generator of events (floor 5).
+
+A task can be sent anywhere. Performed in this process, in a Ray Train worker or in a test it is the
+same code, and performed twice it goes on where it was, or says that it is done. Artefacts lie below
+the run folder and are the only thing that stages hand to each other.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+
+import torch
+
+from kd_ray.files import locked
+from kd_ray.runs.combine import combine_stage
+from kd_ray.runs.events import Event, Started
+from kd_ray.runs.group_classes import cluster_stage
+from kd_ray.runs.inputs import Inputs
+from kd_ray.runs.label import label_stage
+from kd_ray.runs.task import Task
+from kd_ray.runs.train import train
+from kd_ray.training.progress import Epoch
+from kd_ray.training.workers import Worker, together
+
+ORPHAN_WAIT_S = 60.0
+PERFORM: Mapping[str, Callable[[Task, Worker, Inputs], Iterator[Event]]] = {
+    "teach": train,
+    "label": label_stage,
+    "cluster": cluster_stage,
+    "specialize": train,
+    "combine": combine_stage,
+    "distill": train,
+}
+
+
+def perform_all(
+    tasks: Iterable[Task], worker: Worker, inputs: Inputs | None = None
+) -> Iterator[tuple[Task, Event]]:
+    """Performs tasks in order on this worker; all workers of a group call it alike.
+
+    Args:
+        tasks: of one run folder.
+        worker: this process.
+        inputs: of a process that performs others after these; None for one of its own.
+
+    Raises:
+        KdRayError: on all workers alike, if a task fails on one of them.
+    """
+    torch.set_num_threads(worker.threads)
+    inputs = inputs or Inputs()
+    for task in tasks:
+        with _writing(task, worker):
+            for event in PERFORM[task.stage](task, worker, inputs):
+                yield task, event
+
+
+def perform_interleaved(
+    tasks: Sequence[Task], worker: Worker, inputs: Inputs | None = None
+) -> Generator[tuple[Task, Event]]:
+    """Performs trainings of one run folder an epoch each in turn, so that none is far ahead.
+
+    Args:
+        tasks: students.
+        worker: this process.
+        inputs: of a process that performs others after these; None for one of its own.
+
+    Raises:
+        KdRayError: on all workers alike, if a task fails on one of them.
+    """
+    torch.set_num_threads(worker.threads)
+    inputs = inputs or Inputs()
+    with _writing(tasks[0], worker), ExitStack() as stack:
+        running = {}
+        for task in tasks:
+            events = stack.enter_context(closing(train(task, worker, inputs)))
+            running[task.title] = (task, events)
+        done = dict.fromkeys(running, -1)
+        while running:
+            behind = min(running, key=lambda title: done[title])
+            task, events = running[behind]
+            for event in events:
+                yield task, event
+                if isinstance(event, Started | Epoch):
+                    done[behind] = event.done if isinstance(event, Started) else event.number
+                    break
+            else:
+                del running[behind]
+
+
+@contextmanager
+def _writing(task: Task, worker: Worker) -> Iterator[None]:
+    """Holds a task's folder for its one writer."""
+    with ExitStack() as stack:
+        with together(worker.device):
+            if worker.is_first:
+                # An orphan of a killed driver lives on for seconds and must not write along.
+                stack.enter_context(locked(task.folder, wait_s=ORPHAN_WAIT_S))
+        yield

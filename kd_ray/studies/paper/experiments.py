@@ -1,0 +1,281 @@
+"""The experiments as a table: run folders, the students in them, and how long they are trained."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kd_ray.catalog import pick
+from kd_ray.config import Recipe, TeacherOptions, TeacherTrain
+from kd_ray.pipeline import open_recipe
+from kd_ray.runs.variants import DISTILLED, LABELS, temperature_variants
+from kd_ray.studies.paper.scales import ENSEMBLE, FEW, ONE_MEMBER, STOPPED, Scale, width_part
+
+TEMPERATURES = (1.0, 2.0, 2.5, 4.0, 8.0, 20.0)
+"""T = 20 is the recipes' own."""
+
+CAREFUL = "train.grad_clip=5.0"
+"""On few rows, and on the large logits of nets whose rate did not fall, the soft term of T = 20 is
+near the edge of what its learning rate can bear."""
+
+UNANNEALED: Mapping[str, Any] = {"optimizer": "adam", "lr": 1e-3, "schedule": "constant"}
+"""How members of the ensemble are trained. A rate that falls to nothing takes all seeds to nets
+that err alike, sure of every image that they saw: little is left to average, or to teach."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run folder.
+
+    Attributes:
+        name: of the folder.
+        about: what is in it, as a clause.
+        overrides: `key.path=value`, after those of the scale.
+        teacher_of: the part whose teachers label; None to train its own.
+        set_of: the part whose transfer set is used; None to label its own.
+        teaches_students: its teachers are an ensemble of students on labels.
+        corrected: classes whose biases are corrected, by name; see `bias`.
+    """
+
+    name: str
+    about: str
+    overrides: tuple[str, ...] = ()
+    teacher_of: str | None = None
+    set_of: str | None = None
+    teaches_students: bool = False
+    corrected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What the paper asked, and the students that answer.
+
+    Attributes:
+        name: after `--only`.
+        title: a heading.
+        about: what was done and what the paper found, for a reader of the page.
+        students: part -> variants.
+    """
+
+    name: str
+    title: str
+    about: str
+    students: Mapping[str, tuple[str, ...]]
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Class names as TOML.
+
+    >>> quoted(["7", "8"])
+    '["7", "8"]'
+    """
+    return "[" + ", ".join(f'"{name}"' for name in names) + "]"
+
+
+def parts(scale: Scale, class_names: Sequence[str]) -> list[Part]:
+    """All run folders, those first whose artefacts others share.
+
+    Args:
+        scale: how large.
+        class_names: K names of the dataset.
+    """
+    first, *narrower = scale.widths
+    seen = [name for name in class_names if name not in scale.absent]
+    shared = scale.first
+
+    def units(width: int) -> str:
+        return f"student.model.hidden=[{width}, {width}]"
+
+    return [
+        Part(
+            shared,
+            f"the teacher, its transfer set, students of 2 x {first} units",
+            (units(first),),
+        ),
+        *(
+            Part(width_part(w), f"students of 2 x {w} units", (units(w),), shared, shared)
+            for w in narrower
+        ),
+        Part(
+            f"no-{'-'.join(f'{name}s' for name in scale.absent)}",
+            f"students of a transfer set without {' or '.join(scale.absent)}",
+            (units(first), f"transfer_set.classes={quoted(seen)}"),
+            shared,
+            corrected=scale.absent,
+        ),
+        Part(
+            "-".join(f"{name}s" for name in scale.present),
+            f"students of a transfer set of nothing but {' and '.join(scale.present)}",
+            (units(first), f"transfer_set.classes={quoted(scale.present)}"),
+            shared,
+            corrected=scale.present,
+        ),
+        Part(
+            FEW,
+            f"students of {100 * scale.few:g} % of the images, to the last epoch",
+            (units(first), f"transfer_set.fraction={scale.few}", CAREFUL),
+            shared,
+        ),
+        Part(
+            STOPPED,
+            "the same, a tenth of the rows held out to choose the epoch by",
+            (units(first), "train.hold_out=0.1", 'train.keep="best"', CAREFUL),
+            shared,
+            FEW,
+        ),
+        Part(
+            ENSEMBLE,
+            f"an ensemble of {scale.members} students on labels, and one net distilled from it",
+            (units(first), CAREFUL),
+            teaches_students=True,
+        ),
+        Part(
+            ONE_MEMBER,
+            "the same net distilled from the first of them alone",
+            (units(first), CAREFUL, "objective.members=1"),
+            ENSEMBLE,
+            ENSEMBLE,
+            teaches_students=True,
+        ),
+        Part(
+            "unlabelled",
+            "students of a transfer set with the labels of 90 % hidden",
+            (units(first), "transfer_set.unlabelled=0.9"),
+            shared,
+        ),
+    ]
+
+
+def experiments(scale: Scale, recipe: Recipe, found: Sequence[Part]) -> list[Experiment]:
+    """The experiments, in the paper's order.
+
+    Args:
+        scale: how large.
+        recipe: of the first part.
+        found: all parts, as `parts` has them.
+    """
+    absent, present = (part.name for part in found if part.corrected)
+    at_all = tuple(temperature_variants(recipe, TEMPERATURES))
+    cold = temperature_variants(recipe, TEMPERATURES)[0]
+    first = scale.first
+    students: dict[str, Mapping[str, tuple[str, ...]]] = {
+        "baselines": {first: (LABELS, "smoothing", cold, DISTILLED)},
+        "temperature": {width_part(width): (LABELS, *at_all) for width in scale.widths},
+        "no-3s": {absent: (DISTILLED,)},
+        "7s-8s": {present: (DISTILLED,)},
+        "regularizer": {
+            first: (LABELS,),
+            FEW: (LABELS, DISTILLED),
+            STOPPED: (LABELS, DISTILLED),
+        },
+        "ensemble": {first: (LABELS,), ENSEMBLE: (DISTILLED,), ONE_MEMBER: (DISTILLED,)},
+        "unlabelled": {first: (LABELS, DISTILLED), "unlabelled": (LABELS, DISTILLED)},
+    }
+    return [
+        Experiment(name, title, about, students[name])
+        for name, (title, about) in EXPERIMENTS.items()
+    ]
+
+
+EXPERIMENTS: Mapping[str, tuple[str, str]] = {
+    "baselines": (
+        "Distilling beside its baselines",
+        "A student without regularization learns from plain images; its teacher saw shifted ones. "
+        "Beside it the same student on labels, on smoothed labels, and with soft targets at T = 1.",
+    ),
+    "temperature": (
+        "Temperature against width",
+        "The paper: with 300 units or more in each layer all temperatures above 8 gave about the "
+        "same; with 30 units, 2.5 to 4 were clearly better than higher or lower ones.",
+    ),
+    "no-3s": (
+        "A transfer set without 3s",
+        "The student never saw a 3. Its bias for 3 is then raised: once so that the mean predicted "
+        "mass of 3 on all training images is the known share of 3s, which needs no label and no "
+        "test image; and once, as in the paper, tuned on the test split itself, so that figure is "
+        "of the very rows that chose it.",
+    ),
+    "7s-8s": (
+        "A transfer set of 7s and 8s alone",
+        "The student saw nothing but 7s and 8s. The biases of these two are then lowered, in the "
+        "same two ways.",
+    ),
+    "regularizer": (
+        "Soft targets as a regularizer",
+        "A few rows with labels alone, and with soft targets; to the last epoch, and stopped at "
+        "the best epoch by a tenth of these rows. The paper did it with speech: its figures are "
+        "frame accuracies of another task, to be compared with each other.",
+    ),
+    "ensemble": (
+        "An ensemble, and one net distilled from it",
+        "The members are students on labels with different seeds, trained with Adam at a constant "
+        "rate. Beside the net distilled from all of them stands the same net distilled from the "
+        "first one alone, which tells what soft targets as such are worth. The paper's figures are "
+        "of speech: frame accuracies of another task.",
+    ),
+    "unlabelled": (
+        "Unlabelled transfer data",
+        "Nine labels of ten are hidden: these rows take part in the soft term alone. On labels, "
+        "only the tenth that has them is learned from. The paper has no figures for it.",
+    ),
+}
+"""Name -> title, and what a reader should know."""
+
+
+def chosen(found: Sequence[Experiment], only: Sequence[str]) -> list[Experiment]:
+    """The experiments of these names, in the table's order; all for no name.
+
+    Raises:
+        UnknownNameError: there is no such experiment.
+    """
+    named = {experiment.name: experiment for experiment in found}
+    wanted = {pick("experiment", named, name).name for name in only}
+    return [experiment for experiment in found if not only or experiment.name in wanted]
+
+
+def part_recipe(
+    scale: Scale,
+    part: Part,
+    variants: Sequence[str],
+    overrides: Sequence[str],
+    folders: Mapping[str, str],
+) -> Recipe:
+    """The recipe of a part.
+
+    Args:
+        scale: how large.
+        part: one of its parts.
+        variants: of the student; those that a recipe can name become its baselines.
+        overrides: `key.path=value` of the user, after those of scale and part.
+        folders: part -> run folder.
+
+    Raises:
+        ConfigError: one message with every problem found.
+    """
+    sets = [*scale.overrides, *part.overrides, *overrides]
+    epochs = open_recipe(scale.base, sets).train.epochs * dict(scale.repeated).get(part.name, 1.0)
+    sets += [f"name={part.name}", f"train.epochs={max(1, round(epochs))}"]
+    named = [variant for variant in variants if variant in (LABELS, "smoothing")]
+    sets.append(f"student.baselines={named}")
+    if part.teacher_of is not None:
+        sets.append(f'teacher.path="{folders[part.teacher_of]}"')
+    if part.set_of is not None:
+        sets.append(f'transfer_set.path="{folders[part.set_of]}/transfer_set"')
+    recipe = open_recipe(scale.base, sets)
+    return students_as_teachers(recipe, scale.members) if part.teaches_students else recipe
+
+
+def students_as_teachers(recipe: Recipe, members: int) -> Recipe:
+    """The same recipe with an ensemble of its students on labels in its teacher's place.
+
+    They are trained half as long as its students are, at a rate that does not fall.
+    """
+    assert recipe.teacher is not None
+    train = recipe.train.model_dump(exclude={"seeds", "hold_out", "grad_clip"})
+    epochs = max(1, recipe.train.epochs // 2)
+    teacher = TeacherOptions(
+        model=recipe.student.model,
+        members=members,
+        path=recipe.teacher.path,
+        train=TeacherTrain.model_validate({**train, **UNANNEALED, "epochs": epochs}),
+    )
+    return recipe.model_copy(update={"teacher": teacher})

@@ -1,0 +1,282 @@
+"""The training loop: one generator that teacher and student share, and one evaluation.
+
+It yields records and has no listeners; it knows nothing of Ray, files or the terminal. Every
+random number derives from (seed, epoch, rank), so a run that continues from a checkpoint draws
+what it would have drawn.
+"""
+
+import hashlib
+import inspect
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kd_ray.batch import UNLABELLED, Batch, Feed
+from kd_ray.config import Train
+from kd_ray.errors import ConfigError, TrainingError
+from kd_ray.models import project_
+from kd_ray.training.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_loss, soft_targets
+from kd_ray.training.metrics import summarize, tally
+from kd_ray.training.optimizer import set_knobs
+from kd_ray.training.progress import Epoch, Notice, Part, Step, Training
+from kd_ray.training.schedule import Schedule, make_schedule
+from kd_ray.training.workers import Worker, average_buffers, summed
+
+ObjectiveFunction = Callable[[Tensor, Batch, float], Loss]
+"""(student logits `(N, K)`, batch, share of the run done) -> loss."""
+
+TICK_S = 0.5
+EVALUATION_ROWS = 256
+NOTICE_EVERY = 25
+"""Steps from asking for a notice to asking again."""
+NORM_EVERY = 10
+"""Steps from one look at the gradient's norm to the next: it costs a pass over all weights."""
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 63-bit seed that is a pure function of its parts.
+
+    >>> derived_seed(0, "order", 1) == derived_seed(0, "order", 1) != derived_seed(1, "order", 1)
+    True
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def label_objective(smoothing: float) -> ObjectiveFunction:
+    """The loss of whoever has no teacher: cross-entropy with labels at T = 1, in nats.
+
+    Args:
+        smoothing: share of the label's mass that is spread evenly over all K classes.
+    """
+
+    def loss(logits: Tensor, batch: Batch, progress: float) -> Loss:
+        return distillation_loss(
+            logits,
+            batch.labels,
+            None,
+            temperature=1.0,
+            soft_weight=0.0,
+            hard_weight=1.0,
+            smoothing=smoothing,
+            global_rows=batch.global_rows,
+            global_labelled=batch.global_labelled,
+        )
+
+    return loss
+
+
+def fit(
+    training: Training,
+    feed: Feed,
+    objective: ObjectiveFunction,
+    options: Train,
+    *,
+    seed: int,
+    worker: Worker,
+    validation: Feed | None = None,
+    ensemble: Ensemble = MEAN_OF_ALL,
+) -> Iterator[Step | Notice | Epoch]:
+    """Trains until `options` say it is over, from wherever `training` is.
+
+    Args:
+        training: changed in place; its state after an `Epoch` is what a checkpoint should hold.
+        feed: rows to learn from.
+        objective: the loss of one batch.
+        options: epochs, batch size, schedule, precision.
+        seed: of the order of rows and of dropout.
+        worker: this process among the workers; all of them call this with the same arguments.
+        validation: rows to choose among epochs by.
+        ensemble: how teachers are averaged where agreement with them is measured.
+
+    Yields:
+        `Step` now and then, `Notice` when one came, `Epoch` after each epoch, on every worker.
+
+    Raises:
+        ConfigError: fewer rows or a smaller batch than workers.
+        TrainingError: a loss that is not finite.
+    """
+    if min(options.batch_size, feed.rows) < worker.world:
+        raise ConfigError(
+            f"train.batch_size: must be at least the number of workers ({worker.world}), "
+            f"but the batch has {min(options.batch_size, feed.rows)} rows; use fewer workers"
+        )
+    network = _runnable(training.model, options, worker)
+    schedule = make_schedule(options.schedule.name, options.schedule.options)
+    while not training.is_over(options):
+        started = time.perf_counter()
+        metrics = yield from _train_epoch(
+            training, network, feed, objective, options, schedule, seed=seed, worker=worker
+        )
+        images_per_s = metrics.pop("images_per_s")
+        average_buffers(training.model)
+        if validation is not None:
+            metrics |= evaluate(training.model, validation, worker, ensemble)
+        seconds = time.perf_counter() - started
+        epoch = Epoch(training.epoch + 1, metrics, seconds, images_per_s)
+        training.note(epoch)
+        yield epoch
+
+
+def evaluate(
+    model: nn.Module,
+    feed: Feed,
+    worker: Worker,
+    ensemble: Ensemble = MEAN_OF_ALL,
+) -> dict[str, float]:
+    """Figures of `metrics.summarize` over all rows of a feed, at T = 1, on plain images.
+
+    In float32, whatever the model was trained in: what is measured is the model that is saved.
+
+    Raises:
+        TrainingError: the model's outputs are not finite.
+    """
+    model.eval()
+    part = worker.part_of(feed.rows)
+    nothing = torch.zeros(0, dtype=torch.int64, device=worker.device)
+    total = tally(torch.zeros(0, 1, device=worker.device), nothing)  # a worker may have no rows
+    with torch.inference_mode():
+        for start in range(part.start, part.stop, EVALUATION_ROWS):
+            rows = torch.arange(start, min(start + EVALUATION_ROWS, part.stop))
+            batch = feed.batch(rows, slice(None), 1)
+            logits = model(batch.images)
+            v = batch.teacher_logits
+            teacher = None if v is None else soft_targets(v, 1.0, ensemble)
+            total = total + tally(logits.float(), batch.labels, teacher)
+    figures = summarize(summed(total))
+    if not all(map(math.isfinite, figures.values())):
+        raise TrainingError(
+            "evaluation: a model's outputs must be finite, but these are not; "
+            "lower the learning rate or clip gradients (grad_clip), then train again"
+        )
+    return figures
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context of a forward pass: bf16 where asked for, or where `auto` finds a GPU with it."""
+    use = precision == "bf16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=use)
+
+
+def batch_bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
+    """Cuts `rows` into the fewest batches of at most `batch_size`, alike to within one row.
+
+    Every row is seen once an epoch and no batch is a small remainder.
+
+    >>> batch_bounds(10, 4)
+    [(0, 3), (3, 6), (6, 10)]
+    """
+    steps = math.ceil(rows / batch_size)
+    return [(rows * i // steps, rows * (i + 1) // steps) for i in range(steps)]
+
+
+def _runnable(model: nn.Module, options: Train, worker: Worker) -> Callable[[Tensor], Tensor]:
+    network: Any = model
+    if options.compile:
+        network = torch.compile(network)
+    if worker.world > 1:
+        # Buffers are averaged once an epoch (`average_buffers`), so no step has to send them. What
+        # turns that off has another name since torch 2.15.
+        known = inspect.signature(DistributedDataParallel).parameters
+        sending = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        quiet: dict[str, Any] = {sending: False}
+        network = DistributedDataParallel(network, gradient_as_bucket_view=True, **quiet)
+    return network  # type: ignore[no-any-return]
+
+
+def _train_epoch(
+    training: Training,
+    network: Callable[[Tensor], Tensor],
+    feed: Feed,
+    objective: ObjectiveFunction,
+    options: Train,
+    schedule: Schedule,
+    *,
+    seed: int,
+    worker: Worker,
+) -> Generator[Step | Notice, None, dict[str, float]]:
+    """One pass over the rows; a generator whose return value is the epoch's training metrics."""
+    number = training.epoch + 1
+    part = training.part or Part(0, [0.0] * 5, [])
+    begun = [part.steps] if part.steps else []  # what was drawn before a notice is not drawn again
+    torch.manual_seed(derived_seed(seed, "dropout", number, worker.rank, *begun))
+    shuffle = torch.Generator().manual_seed(derived_seed(seed, "order", number))
+    order = torch.randperm(feed.rows, generator=shuffle)
+    bounds = batch_bounds(feed.rows, options.batch_size)
+    all_steps = len(bounds) * options.epochs
+    norms = [torch.tensor(norm, device=worker.device) for norm in part.norms]
+    sums = torch.tensor(part.sums, dtype=torch.float64, device=worker.device)
+    sums *= worker.is_first  # they are of all workers
+    first, _ = bounds[part.steps]
+    training.model.train()
+    started = ticked = time.perf_counter()
+    for step, (start, stop) in list(enumerate(bounds))[part.steps :]:
+        done = (number - 1) * len(bounds) + step
+        knobs = schedule(done, len(bounds), all_steps)
+        rate = options.lr * knobs.lr_scale
+        set_knobs(training.optimizer, rate, knobs.momentum)
+        batch = feed.batch(order[start:stop], worker.part_of(stop - start), number)
+        with autocast(options.precision, worker.device):
+            logits = network(batch.images)
+        loss = objective(logits.float(), batch, done / all_steps)
+        # DistributedDataParallel averages over workers; these are parts of one sum.
+        (loss.total * worker.world).backward()  # type: ignore[no-untyped-call]
+        if options.grad_clip is not None or step % NORM_EVERY == 0:
+            norms.append(_clipped(training.model, options.grad_clip))
+        training.optimizer.step()
+        training.optimizer.zero_grad()
+        project_(training.model)
+        sums += _step_sums(loss, logits, batch)
+        now = time.perf_counter()
+        if now - ticked > TICK_S:
+            ticked = now
+            yield Step(number, step + 1, len(bounds), (stop - first) / (now - started))
+        if _noticed(worker, step + 1, len(bounds)):
+            average_buffers(training.model)
+            training.part = Part(
+                step + 1, summed(sums.clone()).tolist(), [float(norm) for norm in norms]
+            )
+            yield Notice(number, step + 1, len(bounds))
+    total, hard, soft, correct, labelled = summed(sums).tolist()
+    elapsed = time.perf_counter() - started
+    if not math.isfinite(total):
+        raise TrainingError(
+            f"epoch {number}: the loss must be finite, but is {total}; "
+            "lower the learning rate, clip gradients (grad_clip), or check the soft weight"
+        )
+    return {
+        "train_loss": total / len(bounds),
+        "hard_loss": hard / len(bounds),
+        "soft_loss": soft / len(bounds),
+        **({"train_accuracy": correct / labelled} if labelled else {}),
+        "learning_rate": rate,
+        "gradient_norm": float(torch.stack(norms).mean()),
+        "images_per_s": (feed.rows - first) / elapsed,
+    }
+
+
+def _noticed(worker: Worker, done: int, steps: int) -> bool:
+    """Whether a notice came; nobody asks at the end of an epoch, which has its checkpoint."""
+    due = done % NOTICE_EVERY == 0 and done < steps
+    return due and worker.noticed is not None and worker.noticed()
+
+
+def _clipped(model: nn.Module, largest: float | None) -> Tensor:
+    """The norm of the whole gradient, which is then cut to `largest` if there is one."""
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    return nn.utils.clip_grad_norm_(parameters, torch.inf if largest is None else largest)
+
+
+def _step_sums(loss: Loss, logits: Tensor, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        labelled = batch.labels != UNLABELLED
+        correct = (logits.argmax(1) == batch.labels).sum()
+        parts = (loss.total, loss.hard, loss.soft, correct, labelled.sum())
+        return torch.stack([part.detach().double() for part in parts])

@@ -1,0 +1,252 @@
+"""Student training on a transfer set: distilled, and the variants that stand beside it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from kd_ray.batch import Batch, Feed
+from kd_ray.config import Augment, Objective, Recipe, StudentTrain
+from kd_ray.datasets import Dataset, Split
+from kd_ray.errors import ConfigError
+from kd_ray.models import build_model
+from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
+from kd_ray.runs.variants import ONLINE, variant_options, views_of
+from kd_ray.training.feed import TensorFeed, taken
+from kd_ray.training.loop import ObjectiveFunction, autocast, derived_seed, fit
+from kd_ray.training.losses import Ensemble, Loss, distillation_loss
+from kd_ray.training.online import TaughtFeed
+from kd_ray.training.progress import Epoch, Notice, Step, Training
+from kd_ray.training.workers import Worker
+from kd_ray.transfer_set import Rows, TransferSet
+
+CALIBRATION_ROWS, WATCHED_ROWS = 256, 512
+
+
+@dataclass(frozen=True)
+class StudentFeeds:
+    """Rows to learn from, rows to choose epochs by (or None), rows for the final figure."""
+
+    train: TensorFeed
+    validation: TensorFeed | None
+    test: TensorFeed
+
+    @property
+    def members(self) -> int:
+        """M."""
+        assert self.train.logits is not None
+        return self.train.logits.shape[2]
+
+    def to(self, device: torch.device) -> "StudentFeeds":
+        """The same rows on a device."""
+        validation = self.validation.to(device) if self.validation else None
+        return StudentFeeds(self.train.to(device), validation, self.test.to(device))
+
+
+def new_student(recipe: Recipe, feeds: StudentFeeds, classes: int, seed: int) -> nn.Module:
+    """The student before training, on the CPU; a function of recipe, rows, K and seed."""
+    channels, height, width = feeds.train.pixels.shape[-3:]
+    shape = (channels, height, width)
+    model = build_model(
+        recipe.student.model.name,
+        recipe.student.model.options,
+        shape=shape,
+        classes=classes,
+        seed=derived_seed(seed, "student weights"),
+    )
+    if recipe.student.quantizer is not None:
+        quantize_(model, recipe.student.quantizer, shape)
+        calibrate_(model, sample(feeds.train, CALIBRATION_ROWS).cpu())
+    return model
+
+
+def sample(feed: TensorFeed, rows: int) -> Tensor:
+    """The first images of a feed, `(N, C, H, W)` normalized: rows were shuffled or are of no order.
+
+    Args:
+        feed: on any device.
+        rows: N at most.
+    """
+    return feed.batch(torch.arange(min(rows, feed.rows)), slice(None), 1).images
+
+
+def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> StudentFeeds:
+    """The rows of a transfer set joined with their pixels.
+
+    Args:
+        transfer_set: logits, and perhaps pixels.
+        dataset: where pixels come from if the set has none; its fit was checked by the caller.
+
+    Raises:
+        ConfigError: neither of the two has pixels.
+    """
+    plan = transfer_set.manifest.plan
+
+    def joined(rows: Rows, split: Split | None) -> TensorFeed:
+        if rows.images is not None:
+            pixels = rows.images
+        elif split is not None:
+            pixels = split.images
+            if len(rows.index) != len(pixels):  # a subset of the split was labelled
+                pixels = pixels[rows.index]
+        else:
+            raise ConfigError(
+                "transfer_set: a student needs pixels, but the set was written with "
+                "include_images = false and no dataset is given; name one under [data]"
+            )
+        return TensorFeed(
+            pixels=pixels,
+            labels=rows.labels,
+            index=rows.index,
+            mean=torch.tensor(plan.mean, dtype=torch.float32),
+            std=torch.tensor(plan.std, dtype=torch.float32),
+            logits=rows.logits,
+        )
+
+    train, validation, test = (
+        joined(getattr(transfer_set, name), getattr(dataset, name) if dataset else None)
+        for name in ("train", "validation", "test")
+    )
+    views = replace(
+        train, views=plan.views, augment=Augment.model_validate(plan.augment), seed=plan.seed
+    )
+    return StudentFeeds(views, validation if validation.rows else None, test)
+
+
+def held_out(feeds: StudentFeeds, share: float) -> StudentFeeds:
+    """A share of the rows to learn from becomes the rows to choose epochs by, as plain images.
+
+    The same rows for every student of a transfer set, so that variants and seeds are comparable.
+    """
+    rows = feeds.train.rows
+    count = round(share * rows)
+    if not count:
+        return feeds
+    draw = torch.Generator().manual_seed(derived_seed("hold-out", rows))
+    order = torch.randperm(rows, generator=draw).to(feeds.train.labels.device)
+    chosen, rest = order[:count].sort().values, order[count:].sort().values
+    validation = replace(taken(feeds.train, chosen), views=1)
+    return replace(feeds, train=taken(feeds.train, rest), validation=validation)
+
+
+def rows_shown(
+    feed: TensorFeed,
+    variant: str,
+    train: StudentTrain,
+    teachers: Sequence[nn.Module],
+    worker: Worker,
+) -> Feed:
+    """The rows as a variant sees them: fewer of their views, or new ones that teachers label.
+
+    A teacher that is run in every step is shown what a set with a view for each epoch would hold,
+    numbered alike: the student differs from one of that set in nothing but the stored type.
+
+    Raises:
+        ConfigError: fewer views are stored than the variant is to be shown.
+    """
+    views = views_of(variant)
+    if views is not None and isinstance(feed.views, int) and views > feed.views:
+        raise ConfigError(
+            f"{variant}: the transfer set must have at least {views} views, but it has "
+            f"{feed.views}; label one with transfer_set.views = {views}"
+        )
+    if variant == ONLINE:
+        fresh = replace(feed, views=train.epochs, logits=None)
+        return TaughtFeed(fresh, teachers, lambda: autocast(train.precision, worker.device))
+    return feed if views is None else replace(feed, views=views)
+
+
+def ensemble_of(objective: Objective, members: int) -> Ensemble:
+    """How the M teachers of a transfer set are averaged, and which of them.
+
+    Raises:
+        ConfigError: a member that the set has not, or weights for another number of them.
+    """
+    wanted = objective.members
+    if wanted is None and objective.member_weights is None:
+        return Ensemble(objective.ensemble)
+    chosen = wanted if isinstance(wanted, list) else list(range(wanted or members))
+    if missing := [member for member in chosen if member >= members]:
+        raise ConfigError(
+            f"objective.members: must be among the transfer set's, 0 to {members - 1}, but member "
+            f"{missing[0]} is not; name others, or label with more teachers"
+        )
+    given = objective.member_weights or [1.0] * len(chosen)
+    if len(given) != len(chosen):
+        raise ConfigError(
+            f"objective.member_weights: must be one for each of the {len(chosen)} members, but "
+            f"there are {len(given)}"
+        )
+    share = dict(zip(chosen, given, strict=True))
+    return Ensemble(
+        objective.ensemble, tuple(share.get(m, 0.0) / sum(given) for m in range(members))
+    )
+
+
+def objective_function(
+    objective: Objective, smoothing: float, ensemble: Ensemble
+) -> ObjectiveFunction:
+    """The loss of a batch, with c as it stands when a share of the run is done."""
+    soft_weight = objective.soft_weight.value(objective.temperature)
+
+    def loss(logits: Tensor, batch: Batch, progress: float) -> Loss:
+        return distillation_loss(
+            logits,
+            batch.labels,
+            batch.teacher_logits,
+            temperature=objective.temperature,
+            soft_weight=soft_weight * (1 - objective.soft_decay * progress),
+            hard_weight=objective.hard_weight,
+            targets=objective.targets,
+            ensemble=ensemble,
+            smoothing=smoothing,
+            global_rows=batch.global_rows,
+            global_labelled=batch.global_labelled,
+        )
+
+    return loss
+
+
+def distill(
+    training: Training,
+    recipe: Recipe,
+    variant: str,
+    seed: int,
+    feeds: StudentFeeds,
+    worker: Worker,
+    teachers: Sequence[nn.Module] = (),
+) -> Iterator[Step | Notice | Epoch]:
+    """Trains one student; see `loop.fit` for what it yields and raises.
+
+    Args:
+        training: changed in place.
+        recipe: objective, options and what the variant changes in them.
+        variant: see `variants.variant_options` and `rows_shown`.
+        seed: of the student.
+        feeds: see `StudentFeeds`; where `train.hold_out` asks for it, rows of the first become the
+            second.
+        worker: this process among the workers.
+        teachers: of a variant that runs them in every step.
+    """
+    objective, train = variant_options(recipe, variant)
+    ensemble = ensemble_of(objective, feeds.members)
+    feeds = held_out(feeds, train.hold_out)
+    events = fit(
+        training,
+        rows_shown(feeds.train, variant, train, teachers, worker),
+        objective_function(objective, train.label_smoothing, ensemble),
+        train,
+        # Not of the variant: all variants draw the same order of rows, so they differ in the
+        # objective alone.
+        seed=derived_seed(seed, "student"),
+        worker=worker,
+        validation=feeds.validation,
+        ensemble=ensemble,
+    )
+    watched = sample(feeds.train, WATCHED_ROWS) if is_quantized(training.model) else None
+    for event in events:
+        if isinstance(event, Epoch) and watched is not None:
+            event = replace(event, layers=activity(training.model, watched))
+            training.history[-1] = event.record()
+        yield event

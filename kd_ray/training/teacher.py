@@ -1,0 +1,50 @@
+"""Teacher training: hard labels, fresh random views in every epoch."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import nn
+
+from kd_ray.config import TeacherOptions
+from kd_ray.datasets import Dataset
+from kd_ray.models import build_model
+from kd_ray.training.feed import feed_of, labelled
+from kd_ray.training.loop import derived_seed, fit, label_objective
+from kd_ray.training.progress import Epoch, Notice, Step, Training
+from kd_ray.training.workers import Worker
+
+
+def new_teacher(options: TeacherOptions, dataset: Dataset, member: int) -> nn.Module:
+    """Member `member` of the ensemble before training, with its own model and seed."""
+    model = options.model_of(member)
+    return build_model(
+        model.name,
+        model.options,
+        shape=dataset.image_shape,
+        classes=len(dataset.class_names),
+        seed=derived_seed(options.train.seed + member, "teacher weights"),
+    )
+
+
+def teach(
+    training: Training,
+    options: TeacherOptions,
+    dataset: Dataset,
+    member: int,
+    worker: Worker,
+) -> Iterator[Step | Notice | Epoch]:
+    """Trains one member on labelled training rows; see `loop.fit` for what it yields and raises."""
+    train = options.train
+    seed = train.seed + member
+    plain = labelled(feed_of(dataset.train, dataset.mean, dataset.std))
+    feed = replace(plain, views="fresh", augment=train.augment, seed=seed)
+    validation = feed_of(dataset.validation, dataset.mean, dataset.std)
+    return fit(
+        training,
+        feed.to(worker.device),
+        label_objective(train.label_smoothing),
+        train,
+        seed=derived_seed(seed, "teacher"),
+        worker=worker,
+        validation=validation.to(worker.device) if validation.rows else None,
+    )

@@ -1,0 +1,132 @@
+"""Teachers that are run in every step, fewer views than are stored, and rows that are held out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import ALONE, perform, tasks, tiny_feed, tiny_model, tiny_recipe
+
+from kd_ray.config import Augment
+from kd_ray.errors import ConfigError
+from kd_ray.runs import Finished, result_model
+from kd_ray.training.feed import TensorFeed
+from kd_ray.training.loop import autocast
+from kd_ray.training.online import TaughtFeed
+from kd_ray.training.saved_model import load_model
+from kd_ray.training.student import StudentFeeds, held_out, rows_shown
+
+SHIFT = Augment(shift=1)
+TRAIN = tiny_recipe("train.epochs=3", "train.precision='fp32'").train
+
+
+def taught(feed: TensorFeed, members: int = 2) -> TaughtFeed:
+    teachers = [tiny_model(seed).eval() for seed in range(members)]
+    return TaughtFeed(feed, teachers, lambda: autocast("fp32", ALONE.device))
+
+
+def test_taught_rows_carry_the_logits_of_their_own_pixels() -> None:
+    feed = tiny_feed(views=3, augment=SHIFT)
+    online = taught(feed)
+    order = torch.arange(7)
+    batch = online.batch(order, slice(2, 6), 2)
+    assert batch.teacher_logits is not None
+    assert batch.teacher_logits.shape == (4, 2, 3)
+    for member, teacher in enumerate(online.teachers):
+        assert torch.equal(batch.teacher_logits[:, member], teacher(batch.images))
+    assert batch.global_rows == 7
+    assert not batch.teacher_logits.requires_grad
+
+
+def test_a_variant_of_some_views_shows_the_first_ones_in_turn() -> None:
+    feed = tiny_feed(views=4, augment=SHIFT)
+    shown = rows_shown(feed, "views-2", TRAIN, (), ALONE)
+    order = torch.arange(24)
+    for epoch in (1, 2, 3, 4, 5):
+        of_set = feed.batch(order, slice(None), (epoch - 1) % 2 + 1)
+        of_variant = shown.batch(order, slice(None), epoch)
+        assert torch.equal(of_variant.images, of_set.images)
+        assert torch.equal(of_variant.teacher_logits, of_set.teacher_logits)
+
+
+def test_a_variant_of_more_views_than_are_stored_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 4 views, but it has 2"):
+        rows_shown(tiny_feed(views=2, augment=SHIFT), "views-4", TRAIN, (), ALONE)
+
+
+def test_online_views_are_those_of_a_set_with_one_for_each_epoch() -> None:
+    feed = tiny_feed(views=3, augment=SHIFT)
+    plain = replace(feed, views=1, logits=None)
+    shown = rows_shown(plain, "online", TRAIN, [tiny_model(0).eval()], ALONE)
+    order = torch.arange(24)
+    seen = []
+    for epoch in (1, 2, 3):
+        images = shown.batch(order, slice(None), epoch).images
+        assert torch.equal(images, feed.batch(order, slice(None), epoch).images)
+        seen.append(images)
+    assert not torch.equal(seen[1], seen[2])
+
+
+def test_an_online_student_is_that_of_as_many_stored_views_as_it_has_epochs(tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        "transfer_set.views=2",
+        "transfer_set.augment={ shift = 1 }",
+        "transfer_set.dtype='float32'",
+        "student.baselines=['online']",
+    )
+    assert recipe.train.epochs == 2
+    results = {
+        task.variant: event.result
+        for task, event in perform(tasks(recipe, tmp_path))
+        if isinstance(event, Finished) and task.stage == "distill"
+    }
+    weights = [
+        load_model(
+            result_model(tmp_path / "student" / variant / "seed-0"), ALONE.device
+        ).model.state_dict()
+        for variant in ("online", "distilled")
+    ]
+    for name, value in weights[0].items():
+        # Another batch size sums in another order, in the teacher's forward pass.
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-4)
+    losses = [results[v]["history"][-1]["train_loss"] for v in ("online", "distilled")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_held_out_rows_are_not_learned_from_and_are_plain() -> None:
+    feed = tiny_feed(rows=40, views=2, augment=SHIFT)
+    feeds = held_out(StudentFeeds(feed, None, tiny_feed(rows=9)), 0.25)
+    assert feeds.validation is not None
+    assert (feeds.train.rows, feeds.validation.rows) == (30, 10)
+    both = torch.cat([feeds.train.index, feeds.validation.index])
+    assert torch.equal(both.sort().values, torch.arange(40))
+    assert feeds.validation.views == 1
+    for part in (feeds.train, feeds.validation):
+        assert torch.equal(part.pixels, feed.pixels[part.index])
+        assert torch.equal(part.labels, feed.labels[part.index])
+        assert part.logits is not None
+        assert torch.equal(part.logits, feed.logits[part.index])
+
+
+def test_holding_nothing_out_changes_nothing() -> None:
+    feeds = StudentFeeds(tiny_feed(), None, tiny_feed(rows=9))
+    assert held_out(feeds, 0.0) is feeds
+
+
+def test_early_stopping_works_on_held_out_rows(tmp_path: Path) -> None:
+    recipe = tiny_recipe("train.hold_out=0.2", "train.keep='best'", "train.epochs=4")
+    results = [e.result for _, e in perform(tasks(recipe, tmp_path)) if isinstance(e, Finished)]
+    for result in results[2:]:
+        accuracies = [record["accuracy"] for record in result["history"]]
+        best = accuracies.index(max(accuracies)) + 1
+        assert result["checkpoint"] == f"epoch-{best:04d}"
+
+
+def test_hold_out_beside_validation_rows_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.hold_out: 0.2 of the rows cannot take the place"):
+        tiny_recipe("train.hold_out=0.2", "data.validation=20")
+
+
+def test_patience_without_rows_to_choose_by_is_refused_of_a_teacher_too() -> None:
+    with pytest.raises(ConfigError, match=r"teacher.train: keep"):
+        tiny_recipe("train.hold_out=0.2", "teacher.train.patience=2")
