@@ -1,10 +1,10 @@
-"""What performing a task tells whoever listens."""
+"""The events of a task, for terminals, notebooks, sweeps and tests that listen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kd_ray.runs.labelling import ShardDone
+from kd_ray.result import Result
 from kd_ray.training.progress import Epoch, Notice, Step
 
 
@@ -24,8 +24,8 @@ class Started:
     """A task begins.
 
     Attributes:
-        epochs: in all; 0 for labelling.
-        done: epochs that an earlier run had finished.
+        epochs: how many there will be in all; 0 where nothing is trained.
+        done: epochs that an earlier attempt had finished.
         history: a record for each of these.
     """
 
@@ -35,16 +35,37 @@ class Started:
 
 
 @dataclass(frozen=True)
+class ShardDone:
+    """One shard of a transfer set is on disk.
+
+    Attributes:
+        name: file name.
+        rows: rows in this shard.
+        done_rows: this worker's rows so far, those of earlier attempts included.
+        all_rows: this worker's rows in all.
+        existed: whether an earlier attempt had written it.
+        worker: rank of the worker that speaks.
+    """
+
+    name: str
+    rows: int
+    done_rows: int
+    all_rows: int
+    existed: bool
+    worker: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """A task's artefact is whole.
 
     Attributes:
-        result: content of its `result.json`.
-        found: whether an earlier run had finished it.
+        result: its record.
+        existed: whether an earlier attempt had finished it.
     """
 
-    result: dict[str, Any]
-    found: bool
+    result: Result
+    existed: bool
 
 
 Event = Waiting | Started | Step | Notice | Epoch | ShardDone | Finished

@@ -1,61 +1,105 @@
-"""What earlier runs left behind: finished results, and whether they are of this recipe."""
+"""Does what lies in a folder fit what is asked? What determines an artefact, and the check of it."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kd_ray.config import Recipe
+from kd_ray.config.table import Table
 from kd_ray.errors import CheckpointError
-from kd_ray.files import to_path
-from kd_ray.runs.identity import identity
-from kd_ray.runs.task import (
-    Task,
-    clusters_folder,
-    generalist_folder,
-    specialist_folder,
-    teacher_folders,
-    transfer_set_folder,
-)
-from kd_ray.runs.variants import SPECIALIZED
-from kd_ray.training.checkpoint import WEIGHTS, check_identity, epoch_folder, epochs_in, read_meta
-from kd_ray.transfer_set import read_manifest
-from kd_ray.transfer_set.manifest import MANIFEST
+from kd_ray.result import RESULT, Result, read_result
+from kd_ray.runs.task import Task
+from kd_ray.training.checkpoint import latest_checkpoint, read_meta
 
-RESULT = "result.json"
+LATER = {"labelled": 1.0, "hold_out": 0.0}
+"""Keys that are younger than the first artefacts, and the value at which those still fit."""
 
 
-def start_checkpoint(task: Task, recipe: Recipe) -> Path | None:
-    """The latest checkpoint that `student.continues` means for a task's seed, if there is one."""
-    if recipe.student.continues is None:
-        return None
-    folder = to_path(recipe.student.continues) / f"seed-{task.seed}"
-    epochs = epochs_in(folder)
-    return epoch_folder(folder, epochs[-1]) if epochs else None
+def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys.
+
+    >>> flattened({"train": {"lr": 0.1}}, "teacher.")
+    {'teacher.train.lr': 0.1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """The finished result of an artefact's folder, or None.
+def determining(table: Table, left_out: str) -> dict[str, Any]:
+    """A table without a key that determines nothing, and without later keys that are not used."""
+    values = table.model_dump(mode="json", exclude={left_out})
+    return {key: value for key, value in values.items() if (key, value) not in LATER.items()}
+
+
+def identity(task: Task) -> dict[str, Any]:
+    """The part of the recipe that determines an artefact: dotted key -> value."""
+    return flattened(task.stage.identity(task))
+
+
+def finished_result(task: Task, parents: Mapping[str, str] | None = None) -> Result | None:
+    """The record of a task that an earlier attempt finished, or None.
+
+    Args:
+        task: its folder may be empty.
+        parents: artefact -> sha256 of all that it would be made from now; None to compare those
+            that are there without opening any data.
 
     Raises:
-        CheckpointError: there is a file, but no result in it.
+        CheckpointError: another recipe, or another parent, made what is in the folder.
     """
-    file = folder / RESULT
-    try:
-        result = json.loads(file.read_bytes())
-        return dict(result) if result["status"] == "finished" else None
-    except FileNotFoundError:
+    result = read_result(task.folder)
+    if result is None:
+        latest = latest_checkpoint(task.folder) if task.stage.trains else None
+        if latest is not None:
+            check_same(latest, read_meta(latest).identity, identity(task))
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    check_same(task.folder, result.identity, identity(task))
+    if parents is not None:
+        check_same(task.folder, result.parents, parents)
+        return result
+    for made in (task, *task.sources):
+        of_it = read_result(made.folder)
+        if of_it is not None:
+            now = made.stage.parents(made)
+            check_same(made.folder, {name: of_it.parents.get(name) for name in now}, now)
+    return result
+
+
+def check_same(where: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuses an artefact that another recipe made.
+
+    Args:
+        where: the artefact.
+        there: dotted key -> value, as recorded in it.
+        here: the same of the run that wants to use it.
+
+    Raises:
+        CheckpointError: naming the first keys that differ, with both values.
+    """
+    differing = [
+        f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key)
+    ]
+    if differing:
+        shown = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
         raise CheckpointError(
-            f"{file}: must be a finished result, but cannot be read ({error}); "
-            "remove it and run the same again"
-        ) from error
+            f"{where}: was made by another recipe: {shown}; "
+            "choose another name (--set name=...) or remove the folder"
+        )
+
+
+def _short(value: Any) -> str:
+    text = "unset" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def result_model(folder: Path) -> Path:
-    """The checkpoint that is the result of a teacher's or student's folder.
+    """The checkpoint that is the result of a teacher's, specialist's or student's folder.
 
     Raises:
         CheckpointError: its training has not finished, or it is the folder of something else.
@@ -65,96 +109,9 @@ def result_model(folder: Path) -> Path:
         raise CheckpointError(
             f"{folder}: training must have finished, but there is no {RESULT}; run it again first"
         )
-    if "checkpoint" not in result:
+    if result.checkpoint is None:
         raise CheckpointError(
             f"{folder}: must be a teacher's, specialist's or student's folder, but is that of the "
-            f"{result['title']}; name another"
+            f"{result.title}; name another"
         )
-    return folder / str(result["checkpoint"])
-
-
-def finished_result(task: Task, parents: Mapping[str, str]) -> dict[str, Any] | None:
-    """The result of a task that an earlier run finished, or None.
-
-    Args:
-        task: its folder may be empty.
-        parents: artefact -> sha256 of what it would be made from now.
-
-    Raises:
-        CheckpointError: another recipe, or another parent, made what is in the folder.
-    """
-    result = read_result(task.folder)
-    if result is not None:
-        check_identity(task.folder, result["identity"], identity(task))
-        check_identity(task.folder, result["parents"], parents)
-    return result
-
-
-def found_result(task: Task) -> dict[str, Any] | None:
-    """The result of a task that an earlier run finished, or None; reads no dataset.
-
-    Raises:
-        CheckpointError: another recipe, or another parent, made what is in the folder.
-    """
-    result = read_result(task.folder)
-    if result is not None:
-        check_identity(task.folder, result["identity"], identity(task))
-        _check_parents(task, result)
-        return result
-    latest = epochs_in(task.folder)
-    if latest:
-        path = epoch_folder(task.folder, latest[-1])
-        check_identity(path, read_meta(path).identity, identity(task))
-    return None
-
-
-def _check_parents(task: Task, result: dict[str, Any]) -> None:
-    """Refuses a finished artefact if what it was made from has been made anew since."""
-    now = _parents(task)
-    check_identity(task.folder, {name: result["parents"].get(name) for name in now}, now)
-    if task.stage == "distill":
-        label = replace(task, stage="combine" if task.variant == SPECIALIZED else "label")
-        labelled = read_result(label.folder)
-        if labelled is not None and now.get("transfer_set") == labelled["sha256"]:
-            _check_parents(label, labelled)
-
-
-def _parents(task: Task) -> dict[str, str]:
-    """Name -> sha256 of what an artefact is made from, as far as that is there."""
-    recipe, run = Recipe.model_validate(task.recipe), to_path(task.run)
-    if task.stage == "distill":
-        folder = transfer_set_folder(recipe, run, task.variant)
-        start = start_checkpoint(task, recipe)
-        there = (folder / MANIFEST).is_file()
-        return {
-            **({"transfer_set": read_manifest(folder).sha256} if there else {}),
-            **({} if start is None else {"checkpoint": read_meta(start).files[WEIGHTS]}),
-        }
-    if task.stage == "label":
-        results = [read_result(folder) for folder in teacher_folders(recipe, run)]
-        return {f"teacher-{n:02d}": r["weights_sha256"] for n, r in enumerate(results) if r}
-    if task.stage in ("cluster", "specialize", "combine"):
-        return _specialists_parents(task, recipe)
-    return {}
-
-
-def _specialists_parents(task: Task, recipe: Recipe) -> dict[str, str]:
-    """The same of clusters, a specialist, or the specialists' transfer set."""
-    assert recipe.specialists is not None
-    run, found = to_path(task.run), {}
-    sources: dict[str, tuple[Path, str]] = {}
-    if task.stage == "specialize":
-        sources["generalist"] = generalist_folder(recipe, run), "weights_sha256"
-        sources["clusters"] = clusters_folder(run), "sha256"
-    elif task.stage == "combine":
-        for number in range(recipe.specialists.count):
-            name = f"specialist-{number:02d}"
-            sources[name] = specialist_folder(run, number), "weights_sha256"
-    for name, (folder, key) in sources.items():
-        result = read_result(folder)
-        if result is not None:
-            found[name] = str(result[key])
-    labelled = transfer_set_folder(recipe, run)
-    if task.stage != "specialize" and (labelled / MANIFEST).is_file():
-        found["transfer_set"] = read_manifest(labelled).sha256
-    return found
+    return folder / result.checkpoint

@@ -1,15 +1,66 @@
-"""A task is plain data: which artefact to make, from which recipe, in which run folder.
+"""Stages and tasks: a stage is one kind of artefact, a task is one artefact that a run asks for.
 
-Also where artefacts lie; nothing is read here.
+Every stage is a module that ends in its `Stage`, and a line in the table of `stages`. A task carries
+all that making its artefact takes, so it can be sent to any process.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from kd_ray.config import Recipe
+from kd_ray.config import DataOptions, Recipe
 from kd_ray.files import to_path
-from kd_ray.runs.variants import SPECIALIZED
+from kd_ray.result import Result
+from kd_ray.runs.events import Event
+from kd_ray.runs.inputs import Inputs
+from kd_ray.runs.variants import Variant
+from kd_ray.training.workers import Worker
+
+
+def no_details(result: Result) -> Sequence[str]:
+    """The lines below an artefact of which its clause says everything."""
+    return ()
+
+
+def needs_nothing(task: "Task") -> None:
+    """The needs of a stage that can always be performed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of artefact.
+
+    Attributes:
+        name: as results and checkpoints record it.
+        kind: what the artefact is, see `result`.
+        commands: the commands of `kd-ray` that ask for such artefacts.
+        trains: whether a model is trained: its workers meet in every step, and trainings of one
+            stage may run in parallel.
+        tasks: the artefacts that a run asks for.
+        title: what a person calls a task's artefact.
+        folder: where it lies.
+        identity: the part of the recipe that determines it, as nested tables.
+        parents: name -> sha256 of the artefacts that it is made from, as far as they are there.
+        perform: makes the artefact, from wherever an earlier attempt left off.
+        summary: what is said of a finished one in a clause.
+        details: lines that are printed below it.
+        needs: raises a `KdRayError` where the run cannot make an artefact that is missing.
+    """
+
+    name: str
+    kind: str
+    commands: tuple[str, ...]
+    tasks: "Callable[[Request], list[Task]]"
+    title: "Callable[[Task], str]"
+    folder: "Callable[[Task], Path]"
+    identity: "Callable[[Task], dict[str, Any]]"
+    parents: "Callable[[Task], dict[str, str]]"
+    perform: "Callable[[Task, Worker, Inputs], Iterator[Event]]"
+    summary: Callable[[Result], str]
+    trains: bool = False
+    details: Callable[[Result], Sequence[str]] = no_details
+    needs: "Callable[[Task], None]" = needs_nothing
 
 
 @dataclass(frozen=True)
@@ -18,109 +69,92 @@ class Task:
 
     Attributes:
         stage: which kind.
-        recipe: the resolved recipe as a plain table.
+        recipe: the resolved recipe; that of a student's variant is the variant's own.
         run: absolute run folder, or its URL.
-        data_root: absolute folder of the dataset's files, as the driver found it, or None.
-        member: of the ensemble, for "teach"; of the specialists, for "specialize".
-        variant: of the student, for "distill".
-        seed: of the student, for "distill".
-        parents: artefact -> fingerprint or name, of what the task comes from beside its data.
+        data_root: absolute folder of the dataset's files, as the driver knows it, or None.
+        member: number of the teacher or specialist.
+        variant: name of the student's variant.
+        seed: the student's seed.
+        parents: artefact -> fingerprint or name of what the task comes from beside its data.
+        sources: tasks of the same run whose artefacts it is made from.
         touch_test: whether the final figures are of the test split, which is the rule; the trials
             of a sweep are judged by the validation rows, and leave the test split alone.
         checkpoint_s: seconds at least from one checkpoint to the next; 0 for one after each epoch.
-            The last epoch, the best one where it is kept, and the one at which whoever listens has
-            had enough have theirs in any case.
+            The last epoch, the best one where it is kept, and the one after which nobody listens
+            any more have theirs in any case.
     """
 
-    stage: Literal["teach", "label", "cluster", "specialize", "combine", "distill"]
-    recipe: dict[str, Any]
+    stage: Stage
+    recipe: Recipe
     run: str
     data_root: str | None = None
     member: int = 0
     variant: str = ""
     seed: int = 0
     parents: dict[str, str] = field(default_factory=dict)
+    sources: "tuple[Task, ...]" = ()
     touch_test: bool = True
     checkpoint_s: float = 0.0
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
-        titles = {
-            "teach": f"teacher {self.member}",
-            "label": "transfer set",
-            "cluster": "clusters",
-            "specialize": f"specialist {self.member}",
-            "combine": "specialists' transfer set",
-        }
-        if self.stage in titles:
-            return titles[self.stage]
-        return f"student {self.variant}, seed {self.seed}"
+        """What a person calls its artefact."""
+        return self.stage.title(self)
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the run."""
+        return to_path(self.run)
 
     @property
     def folder(self) -> Path:
         """Where its artefact lies."""
-        run = to_path(self.run)
-        if self.stage == "teach":
-            elsewhere = self.recipe["teacher"].get("path")
-            return teacher_folder(run if elsewhere is None else to_path(elsewhere), self.member)
-        if self.stage == "label":
-            return run / "transfer_set"
-        if self.stage == "cluster":
-            return clusters_folder(run)
-        if self.stage == "specialize":
-            return specialist_folder(run, self.member)
-        if self.stage == "combine":
-            return joint_folder(run)
-        return run / "student" / self.variant / f"seed-{self.seed}"
+        return self.stage.folder(self)
 
-    def read_recipe(self) -> Recipe:
-        """The recipe with the dataset's folder filled in."""
-        recipe = Recipe.model_validate(self.recipe)
-        data = recipe.data.model_copy(update={"root": self.data_root})
-        return recipe.model_copy(update={"data": data})
+    @property
+    def data(self) -> DataOptions:
+        """`[data]` with the dataset's folder filled in."""
+        return self.recipe.data.model_copy(update={"root": self.data_root})
+
+    def recipe_table(self) -> dict[str, Any]:
+        """The recipe as artefacts record it."""
+        return self.recipe.model_dump(mode="json", exclude_none=True)
 
 
-def teacher_folder(run: Path, member: int) -> Path:
-    """Where a member of the ensemble lies below a run folder."""
-    return run / "teacher" / f"member-{member:02d}"
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked to make.
 
+    Attributes:
+        recipe: with absolute paths.
+        run: absolute run folder, or its URL.
+        commands: those whose artefacts are wanted.
+        variants: of the student, instead of the recipe's own; none for those.
+        data_root: as in `Task`.
+        checkpoint_s: as in `Task`.
+    """
 
-def teacher_folders(recipe: Recipe, run: Path) -> list[Path]:
-    """Where the members of a run's ensemble lie, in order: below the run, or in `teacher.path`."""
-    if recipe.teacher is None:
-        return []
-    home = run if recipe.teacher.path is None else to_path(recipe.teacher.path)
-    return [teacher_folder(home, member) for member in range(recipe.teacher.members)]
+    recipe: Recipe
+    run: str
+    commands: tuple[str, ...]
+    variants: Sequence[Variant] = ()
+    data_root: str | None = None
+    checkpoint_s: float = 0.0
 
+    @property
+    def labels_here(self) -> bool:
+        """Whether the run has teachers and a transfer set of its own."""
+        return self.recipe.transfer_set.path is None and self.recipe.teacher is not None
 
-def clusters_folder(run: Path) -> Path:
-    """Where it lies which classes each specialist has."""
-    return run / "specialists" / "clusters"
-
-
-def specialist_folder(run: Path, number: int) -> Path:
-    """Where a specialist lies below a run folder."""
-    return run / "specialists" / f"member-{number:02d}"
-
-
-def joint_folder(run: Path) -> Path:
-    """The transfer set with the logits of generalist and specialists together."""
-    return run / "specialists" / "transfer_set"
-
-
-def generalist_folder(recipe: Recipe, run: Path) -> Path:
-    """The teacher that specialists start from; that of a given transfer set lies beside it."""
-    assert recipe.specialists is not None
-    path = recipe.transfer_set.path
-    if path is not None:
-        return teacher_folder(to_path(path).absolute().parent, recipe.specialists.generalist)
-    return teacher_folders(recipe, run)[recipe.specialists.generalist]
-
-
-def transfer_set_folder(recipe: Recipe, run: Path, variant: str = "") -> Path:
-    """The transfer set that a run's students of a variant learn from."""
-    if variant == SPECIALIZED:
-        return joint_folder(run)
-    path = recipe.transfer_set.path
-    return run / "transfer_set" if path is None else to_path(path)
+    def task(self, stage: Stage, **fields: Any) -> Task:
+        """A task of this run; `fields` are those that tell it from others."""
+        return Task(
+            **{
+                "stage": stage,
+                "recipe": self.recipe,
+                "run": self.run,
+                "data_root": self.data_root,
+                "checkpoint_s": self.checkpoint_s,
+                **fields,
+            }
+        )

@@ -4,10 +4,10 @@ Nothing is pickled. Random numbers need no state: every epoch derives its seeds 
 seed and the epoch's number, so a resumed run draws what an uninterrupted one would have drawn.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -28,6 +28,8 @@ from kd_ray.files import (
     sha256_of,
     write_json,
 )
+from kd_ray.training.progress import Part, Training
+from kd_ray.versions import versions
 
 WEIGHTS, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
 FORMAT_VERSION: Final = 1
@@ -76,7 +78,7 @@ class Meta(BaseModel):
 
     format_version: Literal[1] = FORMAT_VERSION
     kind: Literal["teacher", "student", "specialist"]
-    epoch: int
+    epoch: int = 0
     model: dict[str, Any]
     quantizer: dict[str, Any] | None = None
     input: ModelInput
@@ -90,18 +92,6 @@ class Meta(BaseModel):
     part: dict[str, Any] | None = None
     files: dict[str, str] = {}
     versions: dict[str, str] = {}
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on; looking them up costs milliseconds."""
-    found = {}
-    for package in ("kd-ray", "torch", "torchvision", "ray", "pyarrow"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue  # --local runs without Ray installed
-    return found
 
 
 def epoch_folder(folder: Path, epoch: int) -> Path:
@@ -124,16 +114,46 @@ def _numbers(folders: Iterable[Path]) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def save(folder: Path, meta: Meta, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
-    """Commits the checkpoint of `meta.epoch`, or of a part of the next, and returns its path."""
-    path = epoch_folder(folder, meta.epoch) if meta.part is None else folder / UNDER_WAY
+def save(folder: Path, about: Meta, training: Training) -> Path:
+    """Commits the checkpoint of a training's last epoch, or of the part of the next one it has.
+
+    Args:
+        folder: of the artefact.
+        about: everything that does not change from epoch to epoch.
+        training: weights, optimizer and counters as they are now.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    part, best = training.part, training.best_accuracy if training.best_epoch else None
+    path = epoch_folder(folder, training.epoch) if part is None else folder / UNDER_WAY
     with committed_folder(path, last=META) as draft:
-        _write_tensors(draft / WEIGHTS, model.state_dict())
-        _write_tensors(draft / OPTIMIZER, _flat(optimizer))
-        files = {name: sha256_of(draft / name) for name in (WEIGHTS, OPTIMIZER)}
-        described = meta.model_copy(update={"files": files, "versions": versions()})
-        write_json(draft / META, described.model_dump(mode="json"))
+        _write_tensors(draft / WEIGHTS, training.model.state_dict())
+        _write_tensors(draft / OPTIMIZER, _flat(training.optimizer))
+        meta = about.model_copy(
+            update={
+                "epoch": training.epoch,
+                "progress": {"best_epoch": training.best_epoch, "best_accuracy": best},
+                "history": training.history,
+                "part": None if part is None else asdict(part),
+                "files": {name: sha256_of(draft / name) for name in (WEIGHTS, OPTIMIZER)},
+                "versions": versions(),
+            }
+        )
+        write_json(draft / META, meta.model_dump(mode="json"))
     return path
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that a training goes on from: of the last epoch, or of a part of the next."""
+    latest = (epochs_in(folder) or [0])[-1]
+    part = folder / UNDER_WAY
+    if is_whole(part) and read_meta(part).epoch >= latest:
+        return part
+    return epoch_folder(folder, latest) if latest else None
 
 
 def is_whole(path: Path) -> bool:
@@ -168,36 +188,34 @@ def read_meta(path: Path) -> Meta:
         return Meta.model_validate_json(content)
 
 
-def read_weights(path: Path, meta: Meta) -> dict[str, Tensor]:
-    """Parameters and buffers by name.
+def load_weights(path: Path, meta: Meta, model: nn.Module) -> None:
+    """Loads the weights of a checkpoint into a model, in place.
 
     Raises:
-        CheckpointError: the file is missing, truncated or altered.
-    """
-    return _read_tensors(path, WEIGHTS, meta)
-
-
-def restore(
-    path: Path, meta: Meta, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
-) -> None:
-    """Loads weights, and the optimizer's state where one is given, in place.
-
-    Raises:
-        CheckpointError: a file is missing or altered, or is of another architecture.
+        CheckpointError: the file is missing or altered, or is of another architecture.
     """
     try:
-        model.load_state_dict(read_weights(path, meta))
+        model.load_state_dict(_read_tensors(path, WEIGHTS, meta))
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: the weights do not fit model {meta.model['name']!r} of its {META} "
             f"({str(error).splitlines()[-1].strip()})"
         ) from error
-    if optimizer is None:
-        return
+
+
+def restore(path: Path, training: Training) -> Meta:
+    """Brings a training to where it was when the checkpoint was saved; returns its description.
+
+    Raises:
+        CheckpointError: a file is missing or altered, or is of another architecture.
+    """
+    meta = read_meta(path)
+    load_weights(path, meta, training.model)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _read_tensors(path, OPTIMIZER, meta).items():
         number, _, name = key.partition(".")
         state.setdefault(int(number), {})[name] = value
+    optimizer = training.optimizer
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, moments in optimizer.state.items():
@@ -205,6 +223,13 @@ def restore(
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 # Fused optimizers walk through memory, so both must lie in the same order.
                 moments[name] = torch.empty_like(parameter).copy_(value)
+    training.epoch = meta.epoch
+    training.history = list(meta.history)
+    training.best_epoch = int(meta.progress.get("best_epoch") or 0)
+    best = meta.progress.get("best_accuracy")
+    training.best_accuracy = -math.inf if best is None else float(best)
+    training.part = None if meta.part is None else Part(**meta.part)
+    return meta
 
 
 def check_identity(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from kd_ray.files import to_path
 from kd_ray.models import build_model
 from kd_ray.models.dustbin import Specialist
 from kd_ray.quant import quantize_
-from kd_ray.training.checkpoint import WEIGHTS, Meta, read_meta, restore
+from kd_ray.training.checkpoint import WEIGHTS, Meta, load_weights, read_meta
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,6 @@ def load_model(where: str | Path, device: torch.device) -> SavedModel:
         quantize_(model, QuantizerOptions.model_validate(meta.quantizer), meta.input.shape)
     if meta.special is not None:
         model = Specialist(model, meta.special, len(meta.class_names))
-    restore(path, meta, model)
+    load_weights(path, meta, model)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return SavedModel(path, meta, model.eval())

@@ -1,0 +1,194 @@
+"""The stage that distills a student from a transfer set."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kd_ray.config import Recipe
+from kd_ray.errors import CheckpointError, ConfigError
+from kd_ray.files import to_path
+from kd_ray.result import STUDENT
+from kd_ray.runs.combine import COMBINE
+from kd_ray.runs.events import Event
+from kd_ray.runs.fit import check_same, determining
+from kd_ray.runs.inputs import Inputs
+from kd_ray.runs.label import LABEL, transfer_set_folder
+from kd_ray.runs.setup import Setup
+from kd_ray.runs.task import Request, Stage, Task
+from kd_ray.runs.teach import load_teachers, model_line
+from kd_ray.runs.train import description, train
+from kd_ray.runs.variants import ONLINE, recipe_variants, specialized
+from kd_ray.training.checkpoint import WEIGHTS, ModelInput, epoch_folder, epochs_in, read_meta
+from kd_ray.training.student import distill, ensemble_of, new_student
+from kd_ray.training.workers import Worker
+from kd_ray.transfer_set import MANIFEST, Manifest, check_fit, read_manifest
+
+OPTIMIZER_KEY = "train.optimizer"
+
+
+def quantizer_table(recipe: Recipe) -> dict[str, Any] | None:
+    """`[student.quantizer]` as a plain table, or None of a float student."""
+    quantizer = recipe.student.quantizer
+    return None if quantizer is None else quantizer.model_dump(mode="json", exclude_none=True)
+
+
+def _tasks(request: Request) -> list[Task]:
+    """A student of each variant for each seed; with the tasks that label for it."""
+    students = []
+    if "distill" in request.commands:
+        label = tuple(LABEL.tasks(request))
+        variants = request.variants or recipe_variants(request.recipe)
+        students += [(variant, label) for variant in variants]
+    for combine in COMBINE.tasks(request) if "specialize" in request.commands else []:
+        students.append((specialized(request.recipe, str(combine.folder)), (combine,)))
+    return [
+        request.task(DISTILL, recipe=v.recipe, variant=v.name, seed=seed, sources=sources)
+        for seed in request.recipe.train.seeds
+        for v, sources in students
+    ]
+
+
+def _identity(task: Task) -> dict[str, Any]:
+    recipe, student = task.recipe, task.recipe.student
+    parts: dict[str, Any] = {
+        "student.model": student.model.model_dump(mode="json"),
+        "objective": recipe.objective.model_dump(mode="json", exclude_none=True),
+        "train": determining(recipe.train, "seeds"),
+        "seed": task.seed,
+    }
+    quantizer = quantizer_table(recipe)
+    if quantizer is not None:  # a float student's identity is what it was before there was one
+        parts["student.quantizer"] = quantizer
+    if student.continues is not None:  # which one it is, the parents say
+        parts["student.continues"] = True
+    if student.views is not None or student.teacher_in_every_step:
+        parts["views"] = student.views or ONLINE
+    return parts
+
+
+def _parents(task: Task) -> dict[str, str]:
+    folder = transfer_set_folder(task.recipe, task.run_folder)
+    labelled = (folder / MANIFEST).is_file()
+    start = _latest_of_continued(task)
+    return {
+        **({"transfer_set": read_manifest(folder).sha256} if labelled else {}),
+        **({} if start is None else _origin(start)),
+        **task.parents,
+    }
+
+
+def _perform(task: Task, worker: Worker, inputs: Inputs) -> Iterator[Event]:
+    return train(task, worker, lambda: _setup(task, worker, inputs))
+
+
+def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
+    """One student, with the transfer set it learns from."""
+    recipe = task.recipe
+    folder = transfer_set_folder(recipe, task.run_folder)
+    transfer_set, feeds = inputs.students(
+        folder, task.data, worker.device, lambda manifest: _check_teachers(task, manifest)
+    )
+    plan = transfer_set.manifest.plan
+    start = _start(task, plan.class_names)
+    teachers = []
+    if recipe.student.teacher_in_every_step:
+        _check_at_hand(task)
+        saved = [saved for saved, _ in load_teachers(recipe, task.run_folder, worker.device)]
+        check_fit(transfer_set.manifest, teacher_sha256s=[teacher.sha256 for teacher in saved])
+        teachers = [teacher.model for teacher in saved]
+    return Setup(
+        model=new_student(recipe.student, feeds, len(plan.class_names), task.seed),
+        about=description(
+            task,
+            recipe.student.model.model_dump(mode="json"),
+            ModelInput(shape=plan.image_shape, mean=tuple(plan.mean), std=tuple(plan.std)),
+            list(plan.class_names),
+            quantizer=quantizer_table(recipe),
+            parents={"dataset": plan.dataset_fingerprint, **_parents(task)},
+        ),
+        options=recipe.train,
+        events=lambda training: distill(
+            training, recipe, task.variant, task.seed, feeds, worker, teachers
+        ),
+        test=feeds.test,
+        ensemble=ensemble_of(recipe.objective, feeds.members),
+        start=start,
+    )
+
+
+def _check_teachers(task: Task, manifest: Manifest) -> None:
+    """Refuses a set that was labelled by other teachers than the run's, where it has its own."""
+    recipe = task.recipe
+    if recipe.transfer_set.path is None:
+        hashes = [saved.sha256 for saved, _ in load_teachers(recipe, task.run_folder)]
+        check_fit(manifest, teacher_sha256s=hashes, views=recipe.transfer_set.views)
+
+
+def _check_at_hand(task: Task) -> None:
+    """Refuses to run teachers of which the recipe does not say where they are."""
+    recipe = task.recipe
+    given = recipe.transfer_set.path is not None
+    if recipe.teacher is None or (given and recipe.teacher.path is None):
+        raise ConfigError(
+            f"{task.title}: runs the teacher in every step, but beside transfer_set.path only "
+            "teacher.path says where that is; name the run folder that has trained it"
+        )
+
+
+def _continued(task: Task) -> Path | None:
+    """The folder that `student.continues` means for a task's seed."""
+    continues = task.recipe.student.continues
+    return None if continues is None else to_path(continues) / f"seed-{task.seed}"
+
+
+def _latest_of_continued(task: Task) -> Path | None:
+    folder = _continued(task)
+    epochs = [] if folder is None else epochs_in(folder)
+    return epoch_folder(folder, epochs[-1]) if folder is not None and epochs else None
+
+
+def _start(task: Task, class_names: Sequence[str]) -> Path | None:
+    """The checkpoint that a student goes on from, or None of one that begins anew.
+
+    Raises:
+        CheckpointError: there is none, it is of other classes or of no fewer epochs.
+    """
+    folder, path = _continued(task), _latest_of_continued(task)
+    if folder is None:
+        return None
+    if path is None:
+        raise CheckpointError(
+            f"student.continues: {folder} must have a checkpoint to go on from, but has none; name "
+            "a student's folder such as runs/mnist/student/distilled, and its seeds in train.seeds"
+        )
+    meta, train = read_meta(path), task.recipe.train
+    there = {"classes": meta.class_names, OPTIMIZER_KEY: meta.identity.get(OPTIMIZER_KEY)}
+    check_same(path, there, {"classes": list(class_names), OPTIMIZER_KEY: train.optimizer})
+    if meta.epoch >= train.epochs:
+        raise CheckpointError(
+            f"student.continues: {path} has {meta.epoch} epochs behind it, so train.epochs must be "
+            f"more, but is {train.epochs}; ask for more epochs"
+        )
+    return path
+
+
+def _origin(start: Path) -> dict[str, str]:
+    """Parents of what goes on from a checkpoint: its weights, and the trial that they are of."""
+    meta = read_meta(start)
+    trial = {name: value for name, value in meta.parents.items() if name in ("sweep", "trial")}
+    return {"checkpoint": meta.files[WEIGHTS], **trial}
+
+
+DISTILL = Stage(
+    name="distill",
+    kind=STUDENT,
+    commands=("distill", "specialize"),
+    trains=True,
+    tasks=_tasks,
+    title=lambda task: f"student {task.variant}, seed {task.seed}",
+    folder=lambda task: task.run_folder / "student" / task.variant / f"seed-{task.seed}",
+    identity=_identity,
+    parents=_parents,
+    perform=_perform,
+    summary=model_line,
+)

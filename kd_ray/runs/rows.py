@@ -1,0 +1,96 @@
+"""The rows of a transfer set: which images and views they are, with their pixels, in one place.
+
+Row r of a split is view r mod V of the image r div V, counted among those that are labelled.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kd_ray.config import Augment, TransferSetOptions
+from kd_ray.datasets import Dataset, Split, choose_rows, hidden_labels, render
+from kd_ray.transfer_set import SPLITS, Plan, SplitName, TransferSet
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Some rows, ready for a model or for a shard.
+
+    Attributes:
+        index: `(n,)` int64 row numbers of the dataset's split.
+        view: `(n,)` int64.
+        labels: `(n,)` int64, `UNLABELLED` where hidden.
+        images: `(n, C, H, W)` uint8.
+    """
+
+    index: Tensor
+    view: Tensor
+    labels: Tensor
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """The rows of one split.
+
+    Attributes:
+        split: where the pixels are.
+        index: `(N,)` int64 rows of the split that are labelled.
+        labels: `(N,)` int64, `UNLABELLED` where hidden.
+        views: V.
+        augment: what a view other than 0 does to an image.
+        seed: of the views.
+    """
+
+    split: Split
+    index: Tensor
+    labels: Tensor
+    views: int
+    augment: Augment
+    seed: int
+
+    def image_and_view(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Number among the N images, and view, of rows `(n,)`."""
+        return rows // self.views, rows % self.views
+
+    def rendered(self, rows: Tensor) -> Rendered:
+        """Rows `(n,)` int64 of N * V with their pixels."""
+        number, view = self.image_and_view(rows)
+        index = self.index[number]
+        images = render(self.split.images[index], index, view, self.augment, self.seed)
+        return Rendered(index, view, self.labels[number], images)
+
+
+def rows_to_label(dataset: Dataset, options: TransferSetOptions) -> dict[SplitName, SplitRows]:
+    """The rows of each split that a transfer set is to hold; a pure function of its arguments."""
+    train = dataset.train
+    index = choose_rows(
+        train.labels,
+        dataset.class_names,
+        classes=options.classes,
+        fraction=options.fraction,
+        seed=options.seed,
+    )
+    labels = hidden_labels(train.labels[index], options.unlabelled, options.seed)
+    views = (options.augment, options.seed)
+    held_out: dict[SplitName, Split] = {"validation": dataset.validation, "test": dataset.test}
+    return {
+        "train": SplitRows(train, index, labels, options.views, *views),
+        **{
+            name: SplitRows(split, torch.arange(split.rows), split.labels, 1, *views)
+            for name, split in held_out.items()
+        },
+    }
+
+
+def labelled_rows(transfer_set: TransferSet, dataset: Dataset) -> dict[SplitName, SplitRows]:
+    """The rows of each split that a transfer set holds; its fit was checked by the caller."""
+    plan: Plan = transfer_set.manifest.plan
+    augment = Augment.model_validate(plan.augment)
+    found = {}
+    for name in SPLITS:
+        rows, split = getattr(transfer_set, name), getattr(dataset, name)
+        views = plan.views_of(name)
+        found[name] = SplitRows(split, rows.index, rows.labels, views, augment, plan.seed)
+    return found

@@ -1,0 +1,128 @@
+"""The stage that trains a teacher: one member of the ensemble."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd_ray.config import Recipe
+from kd_ray.errors import ConfigError
+from kd_ray.files import to_path
+from kd_ray.result import TEACHER, Result, read_result
+from kd_ray.runs.events import Event
+from kd_ray.runs.fit import determining, result_model
+from kd_ray.runs.inputs import Inputs
+from kd_ray.runs.setup import Setup
+from kd_ray.runs.task import Request, Stage, Task
+from kd_ray.runs.train import description, train
+from kd_ray.training.checkpoint import ModelInput
+from kd_ray.training.feed import feed_of
+from kd_ray.training.saved_model import SavedModel, load_model
+from kd_ray.training.teacher import new_teacher, teach
+from kd_ray.training.workers import Worker
+
+
+def teacher_folder(run: Path, member: int) -> Path:
+    """The folder of a member of the ensemble below a run folder."""
+    return run / "teacher" / f"member-{member:02d}"
+
+
+def teacher_folders(recipe: Recipe, run: Path) -> list[Path]:
+    """The folders of a run's teachers, in order: below the run, or in `teacher.path`."""
+    if recipe.teacher is None:
+        return []
+    home = run if recipe.teacher.path is None else to_path(recipe.teacher.path)
+    return [teacher_folder(home, member) for member in range(recipe.teacher.members)]
+
+
+def load_teachers(
+    recipe: Recipe, run: Path, device: torch.device | None = None
+) -> list[tuple[SavedModel, Result]]:
+    """Every member of a run's ensemble with its result, in order, on the CPU or `device`.
+
+    Raises:
+        CheckpointError: a member has not finished.
+    """
+    members = []
+    for folder in teacher_folders(recipe, run):
+        saved = load_model(result_model(folder), device or torch.device("cpu"))
+        result = read_result(folder)
+        assert result is not None  # it named the model
+        members.append((saved, result))
+    return members
+
+
+def model_line(result: Result) -> str:
+    """The clause of a finished model: how good it is."""
+    errors = int(result.metrics["errors"])
+    wrong = "1 error" if errors == 1 else f"{errors:,} errors"
+    return f"test accuracy {result.metrics['accuracy']:.4f}, {wrong}"
+
+
+def _tasks(request: Request) -> list[Task]:
+    members = request.recipe.teacher.members if request.recipe.teacher else 0
+    numbers = range(members if request.labels_here else 0)
+    return [request.task(TEACH, member=member) for member in numbers]
+
+
+def _identity(task: Task) -> dict[str, Any]:
+    teacher = task.recipe.teacher
+    assert teacher is not None  # else there is no such task
+    return {
+        "data": determining(task.recipe.data, "root"),
+        "teacher": {
+            "model": teacher.model_of(task.member).model_dump(mode="json"),
+            "train": teacher.train.model_dump(mode="json"),
+        },
+        "member": task.member,
+    }
+
+
+def _needs(task: Task) -> None:
+    given = task.recipe.teacher.path if task.recipe.teacher else None
+    if given is not None:
+        raise ConfigError(
+            f"teacher.path: {given} must have all of the teachers, but {task.title} has not "
+            "finished there; train them there first, or leave path out"
+        )
+
+
+def _perform(task: Task, worker: Worker, inputs: Inputs) -> Iterator[Event]:
+    return train(task, worker, lambda: _setup(task, worker, inputs))
+
+
+def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
+    """One member of the ensemble, with the dataset it learns from."""
+    teacher = task.recipe.teacher
+    assert teacher is not None
+    dataset = inputs.dataset(task.data)
+    return Setup(
+        model=new_teacher(teacher, dataset, task.member),
+        about=description(
+            task,
+            teacher.model_of(task.member).model_dump(mode="json"),
+            ModelInput(shape=dataset.image_shape, mean=dataset.mean, std=dataset.std),
+            list(dataset.class_names),
+            parents={"dataset": dataset.fingerprint},
+        ),
+        options=teacher.train,
+        events=lambda training: teach(training, teacher, dataset, task.member, worker),
+        test=feed_of(dataset.test, dataset.mean, dataset.std).to(worker.device),
+    )
+
+
+TEACH = Stage(
+    name="teach",
+    kind=TEACHER,
+    commands=("teach",),
+    trains=True,
+    tasks=_tasks,
+    title=lambda task: f"teacher {task.member}",
+    folder=lambda task: teacher_folders(task.recipe, task.run_folder)[task.member],
+    identity=_identity,
+    parents=lambda task: {},
+    needs=_needs,
+    perform=_perform,
+    summary=model_line,
+)
