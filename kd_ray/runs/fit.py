@@ -12,8 +12,8 @@ from kd_ray.files import to_path
 from kd_ray.runs.identity import identity
 from kd_ray.runs.task import (
     Task,
-    clusters_folder,
     generalist_folder,
+    groups_folder,
     specialist_folder,
     teacher_folders,
     transfer_set_folder,
@@ -139,13 +139,13 @@ def _parents(task: Task) -> dict[str, str]:
 
 
 def _specialists_parents(task: Task, recipe: Recipe) -> dict[str, str]:
-    """The same of clusters, a specialist, or the specialists' transfer set."""
+    """The same of class groups, a specialist, or the specialists' transfer set."""
     assert recipe.specialists is not None
     run, found = to_path(task.run), {}
     sources: dict[str, tuple[Path, str]] = {}
     if task.stage == "specialize":
         sources["generalist"] = generalist_folder(recipe, run), "weights_sha256"
-        sources["clusters"] = clusters_folder(run), "sha256"
+        sources["clusters"] = groups_folder(run), "sha256"
     elif task.stage == "combine":
         for number in range(recipe.specialists.count):
             name = f"specialist-{number:02d}"

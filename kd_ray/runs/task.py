@@ -67,7 +67,7 @@ class Task:
         if self.stage == "label":
             return run / "transfer_set"
         if self.stage == "cluster":
-            return clusters_folder(run)
+            return groups_folder(run)
         if self.stage == "specialize":
             return specialist_folder(run, self.member)
         if self.stage == "combine":
@@ -94,7 +94,7 @@ def teacher_folders(recipe: Recipe, run: Path) -> list[Path]:
     return [teacher_folder(home, member) for member in range(recipe.teacher.members)]
 
 
-def clusters_folder(run: Path) -> Path:
+def groups_folder(run: Path) -> Path:
     """Where it lies which classes each specialist has."""
     return run / "specialists" / "clusters"
 
