@@ -13,7 +13,7 @@ from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.files import to_path
 from kd_ray.models.dustbin import special_labels
 from kd_ray.quant import dead_layers, model_cost
-from kd_ray.report.specialists import cluster_lines
+from kd_ray.report.specialists import group_lines
 from kd_ray.runs import JOINT_TEACHER, RESULT, read_result, result_model
 from kd_ray.runs.labelling import Audit, audit
 from kd_ray.runs.task import teacher_folder
@@ -148,7 +148,7 @@ def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:
     if (path / META).is_file() or (path / RESULT).is_file():
         result = None if (path / META).is_file() else read_result(path)
         if result is not None and result["stage"] == "cluster":
-            return _cluster_facts(path, result)
+            return _group_facts(path, result)
         return _checkpoint_facts(checkpoint_at(path))
     if (path / "recipe.toml").is_file():
         return _run_facts(path)
@@ -179,8 +179,8 @@ def _transfer_set_facts(path: Path) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _cluster_facts(path: Path, result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    lines = list(cluster_lines(dict(result)))
+def _group_facts(path: Path, result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    lines = list(group_lines(dict(result)))
     facts = {}
     for first, second in zip(lines[::2], lines[1::2], strict=True):
         name, _, about = first.partition(": ")

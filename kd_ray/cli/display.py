@@ -15,7 +15,7 @@ from rich.table import Column
 
 from kd_ray.cli.wording import duration, figures, finished_line, fitting
 from kd_ray.quant import dead_layers
-from kd_ray.report.specialists import cluster_lines
+from kd_ray.report.specialists import group_lines
 from kd_ray.runs import Event, Finished, Started, Task, Waiting
 from kd_ray.runs.labelling import ShardDone
 from kd_ray.training.progress import Epoch, Notice, Step
@@ -68,7 +68,7 @@ class Display:
             self._finished.add(task.title)
         self._view.show(task, event)
         if isinstance(event, Finished) and task.stage == "cluster":
-            for line in cluster_lines(event.result):
+            for line in group_lines(event.result):
                 self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         if isinstance(event, Epoch):
             self._warn_of_dead_layers(task.title, dead_layers(event.layers or {}))

@@ -45,6 +45,6 @@ def heat_map(title: str, cells: Sequence[Sequence[int]], largest: int) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(title, loc="left", fontsize=10)
-        axes.set_xlabel("cluster of the choice")
-        axes.set_ylabel("cluster of the label")
+        axes.set_xlabel("group of the choice")
+        axes.set_ylabel("group of the label")
         return svg_of(figure, title)

@@ -6,15 +6,15 @@ from typing import Any
 from kd_ray.report.heat import heat_map
 from kd_ray.report.markup import element, paragraph, section, table
 from kd_ray.report.summary import Summary
-from kd_ray.specialists import Clusters, gain_kept
+from kd_ray.specialists import ClassGroups, gain_kept
 
 NOTE = (
     "Specialists: how many have the true class of a test image. Relative change: of the number of "
     "right first choices, as in the paper's table 4; of errors: the same of the wrong ones, since "
     "classes that were nearly all right have no room for more. Confusion: wrong first choices "
-    "among the test images, by the cluster of the label (line) and the cluster of the choice "
-    "(column); the diagonal is confusion within a cluster. Clusters are numbered as their "
-    "specialists are. A specialist may have other classes beside its cluster's."
+    "among the test images, by the group of the label (line) and the group of the choice "
+    "(column); the diagonal is confusion within a group. Groups are numbered as their "
+    "specialists are. A specialist may have other classes beside its group's."
 )
 
 
@@ -23,24 +23,24 @@ def stage_result(results: Sequence[dict[str, Any]], stage: str) -> dict[str, Any
     return next((result for result in results if result["stage"] == stage), None)
 
 
-def cluster_lines(result: dict[str, Any]) -> Iterator[str]:
+def group_lines(result: dict[str, Any]) -> Iterator[str]:
     """Two lines for each specialist: its classes, and those that it shares with others.
 
     Args:
-        result: of the clusters.
+        result: of the groups.
     """
     names = result["class_names"]
-    clusters = Clusters(tuple(result["of_class"]), tuple(map(tuple, result["special"])))
-    for number, special in enumerate(clusters.special):
-        own = sum(clusters.of_class[place] == number for place in special)
-        cluster = clusters.of_class.count(number)
-        size = "its cluster"
-        if not own == cluster == len(special):
-            size = f"{own} of its cluster's {cluster}, {len(special) - own} others"
+    groups = ClassGroups(tuple(result["of_class"]), tuple(map(tuple, result["special"])))
+    for number, special in enumerate(groups.special):
+        own = sum(groups.of_class[place] == number for place in special)
+        group = groups.of_class.count(number)
+        size = "its group"
+        if not own == group == len(special):
+            size = f"{own} of its group's {group}, {len(special) - own} others"
         yield f"specialist {number}: {len(special)} classes ({size}): {_named(names, special)}"
         shared = [
             f"{len(classes)} with {other} ({_named(names, classes)})"
-            for other, classes in clusters.overlaps(number).items()
+            for other, classes in groups.overlaps(number).items()
         ]
         yield f"  shares {', '.join(shared)}" if shared else "  shares none"
 
@@ -94,7 +94,7 @@ def specialists_sentences(summary: Summary) -> list[str]:
     gain = f", {100 * (after / before - 1):+.2f} % of it" if before else ""
     lines = [
         f"Specialists: the generalist's {100 * before:.2f} % become {100 * after:.2f} %{gain}. "
-        f"Errors within clusters {within:,} -> {within_after:,}, between them "
+        f"Errors within groups {within:,} -> {within_after:,}, between them "
         f"{old - within:,} -> {new - within_after:,}."
     ]
     student = summary.row("specialized")
@@ -136,13 +136,13 @@ def specialists_section(summary: Summary) -> str:
         before, after = combined["confusion_before"], combined["confusion_after"]
         largest = max(1, *(count for cells in (before, after) for line in cells for count in line))
         plots = (
-            heat_map("Confusion between clusters, generalist", before, largest),
-            heat_map("Confusion between clusters, with specialists", after, largest),
+            heat_map("Confusion between groups, generalist", before, largest),
+            heat_map("Confusion between groups, with specialists", after, largest),
         )
         figures = "".join(f"<figure>{plot}</figure>" for plot in plots)
         parts.append(f'<div class="plots">{figures}</div>')
     if found is not None:
-        lines = list(cluster_lines(found))
+        lines = list(group_lines(found))
         items = "".join(
             f"<li>{element('span', first)}<br>{element('small', second.strip())}</li>"
             for first, second in zip(lines[::2], lines[1::2], strict=True)

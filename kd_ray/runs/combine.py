@@ -20,14 +20,14 @@ from kd_ray.datasets import Dataset, Split, render
 from kd_ray.files import remove_drafts, to_path, write_json
 from kd_ray.runs.events import Event, Finished, Started
 from kd_ray.runs.fit import RESULT, finished_result, read_result
-from kd_ray.runs.group_classes import read_clusters
+from kd_ray.runs.group_classes import read_groups
 from kd_ray.runs.identity import identity
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.labelling import ShardDone, one_thread, teacher_logits
 from kd_ray.runs.specialize import load_generalist, load_specialists
 from kd_ray.runs.task import Task, transfer_set_folder
 from kd_ray.specialists import (
-    Clusters,
+    ClassGroups,
     by_coverage,
     combine,
     confusion,
@@ -69,7 +69,7 @@ class Joint:
         source: the generalist's transfer set.
         dataset: its pixels.
         generalist: which of its teachers is the generalist.
-        clusters: classes of the specialists.
+        groups: classes of the specialists.
         specialists: in evaluation mode.
         top_n: how many of the generalist's choices make a specialist active.
         device: where the specialists run.
@@ -78,7 +78,7 @@ class Joint:
     source: TransferSet
     dataset: Dataset
     generalist: int
-    clusters: Clusters
+    groups: ClassGroups
     specialists: Sequence[SavedModel]
     top_n: int
     device: torch.device
@@ -142,7 +142,7 @@ def joint_logits(joint: Joint, shard: Shard) -> tuple[Tensor, float]:
 
         beliefs = gather_beliefs(
             rows.logits[number, view, joint.generalist].to(joint.device),
-            joint.clusters.special,
+            joint.groups.special,
             probabilities,
             joint.top_n,
         )
@@ -161,7 +161,7 @@ def joint_plan(joint: Joint, parents: dict[str, str], accuracy: float) -> Plan:
     told: dict[str, Any] = {
         "name": JOINT_TEACHER,
         "generalist": plan.teachers[joint.generalist].model,
-        "special": [list(some) for some in joint.clusters.special],
+        "special": [list(some) for some in joint.groups.special],
         "top_n": joint.top_n,
     }
     teacher = {
@@ -191,8 +191,8 @@ def open_joint(
         source.manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names
     )
     generalist = load_generalist(recipe, run, source.manifest)
-    clusters, sha256 = read_clusters(run)
-    specialists = load_specialists(task, clusters, dataset.class_names, worker.device)
+    groups, sha256 = read_groups(run)
+    specialists = load_specialists(task, groups, dataset.class_names, worker.device)
     parents = {
         "dataset": dataset.fingerprint,
         "transfer_set": source.manifest.sha256,
@@ -204,7 +204,7 @@ def open_joint(
         source,
         dataset,
         options.generalist,
-        clusters,
+        groups,
         specialists,
         min(options.top_n, len(dataset.class_names)),
         worker.device,
@@ -268,7 +268,7 @@ def _result(
     """The content of `result.json`: what the specialists are worth on the test rows."""
     joined = open_transfer_set(task.folder, verify=False).test.logits[:, 0, 0]
     generalist = joint.source.test.logits[:, 0, joint.generalist]
-    labels, clusters = joint.source.test.labels, joint.clusters
+    labels, groups = joint.source.test.labels, joint.groups
     before, after = generalist.argmax(dim=1), joined.argmax(dim=1)
     rows = sum(entry.rows for entry in manifest.files)
     return {
@@ -283,9 +283,9 @@ def _result(
         },
         "generalist": summarize(tally(generalist, labels)),
         "combined": summarize(tally(joined, labels)),
-        "coverage": by_coverage(labels, before, after, coverage(labels, clusters)),
-        "confusion_before": confusion(labels, before, clusters.of_class),
-        "confusion_after": confusion(labels, after, clusters.of_class),
+        "coverage": by_coverage(labels, before, after, coverage(labels, groups)),
+        "confusion_before": confusion(labels, before, groups.of_class),
+        "confusion_after": confusion(labels, after, groups.of_class),
         "gradient": left,
         "images_per_s": round(rows / seconds, 1),
         "seconds": round(seconds, 2),

@@ -1,4 +1,4 @@
-"""The stage that finds clusters: which classes each specialist has, from the transfer set alone."""
+"""The stage that groups classes: which classes each specialist has, from the transfer set alone."""
 
 import hashlib
 import json
@@ -16,16 +16,16 @@ from kd_ray.runs.events import Event, Finished, Started
 from kd_ray.runs.fit import RESULT, finished_result, read_result
 from kd_ray.runs.identity import identity
 from kd_ray.runs.inputs import Inputs
-from kd_ray.runs.task import Task, clusters_folder
+from kd_ray.runs.task import Task, groups_folder
 from kd_ray.runs.task import transfer_set_folder as labelled_folder
-from kd_ray.specialists import Clusters, check_rows, find_clusters
+from kd_ray.specialists import ClassGroups, check_rows, find_groups
 from kd_ray.training.checkpoint import versions
 from kd_ray.training.workers import Worker, from_first, together
 from kd_ray.transfer_set import TransferSet, open_transfer_set
 
 
-def cluster_stage(task: Task, worker: Worker, inputs: Inputs) -> Iterator[Event]:
-    """Writes the clusters of a "cluster" task; no model is run."""
+def group_stage(task: Task, worker: Worker, inputs: Inputs) -> Iterator[Event]:
+    """Writes the class groups of a "cluster" task; no model is run."""
     recipe = task.read_recipe()
     with together(worker.device):
         started = time.perf_counter()
@@ -38,19 +38,19 @@ def cluster_stage(task: Task, worker: Worker, inputs: Inputs) -> Iterator[Event]
     yield Started(0, 0)
     with together(worker.device):
         if worker.is_first:
-            clusters = clusters_of(opened, recipe)
+            groups = groups_of(opened, recipe)
             seconds = time.perf_counter() - started
-            finished = _result(task, recipe, clusters, opened, seconds)
+            finished = _result(task, recipe, groups, opened, seconds)
             write_json(task.folder / RESULT, {**finished, "parents": parents})
     with together(worker.device):
         yield Finished(read_result(task.folder) or {}, found=False)
 
 
-def clusters_of(opened: TransferSet, recipe: Recipe) -> Clusters:
-    """The clusters that a recipe asks for, from the training rows and views of a transfer set.
+def groups_of(opened: TransferSet, recipe: Recipe) -> ClassGroups:
+    """The groups that a recipe asks for, from the training rows and views of a transfer set.
 
     Raises:
-        ConfigError: `[specialists]` does not fit the classes; see `specialists.find_clusters`.
+        ConfigError: `[specialists]` does not fit the classes; see `specialists.find_groups`.
         TransferSetError: rows or the generalist's logits are missing.
     """
     options = _options(recipe)
@@ -59,7 +59,7 @@ def clusters_of(opened: TransferSet, recipe: Recipe) -> Clusters:
     logits = opened.train.logits[:, :, options.generalist]  # (N, V, K)
     plain: Tensor = logits[:, 0].argmax(dim=1)
     check_rows(opened.train.labels, plain, plan.class_names, len(opened.test.index))
-    return find_clusters(
+    return find_groups(
         (logits.flatten(0, 1) / options.temperature).softmax(dim=1),
         plan.class_names,
         count=options.count,
@@ -81,21 +81,21 @@ def check_generalist(options: SpecialistOptions, members: int) -> None:
         )
 
 
-def read_clusters(run: Path) -> tuple[Clusters, str]:
-    """The clusters of a run, and their sha256.
+def read_groups(run: Path) -> tuple[ClassGroups, str]:
+    """The groups of a run, and their sha256.
 
     Raises:
         CheckpointError: they have not been found yet.
     """
-    folder = clusters_folder(run)
+    folder = groups_folder(run)
     result = read_result(folder)
     if result is None:
         raise CheckpointError(
-            f"{folder}: clusters must have been found, but there is no {RESULT}; "
+            f"{folder}: the groups of classes must have been found, but there is no {RESULT}; "
             "run kd-ray specialize first"
         )
     special = tuple(tuple(some) for some in result["special"])
-    return Clusters(tuple(result["of_class"]), special), str(result["sha256"])
+    return ClassGroups(tuple(result["of_class"]), special), str(result["sha256"])
 
 
 def _options(recipe: Recipe) -> SpecialistOptions:
@@ -104,10 +104,10 @@ def _options(recipe: Recipe) -> SpecialistOptions:
 
 
 def _result(
-    task: Task, recipe: Recipe, clusters: Clusters, opened: TransferSet, seconds: float
+    task: Task, recipe: Recipe, groups: ClassGroups, opened: TransferSet, seconds: float
 ) -> dict[str, Any]:
     names = opened.manifest.plan.class_names
-    content = {"of_class": list(clusters.of_class), "special": [list(s) for s in clusters.special]}
+    content = {"of_class": list(groups.of_class), "special": [list(s) for s in groups.special]}
     text = json.dumps([content, names], sort_keys=True)
     return {
         "stage": task.stage,
@@ -115,10 +115,10 @@ def _result(
         "status": "finished",
         "title": task.title,
         "metrics": {
-            "specialists": len(clusters.special),
+            "specialists": len(groups.special),
             "rows": len(opened.train.index) * opened.manifest.plan.views,
-            "smallest": min(map(len, clusters.special)),
-            "largest": max(map(len, clusters.special)),
+            "smallest": min(map(len, groups.special)),
+            "largest": max(map(len, groups.special)),
         },
         **content,
         "class_names": list(names),

@@ -13,7 +13,7 @@ import torch
 from kd_ray.files import locked
 from kd_ray.runs.combine import combine_stage
 from kd_ray.runs.events import Event, Started
-from kd_ray.runs.group_classes import cluster_stage
+from kd_ray.runs.group_classes import group_stage
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.label import label_stage
 from kd_ray.runs.task import Task
@@ -25,7 +25,7 @@ ORPHAN_WAIT_S = 60.0
 PERFORM: Mapping[str, Callable[[Task, Worker, Inputs], Iterator[Event]]] = {
     "teach": train,
     "label": label_stage,
-    "cluster": cluster_stage,
+    "cluster": group_stage,
     "specialize": train,
     "combine": combine_stage,
     "distill": train,

@@ -9,12 +9,12 @@ from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError
 from kd_ray.files import to_path
 from kd_ray.runs.fit import result_model
-from kd_ray.runs.group_classes import check_generalist, read_clusters
+from kd_ray.runs.group_classes import check_generalist, read_groups
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.setup import Prepared
 from kd_ray.runs.task import Task, generalist_folder, specialist_folder, transfer_set_folder
 from kd_ray.specialists import (
-    Clusters,
+    ClassGroups,
     new_specialist,
     special_feed,
     specialize,
@@ -32,8 +32,8 @@ def prepare_specialist(task: Task, worker: Worker, inputs: Inputs) -> Prepared:
     recipe = task.read_recipe()
     assert recipe.specialists is not None
     run, options = to_path(task.run), recipe.specialists.train
-    clusters, sha256 = read_clusters(run)
-    special = clusters.special[task.member]
+    groups, sha256 = read_groups(run)
+    special = groups.special[task.member]
     manifest = read_manifest(transfer_set_folder(recipe, run))
     dataset = inputs.dataset(recipe)
     check_fit(manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names)
@@ -89,15 +89,15 @@ def load_generalist(recipe: Recipe, run: Path, manifest: Manifest) -> SavedModel
 
 
 def load_specialists(
-    task: Task, clusters: Clusters, class_names: Sequence[str], device: torch.device
+    task: Task, groups: ClassGroups, class_names: Sequence[str], device: torch.device
 ) -> list[SavedModel]:
     """Every specialist of a run in evaluation mode, in order, on a device.
 
     Raises:
-        CheckpointError: one has not finished, or has other classes than the clusters say.
+        CheckpointError: one has not finished, or has other classes than the groups say.
     """
     found = []
-    for number, special in enumerate(clusters.special):
+    for number, special in enumerate(groups.special):
         saved = load_model(result_model(specialist_folder(to_path(task.run), number)), device)
         check_class_map(saved, number, special, class_names)
         found.append(saved)
@@ -107,7 +107,7 @@ def load_specialists(
 def check_class_map(
     saved: SavedModel, number: int, special: Sequence[int], class_names: Sequence[str]
 ) -> None:
-    """Refuses a specialist that was trained for other classes than the clusters give it.
+    """Refuses a specialist that was trained for other classes than the groups give it.
 
     Raises:
         CheckpointError: naming the specialist and the first class that differs.
@@ -118,7 +118,7 @@ def check_class_map(
     for there, here in ((theirs, ours), everything):
         if there != here:
             raise CheckpointError(
-                f"{saved.path}: specialist {number} must have the classes of its cluster, but "
-                f"{class_difference(there, here)} (here the specialist, there the cluster); "
+                f"{saved.path}: specialist {number} must have the classes of its group, but "
+                f"{class_difference(there, here)} (here the specialist, there the group); "
                 "remove its folder to train it again"
             )

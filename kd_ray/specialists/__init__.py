@@ -1,6 +1,6 @@
 """Generalist and specialists, Hinton et al. 2015, section 5 (floor 4).
 
-Which classes are confused with each other (`clusters`), how a specialist learns to tell some of
+Which classes are confused with each other (`groups`), how a specialist learns to tell some of
 them apart (`training`), what generalist and specialists believe together (`combine`), and what that
 is worth (`figures`). Tensors in, tensors out: run folders are for a higher floor to know.
 """
@@ -15,7 +15,7 @@ from kd_ray.specialists.combine import (
     membership,
 )
 from kd_ray.specialists.figures import by_coverage, confusion, coverage, gain_kept
-from kd_ray.specialists.groups import Clusters, check_rows, covariance, find_clusters
+from kd_ray.specialists.groups import ClassGroups, check_rows, covariance, find_groups
 from kd_ray.specialists.training import (
     SpecialFeed,
     new_specialist,
@@ -26,7 +26,7 @@ from kd_ray.specialists.training import (
 
 __all__ = [
     "Beliefs",
-    "Clusters",
+    "ClassGroups",
     "Combined",
     "SpecialFeed",
     "active_specialists",
@@ -36,7 +36,7 @@ __all__ = [
     "confusion",
     "covariance",
     "coverage",
-    "find_clusters",
+    "find_groups",
     "gain_kept",
     "gather_beliefs",
     "joint_cross_entropy",

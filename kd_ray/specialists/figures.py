@@ -1,4 +1,4 @@
-"""What specialists are worth: accuracy by coverage, confusion between clusters, the gain kept."""
+"""What specialists are worth: accuracy by coverage, confusion between groups, the gain kept."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_ray.specialists.groups import Clusters
+from kd_ray.specialists.groups import ClassGroups
 
 
-def coverage(labels: Tensor, clusters: Clusters) -> Tensor:
+def coverage(labels: Tensor, groups: ClassGroups) -> Tensor:
     """How many specialists have the class of each row, `(N,)` int64."""
-    return torch.tensor(clusters.covering())[labels]
+    return torch.tensor(groups.covering())[labels]
 
 
 def by_coverage(
@@ -47,21 +47,21 @@ def by_coverage(
 
 
 def confusion(labels: Tensor, chosen: Tensor, of_class: Sequence[int]) -> list[list[int]]:
-    """Wrong choices by the cluster of the label and that of the choice.
+    """Wrong choices by the group of the label and that of the choice.
 
     Args:
         labels: `(N,)`.
         chosen: `(N,)`.
-        of_class: the cluster of each class.
+        of_class: the group of each class.
 
     Returns:
-        Counts: a line for each cluster of labels, a column for each of choices. The diagonal is
-        confusion within a cluster; all of them add up to the errors.
+        Counts: a line for each group of labels, a column for each of choices. The diagonal is
+        confusion within a group; all of them add up to the errors.
     """
-    clusters = torch.tensor(list(of_class))
-    count = int(clusters.max()) + 1
+    groups = torch.tensor(list(of_class))
+    count = int(groups.max()) + 1
     wrong = labels != chosen
-    cells = clusters[labels[wrong]] * count + clusters[chosen[wrong]]
+    cells = groups[labels[wrong]] * count + groups[chosen[wrong]]
     return torch.bincount(cells, minlength=count * count).view(count, count).tolist()
 
 

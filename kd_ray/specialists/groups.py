@@ -1,4 +1,4 @@
-"""Clusters of classes that a generalist confuses, from its predictions on training images.
+"""Groups of classes that a generalist confuses, from its predictions on training images.
 
 Hinton et al. 2015, section 5.1: k-means on the columns of the covariance matrix of the predictions.
 Classes that are predicted together have similar columns. No labels take part.
@@ -20,12 +20,12 @@ RESTARTS = 10
 
 
 @dataclass(frozen=True)
-class Clusters:
+class ClassGroups:
     """A partition of the classes, and the classes of each specialist.
 
     Attributes:
-        of_class: the cluster of each of the K classes.
-        special: for each cluster, the numbers of its specialist's classes, ascending.
+        of_class: the group of each of the K classes.
+        special: for each group, the numbers of its specialist's classes, ascending.
     """
 
     of_class: tuple[int, ...]
@@ -34,7 +34,7 @@ class Clusters:
     def covering(self) -> list[int]:
         """How many specialists have each of the K classes.
 
-        >>> Clusters((0, 0, 1), ((0, 1), (1, 2))).covering()
+        >>> ClassGroups((0, 0, 1), ((0, 1), (1, 2))).covering()
         [1, 2, 1]
         """
         return [sum(c in some for some in self.special) for c in range(len(self.of_class))]
@@ -42,7 +42,7 @@ class Clusters:
     def overlaps(self, specialist: int) -> dict[int, list[int]]:
         """Other specialists with some of one's classes, and these classes.
 
-        >>> Clusters((0, 0, 1), ((0, 1), (1, 2))).overlaps(0)
+        >>> ClassGroups((0, 0, 1), ((0, 1), (1, 2))).overlaps(0)
         {1: [1]}
         """
         mine = set(self.special[specialist])
@@ -60,22 +60,22 @@ def covariance(probabilities: Tensor) -> Tensor:
     return centred.T @ centred / len(centred)
 
 
-def find_clusters(
+def find_groups(
     probabilities: Tensor,
     class_names: Sequence[str],
     *,
     count: int,
     classes_each: int | None = None,
     seed: int = 0,
-) -> Clusters:
+) -> ClassGroups:
     """The classes of each specialist, a function of the arguments alone.
 
     Args:
         probabilities: of the generalist on training images, `(N, K)`.
         class_names: K names.
         count: how many specialists.
-        classes_each: give each specialist the classes nearest to its cluster's centre, so many of
-            them: fewer than its cluster has, or some of others besides. None for its cluster.
+        classes_each: give each specialist the classes nearest to its group's centre, so many of
+            them: fewer than its group has, or some of others besides. None for its group.
         seed: of k-means.
 
     Raises:
@@ -88,7 +88,7 @@ def find_clusters(
     classes = len(class_names)
     if count > classes:
         raise ConfigError(
-            f"specialists.count: there are {classes} classes to make clusters of, "
+            f"specialists.count: there are {classes} classes to make groups of, "
             f"but got {count}; ask for fewer"
         )
     if classes_each is not None and classes_each >= classes:
@@ -105,15 +105,15 @@ def find_clusters(
     order = {int(label): place for place, label in enumerate(dict.fromkeys(found.labels_.tolist()))}
     if len(order) < count:
         raise ConfigError(
-            f"specialists.count: the generalist's predictions fill {len(order)} clusters of "
+            f"specialists.count: the generalist's predictions fill {len(order)} groups of "
             f"classes, but got {count}; ask for {len(order)} or fewer"
         )
     of_class = tuple(order[label] for label in found.labels_.tolist())
     if classes_each is None:
         special = [tuple(c for c in range(classes) if of_class[c] == m) for m in range(count)]
         _check_sizes(special, class_names)
-        return Clusters(of_class, tuple(special))
-    return Clusters(of_class, _nearest_classes(columns, of_class, classes_each))
+        return ClassGroups(of_class, tuple(special))
+    return ClassGroups(of_class, _nearest_classes(columns, of_class, classes_each))
 
 
 def _nearest_classes(
@@ -121,17 +121,17 @@ def _nearest_classes(
     of_class: Sequence[int],
     count: int,
 ) -> tuple[tuple[int, ...], ...]:
-    """For each cluster its own classes, nearest first, and then others, `count` in all.
+    """For each group its own classes, nearest first, and then others, `count` in all.
 
     Near is a small angle to the mean column: a class that is hardly ever confused has a short
     column, and so lies nearer to every centre than the classes that belong there.
     """
     given = torch.from_numpy(columns)
     directions = given / given.norm(dim=1, keepdim=True).clamp(min=torch.finfo(given.dtype).tiny)
-    own = torch.tensor(of_class).unsqueeze(1) == torch.arange(max(of_class) + 1)  # (K, clusters)
+    own = torch.tensor(of_class).unsqueeze(1) == torch.arange(max(of_class) + 1)  # (K, groups)
     centres = own.T.to(given) @ given
     likeness = directions @ (centres / centres.norm(dim=1, keepdim=True)).T
-    # Cosines are at most 1, so this puts all of a cluster's classes before all others.
+    # Cosines are at most 1, so this puts all of a group's classes before all others.
     order = (likeness + 3.0 * own).argsort(dim=0, descending=True, stable=True)
     return tuple(tuple(sorted(column)) for column in order[:count].T.tolist())
 
@@ -140,13 +140,13 @@ def _check_sizes(special: Sequence[Sequence[int]], class_names: Sequence[str]) -
     for number, classes in enumerate(special):
         if len(classes) == 1:
             raise ConfigError(
-                f"specialists: cluster {number} must have at least two classes to tell apart, but "
+                f"specialists: group {number} must have at least two classes to tell apart, but "
                 f"has {class_names[classes[0]]!r} alone; lower specialists.count, or set "
                 "specialists.classes_each so that it takes the nearest further classes"
             )
         if len(classes) == len(class_names):
             raise ConfigError(
-                f"specialists: cluster {number} must leave classes for its dustbin, but has all "
+                f"specialists: group {number} must leave classes for its dustbin, but has all "
                 f"{len(classes)} from {class_names[0]!r} on; raise specialists.count"
             )
 
@@ -154,7 +154,7 @@ def _check_sizes(special: Sequence[Sequence[int]], class_names: Sequence[str]) -
 def check_rows(
     labels: Tensor, predicted: Tensor, class_names: Sequence[str], test_rows: int
 ) -> None:
-    """Refuses a transfer set that clusters cannot be found in, or that cannot be judged by.
+    """Refuses a transfer set that groups cannot be found in, or that cannot be judged by.
 
     Args:
         labels: of its training rows, `(N,)`; -1 where hidden.
@@ -171,7 +171,7 @@ def check_rows(
         missing = [class_names[number] for number in (counts == 0).nonzero().flatten().tolist()]
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise TransferSetError(
-            f"specialists: clusters need training rows of every class in the transfer set, but it "
+            f"specialists: groups need training rows of every class in the transfer set, but it "
             f"has none of {missing[0]!r}{more}; label with all classes (transfer_set.classes)"
         )
     if test_rows == 0:

@@ -17,7 +17,7 @@ from kd_ray.pipeline import Run
 from kd_ray.pipeline import run as run_pipeline
 from kd_ray.report.folder import read_run
 from kd_ray.report.page import report_page
-from kd_ray.report.specialists import cluster_lines, coverage_rows, specialists_sentences
+from kd_ray.report.specialists import coverage_rows, group_lines, specialists_sentences
 from kd_ray.report.summary import Summary
 from kd_ray.runs import Finished, Task, perform_all, read_result, result_model
 from kd_ray.runs.combine import joint_logits, open_joint
@@ -59,7 +59,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "runs"))
 
 
-def test_a_run_makes_clusters_specialists_their_transfer_set_and_its_student(finished: Path):
+def test_a_run_makes_groups_specialists_their_transfer_set_and_its_student(finished: Path):
     folder = finished / "tiny"
     found = {path.parent.relative_to(folder).as_posix() for path in folder.rglob("result.json")}
     assert found == {
@@ -201,21 +201,21 @@ def test_the_results_figures_add_up(finished: Path):
     assert coverage_rows(result)[-1]["images"] == "451"
 
 
-def test_the_command_prints_clusters_with_names_and_the_table_of_coverage(copied: Path):
+def test_the_command_prints_groups_with_names_and_the_table_of_coverage(copied: Path):
     recipe = tiny_file(copied, *OVERRIDES)
     answer = CliRunner().invoke(app, ["specialize", str(recipe), "--local", "--runs", str(copied)])
     assert answer.exit_code == 0, answer.output
     assert "clusters: was finished, 3 specialists of 4 classes" in answer.stdout
-    for line in cluster_lines(read_result(copied / "tiny/specialists/clusters") or {}):
+    for line in group_lines(read_result(copied / "tiny/specialists/clusters") or {}):
         assert line in answer.stdout
     assert "relative change %" in answer.stdout
     assert "Specialists: the generalist's" in answer.stdout
     assert "student of specialists" in answer.stdout
 
 
-def test_cluster_lines_name_classes_and_overlaps():
+def test_group_lines_name_classes_and_overlaps():
     lines = list(
-        cluster_lines(
+        group_lines(
             {
                 "class_names": ["ant", "bee", "cat", "dog"],
                 "of_class": [0, 0, 1, 1],
@@ -224,9 +224,9 @@ def test_cluster_lines_name_classes_and_overlaps():
         )
     )
     assert lines == [
-        "specialist 0: 2 classes (its cluster): ant bee",
+        "specialist 0: 2 classes (its group): ant bee",
         "  shares 1 with 1 (bee)",
-        "specialist 1: 3 classes (2 of its cluster's 2, 1 others): bee cat dog",
+        "specialist 1: 3 classes (2 of its group's 2, 1 others): bee cat dog",
         "  shares 1 with 0 (bee)",
     ]
 
@@ -236,7 +236,7 @@ def test_the_report_shows_specialists_and_the_share_that_their_student_keeps(fin
     assert not folder.unfinished
     page = report_page(folder)
     assert "<h2>Specialists</h2>" in page
-    assert page.count("Confusion between clusters") == 4  # two plots, each with its label
+    assert page.count("Confusion between groups") == 4  # two plots, each with its label
     summary = run(finished)
     (first, second) = specialists_sentences(summary)
     assert first in page.replace("-&gt;", "->").replace("&#x27;", "'")
@@ -253,7 +253,7 @@ def test_a_specialist_is_inspected_and_evaluated_as_what_it_is(finished: Path):
     assert evaluate_checkpoint(folder)["accuracy"] == result["metrics"]["accuracy"]
 
 
-def test_clusters_are_inspected_with_their_classes(finished: Path):
+def test_groups_are_inspected_with_their_classes(finished: Path):
     title, facts = inspect(finished / "tiny/specialists/clusters")
     assert title.startswith("clusters ")
     assert "; shares " in facts["specialist 2"]
@@ -290,7 +290,7 @@ def test_a_recipe_without_specialists_is_answered_with_what_to_add(tmp_path: Pat
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("specialists={ count = 11 }", "there are 10 classes to make clusters of, but got 11"),
+        ("specialists={ count = 11 }", "there are 10 classes to make groups of, but got 11"),
         ("specialists={ count = 9 }", "' alone; lower specialists.count, or set specialists.class"),
         ("specialists={ count = 1 }", "count must be at least 2 where classes_each is left out"),
         ("specialists={ count = 3, classes_each = 10 }", "must be less than the 10 classes"),
@@ -328,7 +328,7 @@ def test_a_transfer_set_without_a_class_is_answered_with_its_name(tmp_path: Path
 
 
 def harm_classes(folder: Path) -> None:
-    """Gives specialist 1 other classes than its cluster has."""
+    """Gives specialist 1 other classes than its group has."""
     path = next((folder / "specialists/member-01").glob("epoch-*/meta.json"))
     meta = json.loads(path.read_text())
     meta["special"] = [number for number in range(10) if number not in meta["special"]][:4]
@@ -339,7 +339,7 @@ def harm_member(folder: Path) -> None:
     shutil.rmtree(folder / "specialists/member-01")
 
 
-def harm_clusters(folder: Path) -> None:
+def harm_groups(folder: Path) -> None:
     shutil.rmtree(folder / "specialists/clusters")
 
 
@@ -350,9 +350,9 @@ def harm_generalist(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "stage", "sentence"),
     [
-        (harm_classes, "combine", "specialist 1 must have the classes of its cluster, but class 0"),
+        (harm_classes, "combine", "specialist 1 must have the classes of its group, but class 0"),
         (harm_member, "combine", "member-01: training must have finished"),
-        (harm_clusters, "specialize", "clusters must have been found"),
+        (harm_groups, "specialize", "groups of classes must have been found"),
         (harm_generalist, "specialize", "member-00: training must have finished"),
     ],
 )

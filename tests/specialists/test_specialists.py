@@ -1,4 +1,4 @@
-"""Clusters, the dustbin, a specialist's rows, and the joint distribution: pure functions."""
+"""Groups of classes, the dustbin, a specialist's rows, the joint distribution: pure functions."""
 
 import math
 from itertools import pairwise
@@ -17,7 +17,7 @@ from kd_ray.errors import ConfigError, TransferSetError
 from kd_ray.models.dustbin import Specialist, joined, special_labels
 from kd_ray.specialists import (
     Beliefs,
-    Clusters,
+    ClassGroups,
     active_specialists,
     by_coverage,
     check_rows,
@@ -25,7 +25,7 @@ from kd_ray.specialists import (
     confusion,
     covariance,
     coverage,
-    find_clusters,
+    find_groups,
     gain_kept,
     gather_beliefs,
     joint_cross_entropy,
@@ -64,7 +64,7 @@ def asked(
     return found, special, opinions
 
 
-# Clusters
+# Groups
 
 
 def test_covariance_is_numpys():
@@ -72,23 +72,23 @@ def test_covariance_is_numpys():
     np.testing.assert_allclose(found, np.cov(pairs().double().numpy().T, bias=True), atol=1e-12)
 
 
-def test_clusters_are_the_classes_that_are_confused_with_each_other():
-    found = find_clusters(pairs(), NAMES, count=4)
+def test_groups_are_the_classes_that_are_confused_with_each_other():
+    found = find_groups(pairs(), NAMES, count=4)
     assert found.special == ((0, 1), (2, 3), (4, 5), (6, 7))
     assert found.of_class == (0, 0, 1, 1, 2, 2, 3, 3)
     assert found.covering() == [1] * 8
     assert all(found.overlaps(number) == {} for number in range(4))
 
 
-def test_clusters_are_a_function_of_predictions_and_seed():
+def test_groups_are_a_function_of_predictions_and_seed():
     noisy = (torch.randn(50, 8, generator=generator())).softmax(dim=1)
-    assert find_clusters(noisy, NAMES, count=3, classes_each=4, seed=3) == find_clusters(
+    assert find_groups(noisy, NAMES, count=3, classes_each=4, seed=3) == find_groups(
         noisy, NAMES, count=3, classes_each=4, seed=3
     )
 
 
-def test_specialists_with_so_many_classes_each_take_their_cluster_and_the_nearest_others():
-    found = find_clusters(pairs(), NAMES, count=4, classes_each=3)
+def test_specialists_with_so_many_classes_each_take_their_group_and_the_nearest_others():
+    found = find_groups(pairs(), NAMES, count=4, classes_each=3)
     for number, special in enumerate(found.special):
         assert {2 * number, 2 * number + 1} < set(special)
         assert len(special) == 3
@@ -98,8 +98,8 @@ def test_specialists_with_so_many_classes_each_take_their_cluster_and_the_neares
     assert all(shared[m, one] == classes for (one, m), classes in shared.items())
 
 
-def test_a_cluster_may_have_more_classes_than_its_specialist():
-    found = find_clusters(pairs(), NAMES, count=2, classes_each=2)
+def test_a_group_may_have_more_classes_than_its_specialist():
+    found = find_groups(pairs(), NAMES, count=2, classes_each=2)
     assert sorted(map(len, found.special)) == [2, 2]
     assert found.covering().count(0) == 4
 
@@ -107,22 +107,22 @@ def test_a_cluster_may_have_more_classes_than_its_specialist():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"count": 9}, "specialists.count: there are 8 classes to make clusters of, but got 9"),
+        ({"count": 9}, "specialists.count: there are 8 classes to make groups of, but got 9"),
         ({"count": 2, "classes_each": 8}, "classes_each: must be less than the 8 classes"),
-        ({"count": 1}, "cluster 0 must leave classes for its dustbin, but has all 8 from 'a' on"),
+        ({"count": 1}, "group 0 must leave classes for its dustbin, but has all 8 from 'a' on"),
         ({"count": 5}, "must have at least two classes to tell apart, but has '[a-h]' alone"),
     ],
 )
-def test_specialists_that_clusters_cannot_fill_are_refused(options: dict, sentence: str):
+def test_specialists_that_groups_cannot_fill_are_refused(options: dict, sentence: str):
     with pytest.raises(ConfigError, match=sentence):
-        find_clusters(pairs(), NAMES, **options)
+        find_groups(pairs(), NAMES, **options)
 
 
 def test_more_specialists_than_different_columns_are_refused_with_their_number():
     same = torch.full((20, 8), 1 / 8)
     same[:, :2] = torch.rand(20, 1, generator=generator()) * torch.tensor([1.0, -1.0]) / 8 + 1 / 8
-    with pytest.raises(ConfigError, match="predictions fill 3 clusters of classes, but got 5"):
-        find_clusters(same, NAMES, count=5, classes_each=2)
+    with pytest.raises(ConfigError, match="predictions fill 3 groups of classes, but got 5"):
+        find_groups(same, NAMES, count=5, classes_each=2)
 
 
 def test_a_transfer_set_without_rows_of_a_class_is_refused_by_its_name():
@@ -355,17 +355,17 @@ def test_mass_goes_where_a_sure_specialist_says():
 
 
 def test_rows_and_right_choices_by_coverage_add_up():
-    clusters = Clusters((0, 0, 1, 1), ((0, 1), (1, 2)))
+    groups = ClassGroups((0, 0, 1, 1), ((0, 1), (1, 2)))
     labels = torch.tensor([0, 1, 1, 2, 3, 3])
     before, after = torch.tensor([0, 0, 1, 1, 3, 0]), torch.tensor([0, 1, 1, 2, 3, 0])
-    lines = by_coverage(labels, before, after, coverage(labels, clusters))
+    lines = by_coverage(labels, before, after, coverage(labels, groups))
     assert [(line["specialists"], line["rows"]) for line in lines] == [(0, 2), (1, 2), (2, 2)]
     assert [line["correct_before"] for line in lines] == [1, 1, 1]
     assert [line["correct_after"] for line in lines] == [1, 2, 2]
     assert [line["relative_change"] for line in lines] == [0.0, 1.0, 1.0]
 
 
-def test_the_confusion_of_clusters_adds_up_to_the_errors():
+def test_the_confusion_of_groups_adds_up_to_the_errors():
     labels, chosen = torch.tensor([0, 1, 2, 3, 3]), torch.tensor([1, 1, 0, 2, 3])
     assert confusion(labels, chosen, (0, 0, 1, 1)) == [[1, 0], [1, 1]]
 
