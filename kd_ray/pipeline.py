@@ -7,9 +7,8 @@ may ignore them.
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import tomli_w
 import torch
@@ -21,22 +20,24 @@ from kd_ray.files import committed_file, is_stored, locked, remove_drafts, to_pa
 from kd_ray.models import MODELS, build_model, model_problems
 from kd_ray.quant import quantize_
 from kd_ray.report.summary import Summary, summarize_results
-from kd_ray.runs import Event, Finished, Task, found_result, perform_all
-from kd_ray.runs.variants import SPECIALIZED, recipe_variants
+from kd_ray.result import Result
+from kd_ray.runs import (
+    Event,
+    Finished,
+    Request,
+    Task,
+    commands_of,
+    finished_result,
+    perform_all,
+    tasks_of,
+)
+from kd_ray.runs.variants import Variant
 from kd_ray.training.schedule import schedule_problems
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import read_manifest
 
-Stage = Literal["teach", "label", "specialize", "distill"]
-ORDER = ("teach", "label", "cluster", "specialize", "combine", "distill")
-"""Of the tasks; each is made from what those before it made."""
 STORED_CHECKPOINT_S = 2.0
 """Between two checkpoints in an object store; one takes some requests, an epoch may take less."""
-
-
-def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
-    """All stages that a recipe describes, in order."""
-    return ("teach", "label", *(("specialize",) if recipe.specialists else ()), "distill")
 
 
 def open_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -103,7 +104,7 @@ class Run:
         local: perform in this process, without Ray.
         address: HOST:PORT of a Ray cluster; None for this machine.
         verbose: let Ray's own log lines through.
-        variants: of the student, instead of the recipe's own; see `variants.variant_options`.
+        variants: of the student, instead of the recipe's own.
         checkpoint_s: seconds at least from one checkpoint of a training to the next.
         results: of the tasks finished so far, by title; filled by `events`.
     """
@@ -113,96 +114,65 @@ class Run:
     local: bool = False
     address: str | None = None
     verbose: bool = False
-    variants: Sequence[str] = ()
+    variants: Sequence[Variant] = ()
     checkpoint_s: float = 0.0
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
 
-    def tasks(self, stages: Sequence[Stage] | None = None) -> list[Task]:
-        """Every artefact of some stages, in order; None for all that the recipe has.
+    def tasks(self, stages: Sequence[str] | None = None) -> list[Task]:
+        """What has to be there in the end, in order; nothing is checked against the disk.
 
         Raises:
-            ConfigError: specialists are asked for, and the recipe has none.
+            ConfigError: a stage that there is not, or one that the recipe has no table for.
         """
         recipe = with_absolute_paths(self.recipe)
-        stages = stages_of(recipe) if stages is None else stages
         root = given_root(recipe.data)
-        label = Task(
-            "label",
-            recipe=recipe.model_dump(mode="json", exclude_none=True),
-            run=str(self.folder),
-            data_root=None if root is None else str(root.absolute()),
-            checkpoint_s=max(
-                self.checkpoint_s, STORED_CHECKPOINT_S if is_stored(self.folder) else 0.0
-            ),
+        fewest_s = STORED_CHECKPOINT_S if is_stored(self.folder) else 0.0
+        return tasks_of(
+            Request(
+                recipe=recipe,
+                run=str(self.folder),
+                commands=commands_of(recipe) if stages is None else tuple(stages),
+                variants=[Variant(v.name, with_absolute_paths(v.recipe)) for v in self.variants],
+                data_root=None if root is None else str(root.absolute()),
+                checkpoint_s=max(self.checkpoint_s, fewest_s),
+            )
         )
-        found: list[Task] = []
-        if recipe.transfer_set.path is None and recipe.teacher is not None:
-            members = range(recipe.teacher.members)
-            if "teach" in stages:
-                found += [replace(label, stage="teach", member=member) for member in members]
-            if "label" in stages:
-                found.append(label)
-        variants = list(self.variants or recipe_variants(recipe)) if "distill" in stages else []
-        if "specialize" in stages:
-            if recipe.specialists is None:
-                raise ConfigError(
-                    "specialists: this table is needed to specialize, but the recipe has none; "
-                    "add [specialists] with count = 10, say, or use kd-ray run"
-                )
-            found.append(replace(label, stage="cluster"))
-            numbers = range(recipe.specialists.count)
-            found += [replace(label, stage="specialize", member=number) for number in numbers]
-            found.append(replace(label, stage="combine"))
-            variants.append(SPECIALIZED)
-        found += [
-            replace(label, stage="distill", variant=variant, seed=seed)
-            for seed in recipe.train.seeds
-            for variant in variants
-        ]
-        return found
 
-    def events(self, stages: Sequence[Stage] | None = None) -> Generator[tuple[Task, Event]]:
+    def events(self, stages: Sequence[str] | None = None) -> Generator[tuple[Task, Event]]:
         """Performs what is not done yet; yields a `Finished` for what is.
 
         Raises:
             KdRayError: see its children; what was done until then stays, and is resumed.
         """
         tasks = self.tasks(stages)
-        if self.recipe.transfer_set.path is not None:
-            if stages is not None and not {"distill", "specialize"} & set(stages):
+        given = self.recipe.transfer_set.path
+        if given is not None:
+            if not tasks:
                 raise ConfigError(
                     "transfer_set.path: names a finished transfer set, so there is nothing to "
-                    f"{' or '.join(stages)}; leave it out to make one"
+                    f"{' or '.join(stages or ())}; leave it out to make one"
                 )
-            read_manifest(to_path(self.recipe.transfer_set.path))
+            read_manifest(to_path(given))
         with locked(self.folder):
             remove_drafts(self.folder)
-            found = [(task, found_result(task)) for task in tasks]
-            self._check_given_teachers(found)
-            self._write_recipe()
+            results = [(task, finished_result(task)) for task in tasks]
             # What is made from something still to come is looked at when that is there.
-            missing = [ORDER.index(task.stage) for task, result in found if result is None]
-            first = min(missing, default=len(ORDER))
-            todo = []
-            for task, result in found:
-                if result is None or ORDER.index(task.stage) > first:
+            first, todo = None, []
+            for task, result in results:
+                if result is None:
+                    first = first or task.stage
+                    task.stage.needs(task)
+                if result is None or first not in (None, task.stage):
                     todo.append(task)
-                    continue
-                self.results[task.title] = result
-                yield task, Finished(result, found=True)
+            self._write_recipe()
+            for task, result in results:
+                if result is not None and task not in todo:
+                    self.results[result.title] = result
+                    yield task, Finished(result, existed=True)
             for task, event in self._perform(todo):
                 if isinstance(event, Finished):
                     self.results[task.title] = event.result
                 yield task, event
-
-    def _check_given_teachers(self, found: Sequence[tuple[Task, dict[str, Any] | None]]) -> None:
-        given = self.recipe.teacher.path if self.recipe.teacher else None
-        missing = [task for task, result in found if task.stage == "teach" and result is None]
-        if given is not None and missing:
-            raise ConfigError(
-                f"teacher.path: {given} must have all of the teachers, but {missing[0].title} has "
-                "not finished there; train them there first, or leave path out"
-            )
 
     def _perform(self, tasks: list[Task]) -> Iterator[tuple[Task, Event]]:
         if self.local:
@@ -266,11 +236,11 @@ def run(
     overrides: Sequence[str] = (),
     *,
     runs: str | Path = "runs",
-    stages: Sequence[Stage] | None = None,
+    stages: Sequence[str] | None = None,
     local: bool = False,
     address: str | None = None,
     verbose: bool = False,
-    variants: Sequence[str] = (),
+    variants: Sequence[Variant] = (),
     listener: Callable[[Task, Event], None] | None = None,
 ) -> Summary:
     """Performs the stages of a recipe, going on where an earlier call left off.
@@ -284,7 +254,7 @@ def run(
         local: perform in this process, without Ray; breakpoints work.
         address: HOST:PORT of a Ray cluster; None for this machine.
         verbose: let Ray's own log lines through.
-        variants: of the student, instead of the recipe's own; see `variants.variant_options`.
+        variants: of the student, instead of the recipe's own; see `runs.variants`.
         listener: called with every task and event, such as a `loop.Epoch`.
 
     Returns:

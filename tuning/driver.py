@@ -21,7 +21,6 @@ from kd_ray.files import (
     remove_drafts,
     scratch_folder,
     to_path,
-    write_json,
 )
 from kd_ray.pipeline import (
     Run,
@@ -30,26 +29,21 @@ from kd_ray.pipeline import (
     this_process,
     with_absolute_paths,
 )
-from kd_ray.runs import (
-    Event,
-    Inputs,
-    Task,
-    read_result,
-    result_model,
-    transfer_set_folder,
-)
-from kd_ray.runs.identity import flattened, quantizer_table
-from kd_ray.training.checkpoint import versions
+from kd_ray.result import SWEEP as SWEEP_KIND
+from kd_ray.result import Result, read_result, write_result
+from kd_ray.runs import Event, Inputs, Task, result_model, transfer_set_folder
+from kd_ray.runs.distill import quantizer_table
+from kd_ray.runs.fit import flattened
 from kd_ray.training.loop import evaluate
 from kd_ray.training.saved_model import load_model
 from kd_ray.training.student import ensemble_of
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Manifest, read_manifest
+from kd_ray.versions import versions
 from tuning.ledger import STUDY, Ledger, open_study
 from tuning.on_tune import perform_here, perform_on_tune
 from tuning.outcome import (
     PAGE,
-    RESULT,
     Sweep,
     TrialRow,
     read_best,
@@ -239,7 +233,7 @@ def _finish(
     write_trials(found)
     write_best(found)
     write_page(found, folder / PAGE)
-    write_json(folder / RESULT, _result(found, manifest))
+    write_result(folder, _result(found, manifest))
     return found
 
 
@@ -249,8 +243,9 @@ def best_entry(trials: Trials, found: Sweep, trial: TrialRow, inputs: Inputs) ->
     alone = Worker(rank=0, world=1, device=torch.device("cpu"), threads=torch.get_num_threads())
     tests = []
     for task in tasks:
-        recipe = task.read_recipe()
-        _, feeds = inputs.students(task, recipe, alone.device)
+        recipe = task.recipe
+        folder = transfer_set_folder(recipe, task.run_folder)
+        _, feeds = inputs.students(folder, task.data, alone.device)
         saved = load_model(result_model(task.folder), alone.device)
         ensemble = ensemble_of(recipe.objective, feeds.members)
         tests.append(evaluate(saved.model, feeds.test, alone, ensemble))
@@ -265,26 +260,28 @@ def best_entry(trials: Trials, found: Sweep, trial: TrialRow, inputs: Inputs) ->
         "checkpoints": [
             str(result_model(task.folder).relative_to(found.folder.parent)) for task in tasks
         ],
-        "weights_sha256": [(read_result(task.folder) or {})["weights_sha256"] for task in tasks],
-        "recipe": tasks[0].recipe,
+        "weights_sha256": [
+            result.fingerprint for task in tasks if (result := read_result(task.folder))
+        ],
+        "recipe": tasks[0].recipe_table(),
     }
 
 
-def _result(found: Sweep, manifest: Manifest) -> dict[str, Any]:
-    options = found.options
+def _result(found: Sweep, manifest: Manifest) -> Result:
     done = found.count("finished") + found.count("stopped") + found.count("failed")
-    return {
-        "stage": "tune",
-        "name": found.recipe.name,
-        "status": "finished" if done >= options.trials else "unfinished",
-        "title": "sweep",
-        "metrics": {
+    return Result(
+        stage="tune",
+        kind=SWEEP_KIND,
+        name=found.recipe.name,
+        status="finished" if done >= found.options.trials else "unfinished",
+        title="sweep",
+        metrics={
             "trials": len(found.trials),
             **{state: found.count(state) for state in ("finished", "stopped", "failed")},
             **({f"best_{k}": v for k, v in found.best[0]["test"].items()} if found.best else {}),
         },
-        "seconds": round(sum(trial.seconds or 0 for trial in found.trials), 2),
-        "parents": {"transfer_set": manifest.sha256},
-        "recipe": found.recipe.model_dump(mode="json", exclude_none=True),
-        "versions": versions(),
-    }
+        seconds=round(sum(trial.seconds or 0 for trial in found.trials), 2),
+        parents={"transfer_set": manifest.sha256},
+        recipe=found.recipe.model_dump(mode="json", exclude_none=True),
+        versions=versions(),
+    )

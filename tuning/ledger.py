@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kd_ray.config import Recipe, SweepOptions
 from kd_ray.errors import ConfigError, StorageError
-from kd_ray.training.checkpoint import check_identity
+from kd_ray.runs.fit import check_same
 from kd_ray.training.loop import derived_seed
 from tuning.space import Settings, checked_points, settings_of, suggested
 from tuning.study_file import StudyFile
@@ -92,7 +92,7 @@ class Ledger:
                 load_if_exists=True,
             )
             if IDENTITY in self.study.user_attrs:
-                check_identity(path, self.study.user_attrs[IDENTITY], identity)
+                check_same(path, self.study.user_attrs[IDENTITY], identity)
             else:  # begun just now, or by a driver that was killed in these very lines
                 if len(options.metrics) > 1:
                     with _quiet():

@@ -45,7 +45,7 @@ class TrialSteps:
 
     def begin(self, config: dict[str, Any]) -> None:
         """Begins a trial."""
-        tasks = [Task(**table) for table in json.loads(config["tasks"])]
+        tasks: list[Task] = config["tasks"]
         resources = Resources.model_validate_json(config["resources"])
         self._reports, self._enough = queue.SimpleQueue(), threading.Event()
         enough = self._enough.is_set
@@ -180,7 +180,7 @@ def _searcher(trials: Trials, resources: Resources, placement: Placement) -> Any
             self.numbers[trial_id] = number
             return {
                 "number": number,
-                "tasks": json.dumps([asdict(task) for task in tasks]),
+                "tasks": tasks,
                 "resources": resources.model_dump_json(),
                 "cpus": placement.cpus,
                 "gpus": placement.gpus,

@@ -16,7 +16,7 @@ from tuning.trials import State
 if TYPE_CHECKING:
     from optuna import Study
 
-TRIALS, BEST, RESULT, PAGE = "trials.parquet", "best.json", "result.json", "report.html"
+TRIALS, BEST, PAGE = "trials.parquet", "best.json", "report.html"
 STATES: Mapping[str, State] = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError, KdRayError
+from kd_ray.result import Result
 from kd_ray.runs import Event, Finished, Started, Task
+from kd_ray.runs.distill import DISTILL
 from kd_ray.runs.variants import own_variant
 from kd_ray.training.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.training.progress import Epoch
@@ -88,8 +90,8 @@ def trial_tasks(
     stored = recipe.transfer_set.model_copy(update={"path": str(transfer_set)})
     recipe = recipe.model_copy(update={"transfer_set": stored})
     first = Task(
-        "distill",
-        recipe=recipe.model_dump(mode="json", exclude_none=True),
+        DISTILL,
+        recipe=recipe,
         run=str(trial_folder(sweep, number)),
         data_root=data_root,
         variant=own_variant(recipe),
@@ -121,9 +123,9 @@ def told(
         perform: yields the tasks' events, none of them an epoch ahead of another.
         enough: asked at every event, also within an epoch; once it is true, nothing more comes.
     """
-    epochs = int(tasks[0].recipe["train"]["epochs"])
+    epochs = tasks[0].recipe.train.epochs
     histories: dict[str, list[dict[str, Any]]] = {task.title: [] for task in tasks}
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, Result] = {}
     number = 0
     events = perform(tasks)
     try:
@@ -136,7 +138,7 @@ def told(
                 histories[task.title].append(event.record())
             elif isinstance(event, Finished):
                 results[task.title] = event.result
-                histories[task.title] = event.result["history"]
+                histories[task.title] = event.result.history
             going = [len(past) for title, past in histories.items() if title not in results]
             reached = min(going, default=max(map(len, histories.values())))
             if reached > number:
@@ -157,15 +159,15 @@ def _after(epoch: int, histories: dict[str, list[dict[str, Any]]]) -> dict[str, 
     return averaged([past[min(epoch, len(past)) - 1] for past in histories.values()])
 
 
-def _end(histories: dict[str, list[dict[str, Any]]], results: list[dict[str, Any]]) -> TrialEnd:
+def _end(histories: dict[str, list[dict[str, Any]]], results: list[Result]) -> TrialEnd:
     longest = max(len(past) for past in histories.values())
     history = [_after(epoch, histories) for epoch in range(1, longest + 1)]
-    costs = [{name: result[name] for name in COSTS} for result in results]
+    costs = [{name: getattr(result, name) for name in COSTS} for result in results]
     return TrialEnd(
-        metrics={**averaged([result["metrics"] for result in results]), **averaged(costs)},
+        metrics={**averaged([result.metrics for result in results]), **averaged(costs)},
         history=history,
         epochs=longest,
-        seconds=round(sum(result["seconds"] for result in results), 3),
+        seconds=round(sum(result.seconds for result in results), 3),
     )
 
 

@@ -73,12 +73,28 @@ class StudentOptions(Table):
     """Folder of a student with its seed-* folders: each seed goes on from the latest checkpoint
     there, on the schedule of [train], instead of from new weights."""
 
+    views: int | None = Field(default=None, ge=1)
+    """Show the student the first so many of the stored views; none for all of them."""
+
+    teacher_in_every_step: bool = False
+    """Run the teacher in every step, on a new view for each epoch, instead of reading its stored
+    logits: what these are compared with."""
+
     baselines: list[Literal["labels", "smoothing", "softened-labels", "online"]] = Field(
         default=["labels"]
     )
     """Trained beside the distilled student on the same rows with the same budget: hard labels only,
     hard labels smoothed by 0.1, hard labels with labels at temperature T as soft targets, and the
     same objective with the teacher run in every step on new views instead of stored logits."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_views(self) -> Self:
+        if self.views is not None and self.teacher_in_every_step:
+            raise ValueError(
+                f"views = {self.views} chooses stored views, but with teacher_in_every_step none "
+                "are read; leave one of the two out"
+            )
+        return self
 
     @field_validator("baselines")
     @classmethod

@@ -83,7 +83,7 @@ def perform_parallel(
         return
     with connected(address, verbose):
         in_order: list[Task] = []
-        for _, group in groupby(tasks, key=lambda task: task.stage):
+        for _, group in groupby(tasks, key=lambda task: task.stage.name):
             stage = list(group)
             placement, slots = training_slots(resources, len(stage))
             if slots == 1:
@@ -98,12 +98,12 @@ def perform_parallel(
 def _in_order(
     tasks: Sequence[Task], resources: Resources, verbose: bool
 ) -> Iterator[tuple[Task, Event]]:
-    """On a group of workers; or labels alone on a lone worker, without Ray Train around it.
+    """On a group of workers; or what is no training alone on a lone worker, without Ray Train.
 
     Labelling has no step that workers share and nothing to save between shards, and Ray Train's own
     start and end would take longer than the labels of a small set.
     """
-    if [task.stage for task in tasks] == ["label"]:
+    if len(tasks) == 1 and tasks[0].stage.training is None:
         placement, _ = training_slots(resources, 1)
         if placement.workers == 1 and not resources.elastic:
             yield from _side_by_side(tasks, resources, placement, 1)

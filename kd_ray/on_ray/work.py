@@ -25,8 +25,7 @@ def work(config: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from kd_ray.runs import perform_all, perform_interleaved
-    from kd_ray.runs.labelling import ShardDone
+    from kd_ray.runs import ShardDone, perform_all, perform_interleaved
     from kd_ray.training.progress import Epoch
     from kd_ray.training.workers import Worker, from_first, together
 

@@ -1,10 +1,10 @@
 """Low-bit students in the report: what each layer holds, costs and lets through."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from kd_ray.report.markup import element, section, table
 from kd_ray.report.plots import layer_lines
+from kd_ray.result import STUDENT, Result
 from kd_ray.units import bytes_shown, count_shown
 
 NOTE = (
@@ -14,7 +14,7 @@ NOTE = (
 )
 
 
-def low_bit_section(results: Sequence[dict[str, Any]]) -> str:
+def low_bit_section(results: Sequence[Result]) -> str:
     """Layers and their activity over epochs, for the first seed of each low-bit student.
 
     Args:
@@ -23,29 +23,29 @@ def low_bit_section(results: Sequence[dict[str, Any]]) -> str:
     Returns:
         HTML; empty where no student has few bits.
     """
-    first: dict[str, dict[str, Any]] = {}
+    first: dict[str, Result] = {}
     for result in results:
-        if result["stage"] == "distill" and any("layers" in line for line in result["history"]):
-            first.setdefault(result["variant"], result)
+        if result.kind == STUDENT and any("layers" in line for line in result.history):
+            first.setdefault(result.variant, result)
     parts = [part for result in first.values() for part in (_activity(result), _layers(result))]
     if not parts:
         return ""
     return section("Few bits", *parts, element("p", NOTE, **{"class": "note"}))
 
 
-def _activity(result: dict[str, Any]) -> str:
-    records = [line for line in result["history"] if "layers" in line]
+def _activity(result: Result) -> str:
+    records = [line for line in result.history if "layers" in line]
     names = records[-1]["layers"]
     shares = {name: [record["layers"][name]["on"] for record in records] for name in names}
     epochs = [record["epoch"] for record in records]
-    plot = layer_lines(f"Activations that are on, {result['title']}", epochs, shares)
+    plot = layer_lines(f"Activations that are on, {result.title}", epochs, shares)
     return f'<figure class="wide">{plot}</figure>'
 
 
-def _layers(result: dict[str, Any]) -> str:
-    active = result["history"][-1].get("layers", {})
+def _layers(result: Result) -> str:
+    active = result.history[-1].get("layers", {})
     rows = []
-    for layer in result.get("layers", []):
+    for layer in result.layers:
         seen = active.get(layer["name"])
         rows.append(
             [

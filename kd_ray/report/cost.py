@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
+
+from kd_ray.result import STUDENT, TEACHER, TRANSFER_SET, Result
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,21 @@ class Cost:
         )
 
 
-def cost_of(results: Sequence[dict[str, Any]]) -> Cost | None:
-    """The cost of a run, or None where a stage is missing or was not measured.
-
-    Args:
-        results: contents of `result.json` files.
-    """
-    teachers = [result for result in results if result["stage"] == "teach"]
-    labels = [result for result in results if result["stage"] == "label"]
-    students = [result for result in results if result["stage"] == "distill"]
+def cost_of(results: Sequence[Result]) -> Cost | None:
+    """The cost of a run, or None where a stage is missing or was not measured."""
+    teachers, labels, students = (
+        [result for result in results if result.kind == kind]
+        for kind in (TEACHER, TRANSFER_SET, STUDENT)
+    )
     if not teachers or not labels or not students:
         return None
-    rate, rows = labels[0]["images_per_s"], labels[0]["metrics"].get("train_rows")
-    epochs = mean(result["epochs"] for result in students)
+    rate, rows = labels[0].images_per_s, labels[0].metrics.get("train_rows")
+    epochs = mean(result.epochs for result in students)
     if not rate or not rows:  # a labelling that was only finished, or by an earlier version
         return None
     return Cost(
-        teachers=sum(result["seconds"] for result in teachers),
-        labels=labels[0]["seconds"],
-        student=mean(result["seconds"] for result in students),
+        teachers=sum(result.seconds for result in teachers),
+        labels=labels[0].seconds,
+        student=mean(result.seconds for result in students),
         saved=epochs * rows / rate,
     )

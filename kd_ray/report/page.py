@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import Any
 
+from kd_ray.errors import ConfigError
 from kd_ray.files import committed_file, to_path
 from kd_ray.report.bits import low_bit_section
 from kd_ray.report.cost import cost_of
-from kd_ray.report.folder import Artefact, RunFolder, read_run
 from kd_ray.report.markup import document, element, paragraph, section, table
 from kd_ray.report.plots import Curve, Dots, colour, curves, error_dots
 from kd_ray.report.specialists import specialists_section
@@ -19,6 +18,8 @@ from kd_ray.report.summary import (
     figures_table,
     summarize_results,
 )
+from kd_ray.result import RESULT, Result
+from kd_ray.runs.folder import Artefact, RunFolder, read_run
 from kd_ray.units import bytes_shown
 
 REPORT = "report.html"
@@ -48,7 +49,13 @@ def write_report(run: str | Path) -> Path:
         CheckpointError: a result is not readable.
         StorageError: the file cannot be written.
     """
-    page = report_page(read_run(run))
+    opened = read_run(run)
+    if not opened.results:
+        raise ConfigError(
+            f"{run}: a report needs something finished, but there is no {RESULT} yet; "
+            "run the recipe first"
+        )
+    page = report_page(opened)
     path = to_path(run) / REPORT
     with committed_file(path) as draft:
         draft.write_text(page, encoding="utf-8")
@@ -208,12 +215,12 @@ def _provenance(run: RunFolder) -> str:
     versions: dict[str, list[str]] = {}
     hashes = []
     for result in run.results:
-        for package, version in result.get("versions", {}).items():
+        for package, version in result.versions.items():
             seen = versions.setdefault(package, [])
             if version not in seen:
                 seen.append(version)
         hashes.append([*_identified(result)])
-    fingerprints = {result.get("parents", {}).get("dataset") for result in run.results} - {None}
+    fingerprints = {result.parents.get("dataset") for result in run.results} - {None}
     hashes = [["dataset", "-", str(print_)] for print_ in sorted(map(str, fingerprints))] + hashes
     made_with = ", ".join(f"{package} {' and '.join(seen)}" for package, seen in versions.items())
     return section(
@@ -223,9 +230,8 @@ def _provenance(run: RunFolder) -> str:
     )
 
 
-def _identified(result: dict[str, Any]) -> tuple[str, str, str]:
-    sha256 = result.get("weights_sha256") or result.get("sha256") or "-"
-    return str(result["title"]), str(result.get("checkpoint", "-")), str(sha256)
+def _identified(result: Result) -> tuple[str, str, str]:
+    return result.title, result.checkpoint or "-", result.fingerprint or "-"
 
 
 def _facts(facts: list[tuple[str, str]]) -> str:

@@ -1,12 +1,13 @@
 """Specialists in the report: who has which classes, and what they are worth by coverage."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from kd_ray.report.heat import heat_map
 from kd_ray.report.markup import element, paragraph, section, table
 from kd_ray.report.summary import Summary
-from kd_ray.specialists import ClassGroups, gain_kept
+from kd_ray.result import CLASS_GROUPS, JOINT_SET, Result
+from kd_ray.runs.group_classes import group_lines
+from kd_ray.specialists import gain_kept
 
 NOTE = (
     "Specialists: how many have the true class of a test image. Relative change: of the number of "
@@ -18,50 +19,25 @@ NOTE = (
 )
 
 
-def stage_result(results: Sequence[dict[str, Any]], stage: str) -> dict[str, Any] | None:
-    """The result of a stage that a run does once, or None."""
-    return next((result for result in results if result["stage"] == stage), None)
+def result_of(results: Sequence[Result], kind: str) -> Result | None:
+    """The record of a kind of which a run has one, or None."""
+    return next((result for result in results if result.kind == kind), None)
 
 
-def group_lines(result: dict[str, Any]) -> Iterator[str]:
-    """Two lines for each specialist: its classes, and those that it shares with others.
-
-    Args:
-        result: of the groups.
-    """
-    names = result["class_names"]
-    groups = ClassGroups(tuple(result["of_class"]), tuple(map(tuple, result["special"])))
-    for number, special in enumerate(groups.special):
-        own = sum(groups.of_class[place] == number for place in special)
-        group = groups.of_class.count(number)
-        size = "its group"
-        if not own == group == len(special):
-            size = f"{own} of its group's {group}, {len(special) - own} others"
-        yield f"specialist {number}: {len(special)} classes ({size}): {_named(names, special)}"
-        shared = [
-            f"{len(classes)} with {other} ({_named(names, classes)})"
-            for other, classes in groups.overlaps(number).items()
-        ]
-        yield f"  shares {', '.join(shared)}" if shared else "  shares none"
-
-
-def _named(names: Sequence[str], classes: Sequence[int]) -> str:
-    return " ".join(names[place] for place in classes)
-
-
-def coverage_rows(result: dict[str, Any]) -> list[dict[str, str]]:
+def coverage_rows(result: Result) -> list[dict[str, str]]:
     """The paper's table 4: heading -> text, a line for each number of specialists.
 
     Args:
         result: of the specialists' transfer set.
     """
+    details = result.details
     lines = [
-        *result["coverage"],
+        *details["coverage"],
         {
             "specialists": "all",
-            "rows": result["generalist"]["rows"],
-            "correct_before": result["generalist"]["rows"] - result["generalist"]["errors"],
-            "correct_after": result["combined"]["rows"] - result["combined"]["errors"],
+            "rows": details["generalist"]["rows"],
+            "correct_before": details["generalist"]["rows"] - details["generalist"]["errors"],
+            "correct_after": details["combined"]["rows"] - details["combined"]["errors"],
         },
     ]
     return [
@@ -85,12 +61,13 @@ def _relative(before: int, after: int) -> str:
 
 def specialists_sentences(summary: Summary) -> list[str]:
     """What specialists gain, where, and what of it their student keeps; empty without them."""
-    result = stage_result(summary.results, "combine")
+    result = result_of(summary.results, JOINT_SET)
     if result is None:
         return []
-    before, after = result["generalist"]["accuracy"], result["combined"]["accuracy"]
-    old, new = (sum(map(sum, result[f"confusion_{when}"])) for when in ("before", "after"))
-    within, within_after = (_within(result[f"confusion_{when}"]) for when in ("before", "after"))
+    details = result.details
+    before, after = details["generalist"]["accuracy"], details["combined"]["accuracy"]
+    old, new = (sum(map(sum, details[f"confusion_{when}"])) for when in ("before", "after"))
+    within, within_after = (_within(details[f"confusion_{when}"]) for when in ("before", "after"))
     gain = f", {100 * (after / before - 1):+.2f} % of it" if before else ""
     lines = [
         f"Specialists: the generalist's {100 * before:.2f} % become {100 * after:.2f} %{gain}. "
@@ -125,15 +102,15 @@ def _within(cells: Sequence[Sequence[int]]) -> int:
 
 def specialists_section(summary: Summary) -> str:
     """Table, plots and classes as HTML; empty where there are no specialists."""
-    found = stage_result(summary.results, "cluster")
-    combined = stage_result(summary.results, "combine")
+    found = result_of(summary.results, CLASS_GROUPS)
+    combined = result_of(summary.results, JOINT_SET)
     parts = [paragraph(line) for line in specialists_sentences(summary)]
     if combined is not None:
         rows = coverage_rows(combined)
         parts.append(
             f'<div class="wide">{table(list(rows[0]), [list(row.values()) for row in rows])}</div>'
         )
-        before, after = combined["confusion_before"], combined["confusion_after"]
+        before, after = combined.details["confusion_before"], combined.details["confusion_after"]
         largest = max(1, *(count for cells in (before, after) for line in cells for count in line))
         plots = (
             heat_map("Confusion between groups, generalist", before, largest),

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from kd_ray.report.cost import cost_of
 from kd_ray.report.markup import paragraph, table
+from kd_ray.result import STUDENT, TEACHER, TRANSFER_SET, Result
 from kd_ray.units import bytes_shown, count_shown
 
 MODEL_NAMES = {
@@ -128,13 +128,13 @@ class Summary:
         rows: teacher first, then the ensemble if there are several, baselines, and the distilled
             student.
         transfer_set: rows, bytes, bytes_per_row and seconds of the labelling, or None.
-        results: contents of the `result.json` files, for whoever wants more than the figures.
+        results: the records of everything that is finished.
     """
 
     folder: Path
     rows: list[Row]
     transfer_set: dict[str, float] | None = None
-    results: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    results: list[Result] = field(default_factory=list, repr=False)
 
     def cells(self) -> list[dict[str, str]]:
         """Of every row; size and bit operations are among them where a model has few bits."""
@@ -215,9 +215,9 @@ class Summary:
     def about_dead_layers(self) -> str:
         """One sentence; empty where no quantized layer has died."""
         dead = [
-            f"{result['title']}: {', '.join(result['dead_layers'])}"
+            f"{result.title}: {', '.join(result.dead_layers)}"
             for result in self.results
-            if result.get("dead_layers")
+            if result.dead_layers
         ]
         if not dead:
             return ""
@@ -244,22 +244,20 @@ def figures_table(summary: Summary) -> str:
     return table(list(rows[0]), [list(row.values()) for row in rows]) if rows else ""
 
 
-def summarize_results(folder: Path, results: Sequence[dict[str, Any]]) -> Summary:
+def summarize_results(folder: Path, results: Sequence[Result]) -> Summary:
     """Groups the results of a run by kind of model.
 
     Args:
         folder: of the run.
-        results: contents of `result.json` files.
+        results: the records of everything that is finished.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[Result]] = {}
     transfer_set = None
     for result in results:
-        if result["stage"] == "label":
-            transfer_set = {**result["metrics"], "seconds": result["seconds"]}
-        if result["stage"] not in ("teach", "distill"):
-            continue
-        name = "teacher" if result["stage"] == "teach" else result["variant"]
-        groups.setdefault(name, []).append(result)
+        if result.kind == TRANSFER_SET:
+            transfer_set = {**result.metrics, "seconds": result.seconds}
+        if result.kind in (TEACHER, STUDENT):
+            groups.setdefault(result.variant or result.kind, []).append(result)
     order = sorted(groups, key=_place_of)
     rows = [_row(name, groups[name]) for name in order]
     ensemble = _ensemble(results)
@@ -268,13 +266,13 @@ def summarize_results(folder: Path, results: Sequence[dict[str, Any]]) -> Summar
     return Summary(folder, rows, transfer_set, list(results))
 
 
-def _ensemble(results: Sequence[dict[str, Any]]) -> Row | None:
+def _ensemble(results: Sequence[Result]) -> Row | None:
     """The teachers as one, as the students measured them on the test split, if there are several.
 
     Its parameters and seconds are those of all its members.
     """
-    members = [result for result in results if result["stage"] == "teach"]
-    seen = [r["metrics"] for r in results if r["stage"] == "distill"]
+    members = [result for result in results if result.kind == TEACHER]
+    seen = [result.metrics for result in results if result.kind == STUDENT]
     measured = [metrics for metrics in seen if "teacher_accuracy" in metrics]
     if len(members) < 2 or not measured:
         return None
@@ -283,9 +281,9 @@ def _ensemble(results: Sequence[dict[str, Any]]) -> Row | None:
         metrics={
             name: Figure.of([measured[0][f"teacher_{name}"]]) for name in ("accuracy", "errors")
         },
-        parameters=sum(member["parameters"] for member in members),
-        seconds=Figure.of([sum(member["seconds"] for member in members)]),
-        images_per_s=Figure.of([mean(member["images_per_s"] for member in members)]),
+        parameters=sum(member.parameters for member in members),
+        seconds=Figure.of([sum(member.seconds for member in members)]),
+        images_per_s=Figure.of([mean(member.images_per_s for member in members)]),
     )
 
 
@@ -294,17 +292,17 @@ def _place_of(name: str) -> int:
     return {"teacher": 0, "distilled": 2, "specialized": 3}.get(name, 1)
 
 
-def _row(name: str, results: list[dict[str, Any]]) -> Row:
+def _row(name: str, results: list[Result]) -> Row:
     return Row(
         name=name,
         metrics={
-            key: Figure.of([result["metrics"][key] for result in results])
-            for key in results[0]["metrics"]
-            if all(key in result["metrics"] for result in results)
+            key: Figure.of([result.metrics[key] for result in results])
+            for key in results[0].metrics
+            if all(key in result.metrics for result in results)
         },
-        parameters=results[0]["parameters"],
-        seconds=Figure.of([result["seconds"] for result in results]),
-        images_per_s=Figure.of([result["images_per_s"] for result in results]),
-        packed_bytes=results[0].get("packed_bytes"),
-        bit_operations=results[0].get("bit_operations"),
+        parameters=results[0].parameters,
+        seconds=Figure.of([result.seconds for result in results]),
+        images_per_s=Figure.of([result.images_per_s for result in results]),
+        packed_bytes=results[0].packed_bytes,
+        bit_operations=results[0].bit_operations,
     )

@@ -5,26 +5,30 @@ same code, and performed twice it goes on where it was, or says that it is done.
 the run folder and are the only thing that stages hand to each other.
 """
 
-from kd_ray.runs.combine import JOINT_TEACHER
-from kd_ray.runs.events import Event, Finished, Started, Waiting
-from kd_ray.runs.fit import RESULT, found_result, read_result, result_model
+from kd_ray.runs.events import Event, Finished, ShardDone, Started, Waiting
+from kd_ray.runs.fit import finished_result, result_model
 from kd_ray.runs.inputs import Inputs
+from kd_ray.runs.label import transfer_set_folder
 from kd_ray.runs.perform import perform_all, perform_interleaved
-from kd_ray.runs.task import Task, transfer_set_folder
+from kd_ray.runs.stages import STAGES, commands_of, tasks_of
+from kd_ray.runs.task import Request, Stage, Task
 
 __all__ = [
-    "JOINT_TEACHER",
-    "RESULT",
+    "STAGES",
     "Event",
     "Finished",
     "Inputs",
+    "Request",
+    "ShardDone",
+    "Stage",
     "Started",
     "Task",
     "Waiting",
-    "found_result",
+    "commands_of",
+    "finished_result",
     "perform_all",
     "perform_interleaved",
-    "read_result",
     "result_model",
+    "tasks_of",
     "transfer_set_folder",
 ]

@@ -6,26 +6,29 @@ logits are read from there, so that only specialists are run, each on the images
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kd_ray.config import Augment, Recipe
-from kd_ray.datasets import Dataset, Split, render
-from kd_ray.files import remove_drafts, to_path, write_json
+from kd_ray.files import remove_drafts
+from kd_ray.result import JOINT_SET, Result, read_result, write_result
 from kd_ray.runs.events import Event, Finished, Started
-from kd_ray.runs.fit import RESULT, finished_result, read_result
-from kd_ray.runs.group_classes import read_groups
-from kd_ray.runs.identity import identity
+from kd_ray.runs.fit import finished_result
+from kd_ray.runs.group_classes import labelled_parent, options_of, read_groups
 from kd_ray.runs.inputs import Inputs
-from kd_ray.runs.labelling import ShardDone, one_thread, teacher_logits
-from kd_ray.runs.specialize import load_generalist, load_specialists
-from kd_ray.runs.task import Task, transfer_set_folder
+from kd_ray.runs.label import set_line, set_result, transfer_set_folder, write_shards
+from kd_ray.runs.rows import Rendered, SplitRows, labelled_rows
+from kd_ray.runs.specialize import (
+    generalist_folder,
+    load_generalist,
+    load_specialists,
+    specialist_folder,
+)
+from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.specialists import (
     ClassGroups,
     by_coverage,
@@ -34,8 +37,8 @@ from kd_ray.specialists import (
     coverage,
     gather_beliefs,
 )
-from kd_ray.training.checkpoint import versions
 from kd_ray.training.metrics import summarize, tally
+from kd_ray.training.predict import one_thread, raw_logits
 from kd_ray.training.saved_model import SavedModel
 from kd_ray.training.workers import Worker, from_first, summed, together
 from kd_ray.transfer_set import (
@@ -43,14 +46,12 @@ from kd_ray.transfer_set import (
     Plan,
     Rows,
     Shard,
+    SplitName,
     TransferSet,
-    bytes_per_row,
     check_fit,
     open_transfer_set,
-    shard_state,
     shards,
     write_manifest,
-    write_shard,
 )
 from kd_ray.transfer_set.plan import canonical_json
 
@@ -67,7 +68,7 @@ class Joint:
 
     Attributes:
         source: the generalist's transfer set.
-        dataset: its pixels.
+        rows: its rows with their pixels, by split.
         generalist: which of its teachers is the generalist.
         groups: classes of the specialists.
         specialists: in evaluation mode.
@@ -76,123 +77,58 @@ class Joint:
     """
 
     source: TransferSet
-    dataset: Dataset
+    rows: dict[SplitName, SplitRows]
     generalist: int
     groups: ClassGroups
     specialists: Sequence[SavedModel]
     top_n: int
     device: torch.device
 
+    def logits(self, shard: Shard, images: Tensor) -> tuple[Tensor, float]:
+        """Log q of the rows of a shard, and what is left of the gradient.
 
-def combine_stage(task: Task, worker: Worker, inputs: Inputs) -> Iterator[Event]:
-    """Writes the specialists' transfer set of a "combine" task, from wherever it is."""
-    recipe = task.read_recipe()
-    with together(worker.device):
-        joint, parents = open_joint(task, recipe, worker, inputs)
-        result = finished_result(task, parents)
-    if from_first(int(result is not None), worker.device):
-        yield Finished(result or {}, found=True)
-        return
-    yield Started(0, 0)
-    started = time.perf_counter()
-    with together(worker.device):  # no worker may write before old drafts are gone
-        if worker.is_first:
-            remove_drafts(task.folder)
-    with together(worker.device), one_thread(worker.device):
-        # Each file states the accuracy of its teacher, so the test rows come before all others.
-        mine = shards(joint.source.manifest.plan)[worker.rank :: worker.world]
-        tested = {s: joint_logits(joint, s) for s in mine if s.split == "test"}
-        found = [_right(joint.source.test, shard, logits) for shard, (logits, _) in tested.items()]
-    right = int(summed(torch.tensor([float(sum(found))], device=worker.device)).item())
-    with together(worker.device):
-        accuracy = right / len(joint.source.test.index)
-        plan = joint_plan(joint, parents, accuracy)
-        left = 0.0
-        with one_thread(worker.device):
-            for event, gradient in _write(task, joint, plan, mine, tested, worker):
-                left = max(left, gradient)
-                yield event
-    with together(worker.device):
-        if worker.is_first:
-            manifest = write_manifest(task.folder, plan)
-            seconds = time.perf_counter() - started
-            finished = _result(task, joint, manifest, seconds, left)
-            write_json(task.folder / RESULT, {**finished, "parents": parents})
-    with together(worker.device):
-        yield Finished(read_result(task.folder) or {}, found=False)
+        Args:
+            shard: n rows.
+            images: of them, `(n, C, H, W)` uint8.
 
+        Returns:
+            `(n, 1, K)` float32 on the CPU, and the largest partial derivative.
+        """
+        parts, left = [], 0.0
+        for start in range(0, shard.rows, ROWS_AT_ONCE):
+            part = images[start : start + ROWS_AT_ONCE]
+            combined = self._combined(shard, torch.arange(start, start + len(part)), part)
+            parts.append(combined.logits.float().cpu())
+            left = max(left, combined.gradient)
+        return torch.cat(parts).unsqueeze(1), left
 
-def joint_logits(joint: Joint, shard: Shard) -> tuple[Tensor, float]:
-    """Log q of the rows of a shard, `(n, 1, K)` float32, and what is left of the gradient."""
-    rows: Rows = getattr(joint.source, shard.split)
-    split: Split = getattr(joint.dataset, shard.split)
-    plan = joint.source.manifest.plan
-    augment = Augment.model_validate(plan.augment)
-    parts, left = [], 0.0
-    for start in range(shard.start, shard.stop, ROWS_AT_ONCE):
-        place = torch.arange(start, min(start + ROWS_AT_ONCE, shard.stop))
-        number, view = place // plan.views_of(shard.split), place % plan.views_of(shard.split)
-        index = rows.index[number]
-        images = render(split.images[index], index, view, augment, plan.seed)
-
-        def probabilities(specialist: int, chosen: Tensor, images: Tensor = images) -> Tensor:
-            saved = joint.specialists[specialist]
-            logits = teacher_logits([saved], images[chosen.cpu()], joint.device)
+    def _combined(self, shard: Shard, places: Tensor, images: Tensor) -> Any:
+        def probabilities(specialist: int, chosen: Tensor) -> Tensor:
+            logits = raw_logits([self.specialists[specialist]], images[chosen.cpu()], self.device)
             return logits[:, 0].double().softmax(dim=1)
 
+        number, view = self.rows[shard.split].image_and_view(shard.start + places)
+        labelled: Rows = getattr(self.source, shard.split)
         beliefs = gather_beliefs(
-            rows.logits[number, view, joint.generalist].to(joint.device),
-            joint.groups.special,
+            labelled.logits[number, view, self.generalist].to(self.device),
+            self.groups.special,
             probabilities,
-            joint.top_n,
+            self.top_n,
         )
-        combined = combine(beliefs)
-        parts.append(combined.logits.float().cpu())
-        left = max(left, combined.gradient)
-    return torch.cat(parts).unsqueeze(1), left
+        return combine(beliefs)
 
 
-def joint_plan(joint: Joint, parents: dict[str, str], accuracy: float) -> Plan:
-    """The plan of the specialists' transfer set: that of the first, with another teacher.
-
-    That teacher's sha256 is over the generalist, the specialists, their classes and the options.
-    """
-    plan = joint.source.manifest.plan
-    told: dict[str, Any] = {
-        "name": JOINT_TEACHER,
-        "generalist": plan.teachers[joint.generalist].model,
-        "special": [list(some) for some in joint.groups.special],
-        "top_n": joint.top_n,
-    }
-    teacher = {
-        "sha256": joint_sha256(parents, joint.top_n),
-        "model": told,
-        "accuracy": accuracy,
-        "class_names": list(plan.class_names),
-    }
-    return Plan.model_validate({**plan.model_dump(mode="json"), "teachers": [teacher]})
-
-
-def joint_sha256(parents: dict[str, str], top_n: int) -> str:
-    """The identity of generalist and specialists as one teacher."""
-    return hashlib.sha256(canonical_json({"parents": parents, "top_n": top_n}).encode()).hexdigest()
-
-
-def open_joint(
-    task: Task, recipe: Recipe, worker: Worker, inputs: Inputs
-) -> tuple[Joint, dict[str, str]]:
-    """What a "combine" task works on, checked, and its parents' sha256."""
-    options = recipe.specialists
-    assert options is not None
-    run = to_path(task.run)
-    source = open_transfer_set(transfer_set_folder(recipe, run))
-    dataset = inputs.dataset(recipe)
+def open_joint(task: Task, device: torch.device, inputs: Inputs) -> tuple[Joint, dict[str, str]]:
+    """What the task works on, checked, and its parents' sha256."""
+    options, run = options_of(task.recipe), task.run_folder
+    source = open_transfer_set(transfer_set_folder(task.recipe, run))
+    dataset = inputs.dataset(task.data)
     check_fit(
         source.manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names
     )
-    generalist = load_generalist(recipe, run, source.manifest)
+    generalist = load_generalist(task.recipe, run, source.manifest)
     groups, sha256 = read_groups(run)
-    specialists = load_specialists(task, groups, dataset.class_names, worker.device)
+    specialists = load_specialists(run, groups, dataset.class_names, device)
     parents = {
         "dataset": dataset.fingerprint,
         "transfer_set": source.manifest.sha256,
@@ -202,14 +138,108 @@ def open_joint(
     }
     joint = Joint(
         source,
-        dataset,
+        labelled_rows(source, dataset),
         options.generalist,
         groups,
         specialists,
         min(options.top_n, len(dataset.class_names)),
-        worker.device,
+        device,
     )
     return joint, parents
+
+
+def joint_plan(joint: Joint, parents: dict[str, str], accuracy: float) -> Plan:
+    """The plan of the specialists' transfer set: that of the first, with another teacher.
+
+    That teacher's sha256 is over the generalist, the specialists, their classes and the options.
+    """
+    plan = joint.source.manifest.plan
+    model: dict[str, Any] = {
+        "name": JOINT_TEACHER,
+        "generalist": plan.teachers[joint.generalist].model,
+        "special": [list(some) for some in joint.groups.special],
+        "top_n": joint.top_n,
+    }
+    made_of = canonical_json({"parents": parents, "top_n": joint.top_n})
+    teacher = {
+        "sha256": hashlib.sha256(made_of.encode()).hexdigest(),
+        "model": model,
+        "accuracy": accuracy,
+        "class_names": list(plan.class_names),
+    }
+    return Plan.model_validate({**plan.model_dump(mode="json"), "teachers": [teacher]})
+
+
+def _folder(run: Path) -> Path:
+    return run / "specialists" / "transfer_set"
+
+
+def _tasks(request: Request) -> list[Task]:
+    return [request.task(COMBINE)]
+
+
+def _identity(task: Task) -> dict[str, Any]:
+    options = options_of(task.recipe).model_dump(mode="json")
+    return {"specialists": {name: options[name] for name in ("generalist", "count", "top_n")}}
+
+
+def _parents(task: Task) -> dict[str, str]:
+    run = task.run_folder
+    folders = {
+        f"specialist-{number:02d}": specialist_folder(run, number)
+        for number in range(options_of(task.recipe).count)
+    }
+    folders["generalist"] = generalist_folder(task.recipe, run)
+    results = {name: read_result(folder) for name, folder in folders.items()}
+    made = {name: result.fingerprint for name, result in results.items() if result}
+    return {**made, **labelled_parent(task)}
+
+
+def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
+    with together(worker.device):
+        joint, parents = open_joint(task, worker.device, inputs)
+        result = finished_result(task, parents)
+    if from_first(int(result is not None), worker.device):
+        assert result is not None
+        yield Finished(result, existed=True)
+        return
+    yield Started(0, 0)
+    started = time.perf_counter()
+    with together(worker.device):  # no worker may write before old drafts are gone
+        if worker.is_first:
+            remove_drafts(task.folder)
+    with together(worker.device), one_thread(worker.device):
+        # Each file states the accuracy of its teacher, so the test rows come before all others.
+        mine = shards(joint.source.manifest.plan)[worker.rank :: worker.world]
+        tested = {s: _tested(joint, s) for s in mine if s.split == "test"}
+        right = sum(_right(joint.source.test, s, logits) for s, (logits, _) in tested.items())
+    right = int(summed(torch.tensor([float(right)], device=worker.device)).item())
+    gradients = [0.0]
+
+    def logits_of(shard: Shard, part: Rendered) -> Tensor:
+        known = tested.get(shard)
+        logits, left = joint.logits(shard, part.images) if known is None else known
+        gradients.append(left)
+        return logits
+
+    with together(worker.device):
+        plan = joint_plan(joint, parents, right / len(joint.source.test.index))
+        yield from write_shards(task.folder, plan, joint.rows, logits_of, worker)
+    with together(worker.device):
+        if worker.is_first:
+            manifest = write_manifest(task.folder, plan)
+            seconds = time.perf_counter() - started
+            result = _result(task, joint, manifest, seconds, max(gradients), parents)
+            write_result(task.folder, result)
+    with together(worker.device):
+        result = read_result(task.folder)
+        assert result is not None
+        yield Finished(result, existed=False)
+
+
+def _tested(joint: Joint, shard: Shard) -> tuple[Tensor, float]:
+    part = joint.rows[shard.split].rendered(torch.arange(shard.start, shard.stop))
+    return joint.logits(shard, part.images)
 
 
 def _right(rows: Rows, shard: Shard, logits: Tensor) -> int:
@@ -217,82 +247,46 @@ def _right(rows: Rows, shard: Shard, logits: Tensor) -> int:
     return int((logits[:, 0].argmax(dim=1) == rows.labels[shard.start : shard.stop]).sum())
 
 
-def _write(
+def _result(
     task: Task,
     joint: Joint,
-    plan: Plan,
-    mine: Sequence[Shard],
-    known: dict[Shard, tuple[Tensor, float]],
-    worker: Worker,
-) -> Iterator[tuple[ShardDone, float]]:
-    """Writes this worker's shards that are not there yet; with what is left of each gradient."""
-    all_rows = sum(shard.rows for shard in mine)
-    done_rows = 0
-    for shard in mine:
-        found = shard_state(task.folder, plan, shard) == "whole"
-        left = 0.0
-        if not found:
-            logits, left = known[shard] if shard in known else joint_logits(joint, shard)
-            rows: Rows = getattr(joint.source, shard.split)
-            index, view = shard.index_and_view(rows.index.numpy(), plan.views_of(shard.split))
-            write_shard(
-                task.folder,
-                plan,
-                shard,
-                index=index,
-                view=view,
-                label=rows.labels.numpy()[_numbers(shard, plan)],
-                logits=logits.numpy(),
-                image=_pixels(joint, shard, plan) if plan.include_images else None,
-            )
-        done_rows += shard.rows
-        yield ShardDone(shard.name, shard.rows, done_rows, all_rows, found, worker.rank), left
-
-
-def _numbers(shard: Shard, plan: Plan) -> npt.NDArray[np.int64]:
-    """Which of the labelled images the rows of a shard are of, `(n,)`."""
-    return np.arange(shard.start, shard.stop) // plan.views_of(shard.split)
-
-
-def _pixels(joint: Joint, shard: Shard, plan: Plan) -> npt.NDArray[np.uint8]:
-    """The images of the rows of a shard, `(n, C, H, W)`, as the first set has them."""
-    rows: Rows = getattr(joint.source, shard.split)
-    assert rows.images is not None
-    found: npt.NDArray[np.uint8] = rows.images.flatten(0, 1)[shard.start : shard.stop].numpy()
-    return found
-
-
-def _result(
-    task: Task, joint: Joint, manifest: Manifest, seconds: float, left: float
-) -> dict[str, Any]:
-    """The content of `result.json`: what the specialists are worth on the test rows."""
+    manifest: Manifest,
+    seconds: float,
+    left: float,
+    parents: dict[str, str],
+) -> Result:
+    """What the specialists are worth on the test rows."""
     joined = open_transfer_set(task.folder, verify=False).test.logits[:, 0, 0]
     generalist = joint.source.test.logits[:, 0, joint.generalist]
     labels, groups = joint.source.test.labels, joint.groups
     before, after = generalist.argmax(dim=1), joined.argmax(dim=1)
-    rows = sum(entry.rows for entry in manifest.files)
-    return {
-        "stage": task.stage,
-        "name": task.recipe["name"],
-        "status": "finished",
-        "title": task.title,
-        "metrics": {
-            "rows": rows,
-            "bytes": sum(entry.bytes for entry in manifest.files),
-            "bytes_per_row": round(bytes_per_row(manifest), 2),
-        },
-        "generalist": summarize(tally(generalist, labels)),
-        "combined": summarize(tally(joined, labels)),
-        "coverage": by_coverage(labels, before, after, coverage(labels, groups)),
-        "confusion_before": confusion(labels, before, groups.of_class),
-        "confusion_after": confusion(labels, after, groups.of_class),
-        "gradient": left,
-        "images_per_s": round(rows / seconds, 1),
-        "seconds": round(seconds, 2),
-        "resumed_from": None,
-        "sha256": manifest.sha256,
-        "teacher_sha256": manifest.plan.teachers[0].sha256,
-        "identity": identity(task),
-        "recipe": task.recipe,
-        "versions": versions(),
-    }
+    rate = sum(entry.rows for entry in manifest.files) / seconds
+    return set_result(
+        task,
+        manifest,
+        rate,
+        seconds,
+        parents=parents,
+        generalist=summarize(tally(generalist, labels)),
+        combined=summarize(tally(joined, labels)),
+        coverage=by_coverage(labels, before, after, coverage(labels, groups)),
+        confusion_before=confusion(labels, before, groups.of_class),
+        confusion_after=confusion(labels, after, groups.of_class),
+        gradient=left,
+        teacher_sha256=manifest.plan.teachers[0].sha256,
+    )
+
+
+COMBINE = Stage(
+    name="combine",
+    kind=JOINT_SET,
+    commands=("specialize",),
+    table="specialists",
+    tasks=_tasks,
+    title=lambda task: "specialists' transfer set",
+    folder=lambda task: _folder(task.run_folder),
+    identity=_identity,
+    parents=_parents,
+    perform=_perform,
+    summary=set_line,
+)

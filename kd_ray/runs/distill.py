@@ -1,6 +1,6 @@
 """The stage that distills a student from a transfer set."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from kd_ray.runs.variants import ONLINE, recipe_variants, specialized
 from kd_ray.training.checkpoint import WEIGHTS, ModelInput, epoch_folder, epochs_in, read_meta
 from kd_ray.training.student import distill, ensemble_of, new_student
 from kd_ray.training.workers import Worker
-from kd_ray.transfer_set import MANIFEST, Manifest, check_fit, read_manifest
+from kd_ray.transfer_set import Manifest, check_fit, read_manifest
+from kd_ray.transfer_set.manifest import MANIFEST
 
 OPTIMIZER_KEY = "train.optimizer"
 
@@ -77,7 +78,7 @@ def _parents(task: Task) -> dict[str, str]:
     }
 
 
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Iterator[Event]:
+def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
     return train(task, worker, lambda: _setup(task, worker, inputs))
 
 
@@ -107,9 +108,7 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
             parents={"dataset": plan.dataset_fingerprint, **_parents(task)},
         ),
         options=recipe.train,
-        events=lambda training: distill(
-            training, recipe, task.variant, task.seed, feeds, worker, teachers
-        ),
+        events=lambda training: distill(training, recipe, task.seed, feeds, worker, teachers),
         test=feeds.test,
         ensemble=ensemble_of(recipe.objective, feeds.members),
         start=start,
@@ -183,7 +182,7 @@ DISTILL = Stage(
     name="distill",
     kind=STUDENT,
     commands=("distill", "specialize"),
-    trains=True,
+    training=lambda task: task.recipe.train,
     tasks=_tasks,
     title=lambda task: f"student {task.variant}, seed {task.seed}",
     folder=lambda task: task.run_folder / "student" / task.variant / f"seed-{task.seed}",

@@ -1,4 +1,4 @@
-"""Does what lies in a folder fit what is asked? What determines an artefact, and the check of it."""
+"""Whether what lies in a folder fits what is asked: what determines an artefact, compared."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +53,7 @@ def finished_result(task: Task, parents: Mapping[str, str] | None = None) -> Res
     """
     result = read_result(task.folder)
     if result is None:
-        latest = latest_checkpoint(task.folder) if task.stage.trains else None
+        latest = latest_checkpoint(task.folder) if task.stage.training else None
         if latest is not None:
             check_same(latest, read_meta(latest).identity, identity(task))
         return None

@@ -3,47 +3,39 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from kd_ray.config import Recipe, SpecialistOptions
-from kd_ray.errors import CheckpointError, TransferSetError
-from kd_ray.files import to_path, write_json
+from kd_ray.errors import CheckpointError, ConfigError, TransferSetError
+from kd_ray.result import CLASS_GROUPS, RESULT, Result, read_result, write_result
 from kd_ray.runs.events import Event, Finished, Started
-from kd_ray.runs.fit import RESULT, finished_result, read_result
-from kd_ray.runs.identity import identity
+from kd_ray.runs.fit import finished_result, identity
 from kd_ray.runs.inputs import Inputs
-from kd_ray.runs.task import Task, groups_folder
-from kd_ray.runs.task import transfer_set_folder as labelled_folder
+from kd_ray.runs.label import transfer_set_folder
+from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.specialists import ClassGroups, check_rows, find_groups
-from kd_ray.training.checkpoint import versions
 from kd_ray.training.workers import Worker, from_first, together
-from kd_ray.transfer_set import TransferSet, open_transfer_set
+from kd_ray.transfer_set import TransferSet, open_transfer_set, read_manifest
+from kd_ray.transfer_set.manifest import MANIFEST
+from kd_ray.versions import versions
 
 
-def group_stage(task: Task, worker: Worker, inputs: Inputs) -> Iterator[Event]:
-    """Writes the class groups of a "cluster" task; no model is run."""
-    recipe = task.read_recipe()
-    with together(worker.device):
-        started = time.perf_counter()
-        opened = open_transfer_set(labelled_folder(recipe, to_path(task.run)))
-        parents = {"transfer_set": opened.manifest.sha256}
-        result = finished_result(task, parents)
-    if from_first(int(result is not None), worker.device):
-        yield Finished(result or {}, found=True)
-        return
-    yield Started(0, 0)
-    with together(worker.device):
-        if worker.is_first:
-            groups = groups_of(opened, recipe)
-            seconds = time.perf_counter() - started
-            finished = _result(task, recipe, groups, opened, seconds)
-            write_json(task.folder / RESULT, {**finished, "parents": parents})
-    with together(worker.device):
-        yield Finished(read_result(task.folder) or {}, found=False)
+def options_of(recipe: Recipe) -> SpecialistOptions:
+    """`[specialists]`.
+
+    Raises:
+        ConfigError: the recipe has none.
+    """
+    if recipe.specialists is None:
+        raise ConfigError(
+            "specialists: this table is needed to specialize, but the recipe has none; "
+            "add [specialists] with count = 10, say, or use kd-ray run"
+        )
+    return recipe.specialists
 
 
 def groups_of(opened: TransferSet, recipe: Recipe) -> ClassGroups:
@@ -53,7 +45,7 @@ def groups_of(opened: TransferSet, recipe: Recipe) -> ClassGroups:
         ConfigError: `[specialists]` does not fit the classes; see `specialists.find_groups`.
         TransferSetError: rows or the generalist's logits are missing.
     """
-    options = _options(recipe)
+    options = options_of(recipe)
     plan = opened.manifest.plan
     check_generalist(options, len(plan.teachers))
     logits = opened.train.logits[:, :, options.generalist]  # (N, V, K)
@@ -81,51 +73,144 @@ def check_generalist(options: SpecialistOptions, members: int) -> None:
         )
 
 
+def groups_in(result: Result) -> ClassGroups:
+    """The groups that a record of this stage holds."""
+    special = tuple(tuple(some) for some in result.details["special"])
+    return ClassGroups(tuple(result.details["of_class"]), special)
+
+
 def read_groups(run: Path) -> tuple[ClassGroups, str]:
     """The groups of a run, and their sha256.
 
     Raises:
         CheckpointError: they have not been found yet.
     """
-    folder = groups_folder(run)
+    folder = _folder(run)
     result = read_result(folder)
     if result is None:
         raise CheckpointError(
             f"{folder}: the groups of classes must have been found, but there is no {RESULT}; "
             "run kd-ray specialize first"
         )
-    special = tuple(tuple(some) for some in result["special"])
-    return ClassGroups(tuple(result["of_class"]), special), str(result["sha256"])
+    return groups_in(result), result.fingerprint
 
 
-def _options(recipe: Recipe) -> SpecialistOptions:
-    assert recipe.specialists is not None  # else there is no such task
-    return recipe.specialists
+def group_lines(result: Result) -> Sequence[str]:
+    """Two lines for each specialist: its classes, and those that it shares with others."""
+    names, groups = result.details["class_names"], groups_in(result)
+    lines = []
+    for number, special in enumerate(groups.special):
+        own = sum(groups.of_class[place] == number for place in special)
+        group = groups.of_class.count(number)
+        size = "its group"
+        if not own == group == len(special):
+            size = f"{own} of its group's {group}, {len(special) - own} others"
+        lines.append(
+            f"specialist {number}: {len(special)} classes ({size}): {_named(names, special)}"
+        )
+        shared = [
+            f"{len(classes)} with {other} ({_named(names, classes)})"
+            for other, classes in groups.overlaps(number).items()
+        ]
+        lines.append(f"  shares {', '.join(shared)}" if shared else "  shares none")
+    return lines
+
+
+def _named(names: Sequence[str], classes: Sequence[int]) -> str:
+    return " ".join(names[number] for number in classes)
+
+
+def _folder(run: Path) -> Path:
+    return run / "specialists" / "clusters"
+
+
+def _tasks(request: Request) -> list[Task]:
+    options_of(request.recipe)
+    return [request.task(GROUP_CLASSES)]
+
+
+def _identity(task: Task) -> dict[str, Any]:
+    options = options_of(task.recipe).model_dump(mode="json")
+    determining = ("generalist", "count", "classes_each", "temperature", "seed")
+    return {"specialists": {name: options[name] for name in determining}}
+
+
+def labelled_parent(task: Task) -> dict[str, str]:
+    """The sha256 of the generalist's transfer set, if that is there."""
+    folder = transfer_set_folder(task.recipe, task.run_folder)
+    there = (folder / MANIFEST).is_file()
+    return {"transfer_set": read_manifest(folder).sha256} if there else {}
+
+
+def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
+    with together(worker.device):
+        started = time.perf_counter()
+        opened = open_transfer_set(transfer_set_folder(task.recipe, task.run_folder))
+        parents = {"transfer_set": opened.manifest.sha256}
+        result = finished_result(task, parents)
+    if from_first(int(result is not None), worker.device):
+        assert result is not None
+        yield Finished(result, existed=True)
+        return
+    yield Started(0, 0)
+    with together(worker.device):
+        if worker.is_first:
+            groups = groups_of(opened, task.recipe)
+            seconds = time.perf_counter() - started
+            write_result(task.folder, _result(task, groups, opened, seconds, parents))
+    with together(worker.device):
+        result = read_result(task.folder)
+        assert result is not None
+        yield Finished(result, existed=False)
 
 
 def _result(
-    task: Task, recipe: Recipe, groups: ClassGroups, opened: TransferSet, seconds: float
-) -> dict[str, Any]:
+    task: Task, groups: ClassGroups, opened: TransferSet, seconds: float, parents: dict[str, str]
+) -> Result:
     names = opened.manifest.plan.class_names
     content = {"of_class": list(groups.of_class), "special": [list(s) for s in groups.special]}
     text = json.dumps([content, names], sort_keys=True)
-    return {
-        "stage": task.stage,
-        "name": recipe.name,
-        "status": "finished",
-        "title": task.title,
-        "metrics": {
+    return Result(
+        stage=task.stage.name,
+        kind=task.stage.kind,
+        name=task.recipe.name,
+        status="finished",
+        title=task.title,
+        metrics={
             "specialists": len(groups.special),
             "rows": len(opened.train.index) * opened.manifest.plan.views,
             "smallest": min(map(len, groups.special)),
             "largest": max(map(len, groups.special)),
         },
+        seconds=round(seconds, 2),
+        resumed_from=None,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        parents=parents,
+        identity=identity(task),
+        recipe=task.recipe_table(),
+        versions=versions(),
+        class_names=list(names),
         **content,
-        "class_names": list(names),
-        "seconds": round(seconds, 2),
-        "resumed_from": None,
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "identity": identity(task),
-        "recipe": task.recipe,
-        "versions": versions(),
-    }
+    )
+
+
+def _summary(result: Result) -> str:
+    smallest, largest = result.metrics["smallest"], result.metrics["largest"]
+    each = str(smallest) if smallest == largest else f"{smallest} to {largest}"
+    return f"{result.metrics['specialists']} specialists of {each} classes"
+
+
+GROUP_CLASSES = Stage(
+    name="cluster",  # of the first artefacts, which are read still
+    kind=CLASS_GROUPS,
+    commands=("specialize",),
+    table="specialists",
+    tasks=_tasks,
+    title=lambda task: "class groups",
+    folder=lambda task: _folder(task.run_folder),
+    identity=_identity,
+    parents=labelled_parent,
+    perform=_perform,
+    summary=_summary,
+    details=group_lines,
+)

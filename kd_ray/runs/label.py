@@ -7,7 +7,7 @@ bytes do not depend on how work was spread.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def _parents(task: Task) -> dict[str, str]:
     return {f"teacher-{n:02d}": result.fingerprint for n, result in enumerate(results) if result}
 
 
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Iterator[Event]:
+def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
     options = task.recipe.transfer_set
     with together(worker.device):
         dataset = inputs.dataset(task.data)

@@ -1,35 +1,18 @@
-"""Stages as tasks: what to do is plain data, doing it is a generator of events (floor 5).
+"""Performing tasks: one after the other, or trainings interleaved by their epochs."""
 
-A task can be sent anywhere. Performed in this process, in a Ray Train worker or in a test it is the
-same code, and performed twice it goes on where it was, or says that it is done. Artefacts lie below
-the run folder and are the only thing that stages hand to each other.
-"""
-
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 
 import torch
 
 from kd_ray.files import locked
-from kd_ray.runs.combine import combine_stage
 from kd_ray.runs.events import Event, Started
-from kd_ray.runs.group_classes import group_stage
 from kd_ray.runs.inputs import Inputs
-from kd_ray.runs.label import label_stage
 from kd_ray.runs.task import Task
-from kd_ray.runs.train import train
 from kd_ray.training.progress import Epoch
 from kd_ray.training.workers import Worker, together
 
 ORPHAN_WAIT_S = 60.0
-PERFORM: Mapping[str, Callable[[Task, Worker, Inputs], Iterator[Event]]] = {
-    "teach": train,
-    "label": label_stage,
-    "cluster": group_stage,
-    "specialize": train,
-    "combine": combine_stage,
-    "distill": train,
-}
 
 
 def perform_all(
@@ -49,7 +32,7 @@ def perform_all(
     inputs = inputs or Inputs()
     for task in tasks:
         with _writing(task, worker):
-            for event in PERFORM[task.stage](task, worker, inputs):
+            for event in task.stage.perform(task, worker, inputs):
                 yield task, event
 
 
@@ -71,8 +54,8 @@ def perform_interleaved(
     with _writing(tasks[0], worker), ExitStack() as stack:
         running = {}
         for task in tasks:
-            events = stack.enter_context(closing(train(task, worker, inputs)))
-            running[task.title] = (task, events)
+            events = task.stage.perform(task, worker, inputs)
+            running[task.title] = (task, stack.enter_context(closing(events)))
         done = dict.fromkeys(running, -1)
         while running:
             behind = min(running, key=lambda title: done[title])

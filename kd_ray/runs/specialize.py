@@ -1,18 +1,24 @@
 """The stage that trains a specialist, and all of them back from their checkpoints."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError
 from kd_ray.files import to_path
-from kd_ray.runs.fit import result_model
-from kd_ray.runs.group_classes import check_generalist, read_groups
+from kd_ray.result import SPECIALIST, read_result
+from kd_ray.runs.events import Event
+from kd_ray.runs.fit import determining, result_model
+from kd_ray.runs.group_classes import check_generalist, options_of, read_groups
 from kd_ray.runs.inputs import Inputs
-from kd_ray.runs.setup import Prepared
-from kd_ray.runs.task import Task, generalist_folder, specialist_folder, transfer_set_folder
+from kd_ray.runs.label import transfer_set_folder
+from kd_ray.runs.setup import Setup
+from kd_ray.runs.task import Request, Stage, Task
+from kd_ray.runs.teach import model_line, teacher_folder, teacher_folders
+from kd_ray.runs.train import description, train
 from kd_ray.specialists import (
     ClassGroups,
     new_specialist,
@@ -20,52 +26,23 @@ from kd_ray.specialists import (
     specialize,
     training_feed,
 )
-from kd_ray.training.losses import MEAN_OF_ALL
 from kd_ray.training.saved_model import SavedModel, load_model
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Manifest, check_fit, read_manifest
 from kd_ray.transfer_set.plan import class_difference
 
 
-def prepare_specialist(task: Task, worker: Worker, inputs: Inputs) -> Prepared:
-    """One specialist, with the weights of the generalist and the dataset it learns from."""
-    recipe = task.read_recipe()
-    assert recipe.specialists is not None
-    run, options = to_path(task.run), recipe.specialists.train
-    groups, sha256 = read_groups(run)
-    special = groups.special[task.member]
-    manifest = read_manifest(transfer_set_folder(recipe, run))
-    dataset = inputs.dataset(recipe)
-    check_fit(manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names)
-    generalist = load_generalist(recipe, run, manifest)
-    feed = training_feed(dataset, generalist, special, options, task.member)
-    test = special_feed(dataset.test, generalist, special).to(worker.device)
-    validation = special_feed(dataset.validation, generalist, special).to(worker.device)
-    return Prepared(
-        kind="specialist",
-        model=new_specialist(generalist, special, feed.correction),
-        model_table=generalist.meta.model,
-        quantizer=None,
-        input=generalist.meta.input,
-        class_names=generalist.meta.class_names,
-        options=options,
-        parents={
-            "dataset": dataset.fingerprint,
-            "generalist": generalist.sha256,
-            "clusters": sha256,
-        },
-        events=lambda training: specialize(
-            training, feed, options, task.member, worker, validation if validation.rows else None
-        ),
-        test=test,
-        ensemble=MEAN_OF_ALL,
-        special=list(special),
-        told={
-            "classes": [dataset.class_names[number] for number in special],
-            "special_rows": len(feed.special),
-            "dustbin_correction": feed.correction,
-        },
-    )
+def specialist_folder(run: Path, number: int) -> Path:
+    """The folder of a specialist below a run folder."""
+    return run / "specialists" / f"member-{number:02d}"
+
+
+def generalist_folder(recipe: Recipe, run: Path) -> Path:
+    """The teacher that specialists start from; that of a given transfer set lies beside it."""
+    member, path = options_of(recipe).generalist, recipe.transfer_set.path
+    if path is not None:
+        return teacher_folder(to_path(path).absolute().parent, member)
+    return teacher_folders(recipe, run)[member]
 
 
 def load_generalist(recipe: Recipe, run: Path, manifest: Manifest) -> SavedModel:
@@ -75,11 +52,10 @@ def load_generalist(recipe: Recipe, run: Path, manifest: Manifest) -> SavedModel
         CheckpointError: it has not finished, or is not the one that labelled the transfer set.
         TransferSetError: the transfer set has no logits of such a member.
     """
-    assert recipe.specialists is not None
-    member = recipe.specialists.generalist
-    check_generalist(recipe.specialists, len(manifest.plan.teachers))
+    options = options_of(recipe)
+    check_generalist(options, len(manifest.plan.teachers))
     saved = load_model(result_model(generalist_folder(recipe, run)), torch.device("cpu"))
-    labelled = manifest.plan.teachers[member].sha256
+    labelled = manifest.plan.teachers[options.generalist].sha256
     if saved.sha256 != labelled:
         raise CheckpointError(
             f"{saved.path}: the generalist must be the one that labelled the transfer set, with "
@@ -89,19 +65,19 @@ def load_generalist(recipe: Recipe, run: Path, manifest: Manifest) -> SavedModel
 
 
 def load_specialists(
-    task: Task, groups: ClassGroups, class_names: Sequence[str], device: torch.device
+    run: Path, groups: ClassGroups, class_names: Sequence[str], device: torch.device
 ) -> list[SavedModel]:
     """Every specialist of a run in evaluation mode, in order, on a device.
 
     Raises:
         CheckpointError: one has not finished, or has other classes than the groups say.
     """
-    found = []
+    models = []
     for number, special in enumerate(groups.special):
-        saved = load_model(result_model(specialist_folder(to_path(task.run), number)), device)
+        saved = load_model(result_model(specialist_folder(run, number)), device)
         check_class_map(saved, number, special, class_names)
-        found.append(saved)
-    return found
+        models.append(saved)
+    return models
 
 
 def check_class_map(
@@ -112,8 +88,8 @@ def check_class_map(
     Raises:
         CheckpointError: naming the specialist and the first class that differs.
     """
-    theirs = tuple(saved.meta.class_names[place] for place in saved.meta.special or [])
-    ours = tuple(class_names[place] for place in special)
+    theirs = tuple(saved.meta.class_names[number] for number in saved.meta.special or [])
+    ours = tuple(class_names[number] for number in special)
     everything = tuple(saved.meta.class_names), tuple(class_names)
     for there, here in ((theirs, ours), everything):
         if there != here:
@@ -122,3 +98,85 @@ def check_class_map(
                 f"{class_difference(there, here)} (here the specialist, there the group); "
                 "remove its folder to train it again"
             )
+
+
+def _tasks(request: Request) -> list[Task]:
+    numbers = range(options_of(request.recipe).count)
+    return [request.task(SPECIALIZE, member=number) for number in numbers]
+
+
+def _identity(task: Task) -> dict[str, Any]:
+    options = options_of(task.recipe).model_dump(mode="json")
+    return {
+        "data": determining(task.recipe.data, "root"),
+        "specialists": {"generalist": options["generalist"], "train": options["train"]},
+        "member": task.member,
+    }
+
+
+def _parents(task: Task) -> dict[str, str]:
+    folders = {
+        "generalist": generalist_folder(task.recipe, task.run_folder),
+        "clusters": task.run_folder / "specialists" / "clusters",
+    }
+    results = {name: read_result(folder) for name, folder in folders.items()}
+    return {name: result.fingerprint for name, result in results.items() if result}
+
+
+def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
+    return train(task, worker, lambda: _setup(task, worker, inputs))
+
+
+def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
+    """One specialist, with the weights of the generalist and the dataset it learns from."""
+    run, options = task.run_folder, options_of(task.recipe).train
+    groups, sha256 = read_groups(run)
+    special = groups.special[task.member]
+    manifest = read_manifest(transfer_set_folder(task.recipe, run))
+    dataset = inputs.dataset(task.data)
+    check_fit(manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names)
+    generalist = load_generalist(task.recipe, run, manifest)
+    feed = training_feed(dataset, generalist, special, options, task.member)
+    test = special_feed(dataset.test, generalist, special).to(worker.device)
+    validation = special_feed(dataset.validation, generalist, special).to(worker.device)
+    return Setup(
+        model=new_specialist(generalist, special, feed.correction),
+        about=description(
+            task,
+            generalist.meta.model,
+            generalist.meta.input,
+            generalist.meta.class_names,
+            special=list(special),
+            parents={
+                "dataset": dataset.fingerprint,
+                "generalist": generalist.sha256,
+                "clusters": sha256,
+            },
+        ),
+        options=options,
+        events=lambda training: specialize(
+            training, feed, options, task.member, worker, validation if validation.rows else None
+        ),
+        test=test,
+        details={
+            "classes": [dataset.class_names[number] for number in special],
+            "special_rows": len(feed.special),
+            "dustbin_correction": feed.correction,
+        },
+    )
+
+
+SPECIALIZE = Stage(
+    name="specialize",
+    kind=SPECIALIST,
+    commands=("specialize",),
+    table="specialists",
+    training=lambda task: options_of(task.recipe).train,
+    tasks=_tasks,
+    title=lambda task: f"specialist {task.member}",
+    folder=lambda task: specialist_folder(task.run_folder, task.member),
+    identity=_identity,
+    parents=_parents,
+    perform=_perform,
+    summary=model_line,
+)

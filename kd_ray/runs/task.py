@@ -1,15 +1,15 @@
 """Stages and tasks: a stage is one kind of artefact, a task is one artefact that a run asks for.
 
-Every stage is a module that ends in its `Stage`, and a line in the table of `stages`. A task carries
-all that making its artefact takes, so it can be sent to any process.
+Every stage is a module that ends in its `Stage`, and a line in the table of `stages`. A task
+carries all that making its artefact takes, so it can be sent to any process.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd_ray.config import DataOptions, Recipe
+from kd_ray.config import DataOptions, Recipe, Train
 from kd_ray.files import to_path
 from kd_ray.result import Result
 from kd_ray.runs.events import Event
@@ -35,8 +35,9 @@ class Stage:
         name: as results and checkpoints record it.
         kind: what the artefact is, see `result`.
         commands: the commands of `kd-ray` that ask for such artefacts.
-        trains: whether a model is trained: its workers meet in every step, and trainings of one
-            stage may run in parallel.
+        training: how a task's model is trained; None where none is. The workers of a training meet
+            in every step, and trainings of one stage may run in parallel.
+        table: the table of the recipe without which there are no such artefacts, or None.
         tasks: the artefacts that a run asks for.
         title: what a person calls a task's artefact.
         folder: where it lies.
@@ -56,9 +57,10 @@ class Stage:
     folder: "Callable[[Task], Path]"
     identity: "Callable[[Task], dict[str, Any]]"
     parents: "Callable[[Task], dict[str, str]]"
-    perform: "Callable[[Task, Worker, Inputs], Iterator[Event]]"
+    perform: "Callable[[Task, Worker, Inputs], Generator[Event]]"
     summary: Callable[[Result], str]
-    trains: bool = False
+    training: "Callable[[Task], Train] | None" = None
+    table: str | None = None
     details: Callable[[Result], Sequence[str]] = no_details
     needs: "Callable[[Task], None]" = needs_nothing
 

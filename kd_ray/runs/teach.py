@@ -1,12 +1,12 @@
 """The stage that trains a teacher: one member of the ensemble."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kd_ray.config import Recipe
+from kd_ray.config import Recipe, TeacherOptions
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 from kd_ray.result import TEACHER, Result, read_result
@@ -66,9 +66,13 @@ def _tasks(request: Request) -> list[Task]:
     return [request.task(TEACH, member=member) for member in numbers]
 
 
+def _options(task: Task) -> TeacherOptions:
+    assert task.recipe.teacher is not None  # else there is no such task
+    return task.recipe.teacher
+
+
 def _identity(task: Task) -> dict[str, Any]:
-    teacher = task.recipe.teacher
-    assert teacher is not None  # else there is no such task
+    teacher = _options(task)
     return {
         "data": determining(task.recipe.data, "root"),
         "teacher": {
@@ -88,14 +92,13 @@ def _needs(task: Task) -> None:
         )
 
 
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Iterator[Event]:
+def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
     return train(task, worker, lambda: _setup(task, worker, inputs))
 
 
 def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     """One member of the ensemble, with the dataset it learns from."""
-    teacher = task.recipe.teacher
-    assert teacher is not None
+    teacher = _options(task)
     dataset = inputs.dataset(task.data)
     return Setup(
         model=new_teacher(teacher, dataset, task.member),
@@ -116,7 +119,7 @@ TEACH = Stage(
     name="teach",
     kind=TEACHER,
     commands=("teach",),
-    trains=True,
+    training=lambda task: _options(task).train,
     tasks=_tasks,
     title=lambda task: f"teacher {task.member}",
     folder=lambda task: teacher_folders(task.recipe, task.run_folder)[task.member],

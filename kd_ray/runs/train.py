@@ -11,8 +11,8 @@ import torch
 
 from kd_ray.config import Train
 from kd_ray.files import remove_drafts
-from kd_ray.quant import dead_layers, model_cost
 from kd_ray.models import parameter_count
+from kd_ray.quant import dead_layers, model_cost
 from kd_ray.result import Result, write_result
 from kd_ray.runs.events import Event, Finished, Started
 from kd_ray.runs.fit import check_same, finished_result, identity
@@ -102,7 +102,7 @@ def description(
         fields: others of `checkpoint.Meta`, its parents among them.
     """
     return Meta(
-        kind=task.stage.kind,  # type: ignore[arg-type]  # the model checks it
+        kind=task.stage.kind,
         model=model,
         input=input,
         class_names=class_names,

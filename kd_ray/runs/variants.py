@@ -11,6 +11,9 @@ from kd_ray.config import Recipe, SoftWeight
 
 DISTILLED, LABELS, SOFTENED_LABELS = "distilled", "labels", "softened-labels"
 SMOOTHING, ONLINE, SPECIALIZED = "smoothing", "online", "specialized"
+OF_RECIPES = {DISTILLED, LABELS, SOFTENED_LABELS, SMOOTHING, ONLINE, SPECIALIZED}
+"""Names of the students that recipes have by themselves."""
+
 NO_SOFT_TERM = SoftWeight(factor=0.0, times_temperature_squared=False)
 
 

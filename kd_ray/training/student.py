@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from kd_ray.batch import Batch, Feed
-from kd_ray.config import Augment, Objective, Recipe, StudentTrain
+from kd_ray.config import Augment, Objective, Recipe, StudentOptions, StudentTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
 from kd_ray.models import build_model
 from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
-from kd_ray.runs.variants import ONLINE, variant_options, views_of
 from kd_ray.training.feed import TensorFeed, taken
 from kd_ray.training.loop import ObjectiveFunction, autocast, derived_seed, fit
 from kd_ray.training.losses import Ensemble, Loss, distillation_loss
@@ -44,19 +43,19 @@ class StudentFeeds:
         return StudentFeeds(self.train.to(device), validation, self.test.to(device))
 
 
-def new_student(recipe: Recipe, feeds: StudentFeeds, classes: int, seed: int) -> nn.Module:
-    """The student before training, on the CPU; a function of recipe, rows, K and seed."""
+def new_student(student: StudentOptions, feeds: StudentFeeds, classes: int, seed: int) -> nn.Module:
+    """The student before training, on the CPU; a function of its options, rows, K and seed."""
     channels, height, width = feeds.train.pixels.shape[-3:]
     shape = (channels, height, width)
     model = build_model(
-        recipe.student.model.name,
-        recipe.student.model.options,
+        student.model.name,
+        student.model.options,
         shape=shape,
         classes=classes,
         seed=derived_seed(seed, "student weights"),
     )
-    if recipe.student.quantizer is not None:
-        quantize_(model, recipe.student.quantizer, shape)
+    if student.quantizer is not None:
+        quantize_(model, student.quantizer, shape)
         calibrate_(model, sample(feeds.train, CALIBRATION_ROWS).cpu())
     return model
 
@@ -132,28 +131,28 @@ def held_out(feeds: StudentFeeds, share: float) -> StudentFeeds:
 
 def rows_shown(
     feed: TensorFeed,
-    variant: str,
+    student: StudentOptions,
     train: StudentTrain,
     teachers: Sequence[nn.Module],
     worker: Worker,
 ) -> Feed:
-    """The rows as a variant sees them: fewer of their views, or new ones that teachers label.
+    """The rows as a student sees them: all stored views, fewer, or new ones that teachers label.
 
     A teacher that is run in every step is shown what a set with a view for each epoch would hold,
     numbered alike: the student differs from one of that set in nothing but the stored type.
 
     Raises:
-        ConfigError: fewer views are stored than the variant is to be shown.
+        ConfigError: fewer views are stored than the student is to be shown.
     """
-    views = views_of(variant)
-    if views is not None and isinstance(feed.views, int) and views > feed.views:
-        raise ConfigError(
-            f"{variant}: the transfer set must have at least {views} views, but it has "
-            f"{feed.views}; label one with transfer_set.views = {views}"
-        )
-    if variant == ONLINE:
+    views = student.views
+    if student.teacher_in_every_step:
         fresh = replace(feed, views=train.epochs, logits=None)
         return TaughtFeed(fresh, teachers, lambda: autocast(train.precision, worker.device))
+    if views is not None and isinstance(feed.views, int) and views > feed.views:
+        raise ConfigError(
+            f"student.views: the transfer set must have at least {views} views, but it has "
+            f"{feed.views}; label one with transfer_set.views = {views}"
+        )
     return feed if views is None else replace(feed, views=views)
 
 
@@ -211,7 +210,6 @@ def objective_function(
 def distill(
     training: Training,
     recipe: Recipe,
-    variant: str,
     seed: int,
     feeds: StudentFeeds,
     worker: Worker,
@@ -221,24 +219,23 @@ def distill(
 
     Args:
         training: changed in place.
-        recipe: objective, options and what the variant changes in them.
-        variant: see `variants.variant_options` and `rows_shown`.
+        recipe: of the student: its objective, options and which views it is shown.
         seed: of the student.
         feeds: see `StudentFeeds`; where `train.hold_out` asks for it, rows of the first become the
             second.
         worker: this process among the workers.
-        teachers: of a variant that runs them in every step.
+        teachers: of a student that has them run in every step.
     """
-    objective, train = variant_options(recipe, variant)
-    ensemble = ensemble_of(objective, feeds.members)
+    train = recipe.train
+    ensemble = ensemble_of(recipe.objective, feeds.members)
     feeds = held_out(feeds, train.hold_out)
     events = fit(
         training,
-        rows_shown(feeds.train, variant, train, teachers, worker),
-        objective_function(objective, train.label_smoothing, ensemble),
+        rows_shown(feeds.train, recipe.student, train, teachers, worker),
+        objective_function(recipe.objective, train.label_smoothing, ensemble),
         train,
-        # Not of the variant: all variants draw the same order of rows, so they differ in the
-        # objective alone.
+        # Of the seed alone: all variants draw the same order of rows, so they differ in their
+        # recipes alone.
         seed=derived_seed(seed, "student"),
         worker=worker,
         validation=feeds.validation,

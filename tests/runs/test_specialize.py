@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kd_ray.report.folder import read_run
 from tiny import ALONE, perform, perform_in_pieces, tasks, tiny_file, tiny_recipe, weights_sha256
 from typer.testing import CliRunner
 
@@ -15,7 +16,6 @@ from kd_ray.cli import app
 from kd_ray.errors import CheckpointError, ConfigError, KdRayError, TransferSetError
 from kd_ray.pipeline import Run
 from kd_ray.pipeline import run as run_pipeline
-from kd_ray.report.folder import read_run
 from kd_ray.report.page import report_page
 from kd_ray.report.specialists import coverage_rows, group_lines, specialists_sentences
 from kd_ray.report.summary import Summary

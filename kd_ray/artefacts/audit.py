@@ -1,0 +1,152 @@
+"""The audit of a transfer set: its teachers are run again on sampled rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kd_ray.artefacts.evaluate import dataset_of, this_device
+from kd_ray.batch import UNLABELLED
+from kd_ray.datasets import Dataset
+from kd_ray.errors import ConfigError
+from kd_ray.files import to_path
+from kd_ray.result import read_result
+from kd_ray.runs import result_model
+from kd_ray.runs.combine import JOINT_TEACHER
+from kd_ray.runs.rows import labelled_rows
+from kd_ray.runs.teach import teacher_folder
+from kd_ray.training.predict import raw_logits
+from kd_ray.training.saved_model import SavedModel, load_model
+from kd_ray.transfer_set import TransferSet, check_fit, open_transfer_set
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        rows: checked.
+        wrong_logits: positions (split, row) whose stored logits are not the teachers'.
+        wrong_labels: positions (split, row) whose stored label is not the dataset's.
+        largest_error: of a stored logit, absolute.
+    """
+
+    rows: int
+    wrong_logits: list[tuple[str, int]]
+    wrong_labels: list[tuple[str, int]]
+    largest_error: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was wrong."""
+        return not self.wrong_logits and not self.wrong_labels
+
+
+def audit_transfer_set(
+    folder: str | Path,
+    run: str | Path | None = None,
+    *,
+    root: str | None = None,
+    sample: int | None = 1000,
+    seed: int = 0,
+) -> Audit:
+    """Verifies a transfer set's files, then runs its teachers again on sampled rows.
+
+    Args:
+        folder: the transfer set, or its URL in a store.
+        run: the run folder that has its teachers; by default the one that its recipe names, or
+            else the folder's parent.
+        root: folder of the dataset's files, if not where the recipe or KD_RAY_DATA says.
+        sample: rows per split; None for all.
+        seed: of the sample.
+
+    Raises:
+        TransferSetError: a file is not as it was written, or the set is of other data or teachers.
+        CheckpointError: a teacher is missing.
+    """
+    given = to_path(folder)
+    opened = open_transfer_set(given)
+    if opened.manifest.plan.teachers[0].model.get("name") == JOINT_TEACHER:
+        raise ConfigError(
+            f"{folder}: holds what a generalist and its specialists believe together, which audit "
+            "cannot run; audit the transfer set that it was made from, or remove it and run "
+            "kd-ray specialize to make it anew"
+        )
+    if sample is not None and sample < 1:
+        raise ConfigError(f"--rows: must be at least 1, but got {sample}; leave it out for 1000")
+    home = _teachers_home(given) if run is None else to_path(run)
+    device = this_device()
+    teachers = [
+        load_model(result_model(teacher_folder(home, member)), device)
+        for member in range(len(opened.manifest.plan.teachers))
+    ]
+    check_fit(opened.manifest, teacher_sha256s=[teacher.sha256 for teacher in teachers])
+    dataset = dataset_of(teachers[0].path, teachers[0].meta, root)
+    check_fit(
+        opened.manifest,
+        dataset_fingerprint=dataset.fingerprint,
+        class_names=dataset.class_names,
+    )
+    return audit(opened, dataset, teachers, sample=sample, seed=seed, device=device)
+
+
+def _teachers_home(transfer_set: Path) -> Path:
+    """The run folder that has a transfer set's teachers, as far as the set says."""
+    result = read_result(transfer_set)
+    recipe = {} if result is None else result.recipe
+    elsewhere = recipe.get("teacher", {}).get("path")
+    return to_path(elsewhere) if elsewhere else transfer_set.absolute().parent
+
+
+def audit(
+    transfer_set: TransferSet,
+    dataset: Dataset,
+    teachers: Sequence[SavedModel],
+    *,
+    sample: int | None,
+    seed: int,
+    device: torch.device,
+) -> Audit:
+    """Runs the teachers again on sampled rows and compares; labels are compared on every row.
+
+    Args:
+        transfer_set: opened and verified against its own manifest.
+        dataset: its pixels; its fit was checked by the caller.
+        teachers: its teachers, in order.
+        sample: rows per split to run again; None for all.
+        seed: of the sample.
+        device: where the teachers run.
+    """
+    checked, largest = 0, 0.0
+    wrong_logits: list[tuple[str, int]] = []
+    wrong_labels: list[tuple[str, int]] = []
+    for name, rows in labelled_rows(transfer_set, dataset).items():
+        count = len(rows.index) * rows.views
+        if not count:
+            continue
+        differing = (rows.labels != UNLABELLED) & (rows.labels != rows.split.labels[rows.index])
+        wrong_labels += [(name, int(row)) for row in differing.nonzero()]
+        draw = torch.Generator().manual_seed(seed)
+        order = torch.randperm(count, generator=draw)[:sample].sort().values
+        number, view = rows.image_and_view(order)
+        stored = getattr(transfer_set, name).logits[number, view]
+        fresh = raw_logits(teachers, rows.rendered(order).images, device)
+        error = (stored - fresh).abs()
+        bad = (error > _allowed_error(fresh, transfer_set.manifest.plan.dtype)).flatten(1).any(1)
+        wrong_logits += [(name, int(row)) for row in order[bad]]
+        largest = max(largest, float(error.max()))
+        checked += len(order)
+    return Audit(checked, wrong_logits, wrong_labels, largest)
+
+
+def _allowed_error(fresh: Tensor, dtype: str) -> Tensor:
+    """How far a stored logit may lie from one computed anew, `(N, M, K)`.
+
+    One unit in the last place of the stored type, and what another order of float32 sums (other
+    batch, device or threads) does to the largest logits of a row.
+    """
+    rounding = 2**-10 if dtype == "float16" else 2**-23
+    largest = fresh.abs().amax(dim=2, keepdim=True).clamp(min=1.0)
+    return rounding * fresh.abs() + 2**-14 * largest

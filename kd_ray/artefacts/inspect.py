@@ -1,0 +1,141 @@
+"""What lies at a path: a run folder, a model, a transfer set, or another artefact."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd_ray.errors import ConfigError
+from kd_ray.files import to_path
+from kd_ray.quant import dead_layers, model_cost
+from kd_ray.result import Result, read_result
+from kd_ray.runs import STAGES
+from kd_ray.runs.folder import RECIPE, read_run
+from kd_ray.training.checkpoint import META, Meta, read_meta
+from kd_ray.training.saved_model import load_model
+from kd_ray.transfer_set import bytes_per_row, read_manifest
+from kd_ray.transfer_set.manifest import MANIFEST
+from kd_ray.units import bytes_shown, count_shown
+
+
+def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:
+    """What lies at a path or URL: a title, and facts by name.
+
+    Raises:
+        KdRayError: it is no artefact, or not a readable one.
+    """
+    path = to_path(where)
+    if (path / MANIFEST).is_file():
+        return _transfer_set_facts(path)
+    if (path / META).is_file():
+        return _checkpoint_facts(path)
+    result = read_result(path)
+    if result is not None and result.checkpoint is None:
+        return _result_facts(path, result)
+    if result is not None:
+        return _checkpoint_facts(path / str(result.checkpoint))
+    if (path / RECIPE).is_file():
+        return _run_facts(path)
+    raise ConfigError(
+        f"{path}: must be a run folder, a checkpoint or a transfer set, but has none of "
+        f"{RECIPE}, {META}, {MANIFEST}; name a folder such as runs/quickstart"
+    )
+
+
+def _transfer_set_facts(path: Path) -> tuple[str, dict[str, Any]]:
+    manifest = read_manifest(path)
+    plan = manifest.plan
+    return f"transfer set {path}", {
+        "dataset": f"{plan.dataset} ({plan.dataset_fingerprint[:12]})",
+        "classes": ", ".join(plan.class_names),
+        "rows": ", ".join(f"{name} {plan.rows_of(name):,}" for name in plan.splits),
+        "views": plan.views,
+        "logits": f"{plan.dtype}, M x K = {plan.logits_shape[0]} x {plan.logits_shape[1]}",
+        "images": "stored" if plan.include_images else "in the dataset",
+        **{
+            f"teacher {number}": f"{teacher.model['name']}, test accuracy {teacher.accuracy:.4f}, "
+            f"sha256 {teacher.sha256[:12]}"
+            for number, teacher in enumerate(plan.teachers)
+        },
+        "files": f"{len(manifest.files)}, {sum(f.bytes for f in manifest.files):,} bytes, "
+        f"{bytes_per_row(manifest):.1f} per row",
+        "sha256": manifest.sha256,
+    }
+
+
+def _result_facts(path: Path, result: Result) -> tuple[str, dict[str, Any]]:
+    """An artefact that is no model: its figures, and what its stage says of it."""
+    stage = STAGES.get(result.stage)
+    facts: dict[str, Any] = dict(result.metrics)
+    name = ""
+    for line in [] if stage is None else stage.details(result):
+        if line.startswith(" "):  # it goes on
+            facts[name] += f";{line[1:]}"
+        else:
+            name, _, about = line.partition(": ")
+            facts[name] = about
+    return f"{result.title} {path}", {
+        **facts,
+        "seconds": result.seconds,
+        **{f"parent {name}": sha256 for name, sha256 in result.parents.items()},
+        "sha256": result.fingerprint,
+    }
+
+
+def _checkpoint_facts(path: Path) -> tuple[str, dict[str, Any]]:
+    meta = read_meta(path)
+    last = meta.history[-1] if meta.history else {}
+    return f"{meta.kind} {path}", {
+        "epoch": meta.epoch,
+        "model": ", ".join(f"{key} = {value}" for key, value in meta.model.items()),
+        "input": f"(C, H, W) = {meta.input.shape}, mean {meta.input.mean}, std {meta.input.std}",
+        "classes": ", ".join(meta.class_names),
+        **_special_facts(meta),
+        **_cost_facts(path, last.get("layers", {})),
+        **{f"last {key}": value for key, value in last.items() if key not in ("epoch", "layers")},
+        **{f"parent {name}": sha256 for name, sha256 in meta.parents.items()},
+        **{f"sha256 {name}": sha256 for name, sha256 in meta.files.items()},
+        "versions": ", ".join(f"{name} {number}" for name, number in meta.versions.items()),
+    }
+
+
+def _special_facts(meta: Meta) -> dict[str, str]:
+    if meta.special is None:
+        return {}
+    names = ", ".join(meta.class_names[number] for number in meta.special)
+    return {"special classes": f"{names}; all others are one output"}
+
+
+def _cost_facts(path: Path, active: Mapping[str, Any]) -> dict[str, str]:
+    """Size and bit operations of a model, layer by layer, with what its activations last did."""
+    saved = load_model(path, torch.device("cpu"))
+    cost = model_cost(saved.model, saved.meta.input.shape)
+    facts = {
+        "packed size": f"{bytes_shown(cost.packed_bytes)} ({cost.packed_bytes:,} bytes)",
+        "bit operations": f"{count_shown(cost.bit_operations)} for an image",
+    }
+    for layer in cost.layers:
+        facts[f"layer {layer.name}"] = (
+            f"{layer.kind}, W {layer.weight_bits} A {layer.activation_bits}, "
+            f"{bytes_shown(layer.packed_bytes)}, {count_shown(layer.bit_operations)} bit operations"
+        )
+    for name, seen in active.items():
+        levels = " ".join(f"{100 * share:.1f}" for share in seen["levels"])
+        dead = ", dead" if dead_layers({name: seen}) else ""
+        facts[f"activations {name}"] = f"{100 * seen['on']:.1f} % on{dead}; levels {levels} %"
+    return facts
+
+
+def _run_facts(path: Path) -> tuple[str, dict[str, Any]]:
+    facts = {}
+    for artefact in read_run(path).artefacts:
+        result, stage = artefact.result, artefact.stage
+        if result is None:
+            if artefact.history:
+                facts[artefact.progress] = "unfinished; the same command goes on"
+            continue
+        counts = ", ".join(f"{value:,} {name}" for name, value in result.metrics.items())
+        line = counts if stage is None else stage.summary(result)
+        facts[artefact.title] = f"{line}, {result.seconds} s, in {artefact.place}"
+    return f"run {path}", facts

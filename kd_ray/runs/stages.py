@@ -1,0 +1,38 @@
+"""The table of stages, in the order in which they are performed; a new stage is one more line."""
+
+from kd_ray.catalog import pick
+from kd_ray.config import Recipe
+from kd_ray.runs.combine import COMBINE
+from kd_ray.runs.distill import DISTILL
+from kd_ray.runs.group_classes import GROUP_CLASSES
+from kd_ray.runs.label import LABEL
+from kd_ray.runs.specialize import SPECIALIZE
+from kd_ray.runs.task import Request, Stage, Task
+from kd_ray.runs.teach import TEACH
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage for stage in (TEACH, LABEL, GROUP_CLASSES, SPECIALIZE, COMBINE, DISTILL)
+}
+
+
+def commands_of(recipe: Recipe) -> tuple[str, ...]:
+    """The commands that make everything a recipe describes, in order."""
+    stages = STAGES.values()
+    described = (s for s in stages if s.table is None or getattr(recipe, s.table) is not None)
+    return tuple(dict.fromkeys(stage.commands[0] for stage in described))
+
+
+def tasks_of(request: Request) -> list[Task]:
+    """The artefacts that a run is asked for, those first that others are made from.
+
+    Raises:
+        ConfigError: a command that no stage knows, or one that the recipe has no table for.
+    """
+    known = {command: command for stage in STAGES.values() for command in stage.commands}
+    wanted = {pick("stage", known, command) for command in request.commands}
+    return [
+        task
+        for stage in STAGES.values()
+        if wanted.intersection(stage.commands)
+        for task in stage.tasks(request)
+    ]
