@@ -10,14 +10,12 @@ from kd_ray.files.commit import (
     committed_folder,
     local_copies,
     local_copy,
-    read_json,
     remove_drafts,
     remove_folder,
     scratch_folder,
     sha256_of,
     sync,
     write_json,
-    writing,
 )
 from kd_ray.files.lock import locked
 from kd_ray.files.paths import is_stored, to_path
@@ -30,7 +28,6 @@ __all__ = [
     "local_copies",
     "local_copy",
     "locked",
-    "read_json",
     "remove_drafts",
     "remove_folder",
     "scratch_folder",
@@ -38,5 +35,4 @@ __all__ = [
     "sync",
     "to_path",
     "write_json",
-    "writing",
 ]

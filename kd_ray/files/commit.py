@@ -150,23 +150,6 @@ def write_json(path: Path, value: Any) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The table in a JSON file that `write_json` wrote.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        StorageError: it cannot be read.
-    """
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, TypeError) as error:
-        raise StorageError(
-            f"{path}: must be a table as JSON, but cannot be read ({error}); remove it"
-        ) from error
-
-
 def sha256_of(path: Path) -> str:
     """Hex sha256 of the bytes of a local file."""
     with path.open("rb") as file:

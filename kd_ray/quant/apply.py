@@ -1,4 +1,4 @@
-"""Quantizers put on a model by the recipe, and taken off again.
+"""Quantizers put on a model by the recipe.
 
 A layer's bits are those of its weights and of its inputs. Inputs are quantized where they enter a
 layer, so a shortcut around it stays float; the exercise's block quantizes what leaves its ReLU.
@@ -14,13 +14,7 @@ from torch import Tensor, nn
 from kd_ray.catalog import suggestion
 from kd_ray.config import QuantizerOptions
 from kd_ray.errors import ConfigError
-from kd_ray.quant.layers import (
-    FLOAT_CLASSES,
-    MegviiNorm,
-    QuantizedReLU,
-    become_float_,
-    become_quantized_,
-)
+from kd_ray.quant.layers import MegviiNorm, QuantizedReLU, become_quantized_
 from kd_ray.quant.lsq import lsq_levels
 from kd_ray.quant.quantizers import (
     DorefaActivations,
@@ -89,14 +83,6 @@ def quantize_(
         become_quantized_(layer, weights, inputs, mine.gradient)
         if weights is not None:
             weights.calibrate_(layer.get_parameter("weight"))
-    return model
-
-
-def dequantize_(model: nn.Module) -> nn.Module:
-    """Takes every quantizer off, in place, and returns the model with its float weights."""
-    for module in list(model.modules()):
-        if type(module) in FLOAT_CLASSES:
-            become_float_(module)
     return model
 
 
@@ -171,7 +157,7 @@ def calibrate_(model: nn.Module, images: Tensor) -> None:
     try:
         model.eval()
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
                 module.train()
         model(images)
     finally:

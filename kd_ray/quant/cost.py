@@ -1,27 +1,19 @@
-"""What a model of few bits costs, and what its activations do."""
+"""What a model costs: the bytes that it is stored in, and the bit operations for one image."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kd_ray.quant.apply import LAYERS, activation_quantizers
+from kd_ray.quant.apply import LAYERS
 from kd_ray.quant.layers import QuantizedConv2d, QuantizedLinear, QuantizedReLU
-from kd_ray.quant.quantizers import Quantizer
 from kd_ray.quant.rounding import FLOAT_BITS
 from kd_ray.quant.trace import LayerCalls, trace_layers
 
 PIXEL_BITS = 8
 """Of the inputs of the first layer."""
-
-DEAD = 0.999
-"""A layer is dead where so large a share of its activations lie on one level."""
-
-MOST_LEVELS = 16
-"""Entries of a histogram; where there are more levels, neighbours are counted together."""
 
 
 @dataclass(frozen=True)
@@ -83,57 +75,6 @@ def model_cost(model: nn.Module, shape: tuple[int, int, int]) -> ModelCost:
         packed_bytes=others + sum(layer.packed_bytes for layer in layers),
         bit_operations=sum(layer.bit_operations for layer in layers),
     )
-
-
-@torch.no_grad()
-def activity(model: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
-    """Where the activations of each quantizer lie, in evaluation mode.
-
-    Args:
-        model: quantized; it stays as it is.
-        images: `(N, C, H, W)` normalized.
-
-    Returns:
-        Layer -> `on`, the share of activations above 0; `most`, the largest share on one level; and
-        `levels`, the shares from the lowest level to the highest.
-    """
-    found: dict[str, dict[str, Any]] = {}
-
-    def watch(name: str, quantizer: Quantizer, output: Tensor) -> None:
-        low, step = quantizer.grid()
-        level = ((output.float() - low) / step).round().long().flatten()
-        shares = torch.bincount(level, minlength=2**quantizer.bits).double() / level.numel()
-        on = float((output > 0).double().mean())
-        most = float(shares.max())
-        if len(shares) > MOST_LEVELS:
-            shares = shares.view(MOST_LEVELS, -1).sum(1)
-        levels = [round(share, 6) for share in shares.tolist()]
-        found[name] = {"on": round(on, 6), "most": round(most, 6), "levels": levels}
-
-    training = [(module, module.training) for module in model.modules()]
-    handles = [
-        quantizer.register_forward_hook(
-            lambda module, inputs, output, name=name: watch(name, module, output)
-        )
-        for name, quantizer in activation_quantizers(model).items()
-    ]
-    try:
-        model.eval()(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, was in training:
-            module.training = was
-    return found
-
-
-def dead_layers(layers: dict[str, dict[str, Any]]) -> list[str]:
-    """Names of the layers whose activations are nearly all the same, so that nothing is learned.
-
-    >>> dead_layers({"conv1": {"most": 1.0}, "conv2": {"most": 0.7}})
-    ['conv1']
-    """
-    return [name for name, layer in layers.items() if layer["most"] >= DEAD]
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_ray.quant.rounding import FLOAT_BITS, Bits, fake_quantize, straight_through, top_level
+from kd_ray.quant.rounding import FLOAT_BITS, fake_quantize, straight_through, top_level
 
 
-def dorefa_weights(w: Tensor, bits: Bits) -> Tensor:
+def dorefa_weights(w: Tensor, bits: int) -> Tensor:
     """Low-bit weights; equations 7 and 9.
 
     One bit: `E sign(w)` with E the mean of |w| over the layer, sign(0) = +1, and the gradient of
@@ -25,9 +25,6 @@ def dorefa_weights(w: Tensor, bits: Bits) -> Tensor:
     >>> dorefa_weights(torch.tensor([-3.0, 0.0, 1.0]), 1)
     tensor([-1.3333,  1.3333,  1.3333])
     """
-    if isinstance(bits, Tensor):
-        low = torch.where(bits == 1, _binary(w), _multibit(w, bits))
-        return torch.where(bits >= FLOAT_BITS, w, low)
     if bits >= FLOAT_BITS:
         return w
     return _binary(w) if bits == 1 else _multibit(w, bits)
@@ -38,7 +35,7 @@ def _binary(w: Tensor) -> Tensor:
     return straight_through(w, torch.where(w >= 0, scale, -scale))
 
 
-def _multibit(w: Tensor, bits: Bits) -> Tensor:
+def _multibit(w: Tensor, bits: int) -> Tensor:
     t = torch.tanh(w)
     # Where all weights are 0 every one is in the middle of the range.
     top = t.abs().amax()
@@ -46,7 +43,7 @@ def _multibit(w: Tensor, bits: Bits) -> Tensor:
     return 2 * fake_quantize(half + 0.5, bits) - 1
 
 
-def dorefa_activations(x: Tensor, bits: Bits) -> Tensor:
+def dorefa_activations(x: Tensor, bits: int) -> Tensor:
     """`q_k(clip(x, 0, 1))`: levels i / n, and 1 bit is {0, 1}; section 2.4.
 
     Args:
@@ -56,8 +53,6 @@ def dorefa_activations(x: Tensor, bits: Bits) -> Tensor:
     Returns:
         The shape of `x`; the gradient is 1 inside (0, 1) and 0 elsewhere.
     """
-    if isinstance(bits, Tensor):
-        return torch.where(bits >= FLOAT_BITS, x.relu(), fake_quantize(x, bits))
     return x.relu() if bits >= FLOAT_BITS else fake_quantize(x, bits)
 
 

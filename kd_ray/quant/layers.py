@@ -23,7 +23,10 @@ class QuantizedConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """`(N, C, H, W)` to `(N, C', H', W')`."""
         x, w = quantized_operands(self, input)
-        return dorefa_gradients(self._conv_forward(x, w, self.bias), self.gradient_bits)
+        assert self.padding_mode == "zeros"
+        assert not isinstance(self.padding, str)
+        output = F.conv2d(x, w, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return dorefa_gradients(output, self.gradient_bits)
 
 
 class QuantizedLinear(nn.Linear):
@@ -71,13 +74,6 @@ class MegviiNorm(nn.BatchNorm2d):
 
 
 QuantizedLayer = QuantizedConv2d | QuantizedLinear
-FLOAT_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
-    QuantizedConv2d: nn.Conv2d,
-    QuantizedLinear: nn.Linear,
-    QuantizedReLU: nn.ReLU,
-    MegviiNorm: nn.BatchNorm2d,
-}
-"""What each of these was, and turns back into."""
 
 
 def quantized_operands(layer: QuantizedLayer, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,11 +97,3 @@ def become_quantized_(
     assert isinstance(layer, QuantizedConv2d | QuantizedLinear)
     layer.weight_quantizer, layer.input_quantizer = weights, inputs
     layer.gradient_bits = gradient_bits
-
-
-def become_float_(module: nn.Module) -> None:
-    """Turns a quantized layer back, in place; its float weights stay."""
-    module.__class__ = FLOAT_CLASSES[type(module)]
-    for name in ("weight_quantizer", "input_quantizer", "output_quantizer", "gradient_bits"):
-        if hasattr(module, name):
-            delattr(module, name)

@@ -8,47 +8,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_ray.errors import ConfigError
-from kd_ray.quant.rounding import FLOAT_BITS, Bits
+from kd_ray.quant.rounding import FLOAT_BITS
 
 
 class _Lsq(torch.autograd.Function):
     """The same as the composed operations, in half the passes over memory."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(
-        v: Tensor, step: Tensor, low: float | Tensor, high: float | Tensor, shift: float
-    ) -> Tensor:
-        if isinstance(low, Tensor) or isinstance(high, Tensor):  # its batch may be none of v's
-            level = torch.clamp(v / step, torch.as_tensor(low), torch.as_tensor(high))
-            return ((level - shift).round() + shift) * step
+    def forward(v: Tensor, step: Tensor, low: float, high: float, shift: float) -> Tensor:
         level = F.hardtanh_(v / step, low, high)
         return (level.sub_(shift).round_().add_(shift) if shift else level.round_()) * step
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        v, step, low, high, _ = inputs
-        bounds = (low, high) if isinstance(low, Tensor) else ()
-        if not bounds:
-            ctx.low, ctx.high = low, high
-        ctx.save_for_backward(v, step, output, *bounds)
+        v, step, ctx.low, ctx.high, _ = inputs
+        ctx.save_for_backward(v, step, output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        v, step, output, *bounds = ctx.saved_tensors
+        v, step, output = ctx.saved_tensors
         (g,) = gradients
-        if bounds:
-            place = v / step
-            inside = g * ((place > bounds[0]) & (place < bounds[1]))
-        else:
-            inside = torch.ops.aten.hardtanh_backward(g, v / step, ctx.low, ctx.high)
+        inside = torch.ops.aten.hardtanh_backward(g, v / step, ctx.low, ctx.high)
         # Equation 3, summed: round(v/s) - v/s inside the clip, the bound outside.
         of_step = ((g * output).sum() - (inside * v).sum()) / step
         return inside, of_step, None, None, None
 
 
-def lsq_levels(bits: Bits, *, signed: bool, zero: bool = True) -> tuple[Bits | float, Bits | float]:
+def lsq_levels(bits: int, *, signed: bool, zero: bool = True) -> tuple[float, float]:
     """Lowest and highest level, in steps.
 
     Args:
@@ -69,7 +55,7 @@ def lsq_levels(bits: Bits, *, signed: bool, zero: bool = True) -> tuple[Bits | f
         return 0, 2**bits - 1
     if not zero:
         return (1 - 2**bits) / 2, (2**bits - 1) / 2
-    if not isinstance(bits, Tensor) and bits == 1:
+    if bits == 1:
         raise ConfigError(
             "lsq: signed levels with a zero need at least 2 bits, but got 1 bit, whose levels "
             'would be {-1, 0}; choose signed_levels = "without-zero" ({-1, +1}) or more bits'
@@ -77,7 +63,7 @@ def lsq_levels(bits: Bits, *, signed: bool, zero: bool = True) -> tuple[Bits | f
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
-def lsq(v: Tensor, step: Tensor, bits: Bits, *, signed: bool, zero: bool = True) -> Tensor:
+def lsq(v: Tensor, step: Tensor, bits: int, *, signed: bool, zero: bool = True) -> Tensor:
     """`s round(clip(v / s, -Qn, Qp))`, equations 1 and 2, with the gradients of equations 3 and 5.
 
     Args:
@@ -91,16 +77,12 @@ def lsq(v: Tensor, step: Tensor, bits: Bits, *, signed: bool, zero: bool = True)
         The shape of `v`. The gradient of `v` is 1 inside the clip and 0 outside; that of `step` is
         what the paper gives, before the scale of `scaled_gradient`.
     """
-    if not isinstance(bits, Tensor) and bits >= FLOAT_BITS:
+    if bits >= FLOAT_BITS:
         return v
     low, high = lsq_levels(bits, signed=signed, zero=zero)
     shift = 0.5 if signed and not zero else 0.0
-    if isinstance(low, Tensor) or isinstance(high, Tensor):
-        bounds = torch.as_tensor(low).to(v), torch.as_tensor(high).to(v)
-        quantized = _Lsq.apply(v, step, *bounds, shift)
-        return torch.where(torch.as_tensor(bits) >= FLOAT_BITS, v, quantized)
-    fused: Tensor = _Lsq.apply(v, step, float(low), float(high), shift)
-    return fused
+    quantized: Tensor = _Lsq.apply(v, step, float(low), float(high), shift)
+    return quantized
 
 
 def lsq_initial_step(v: Tensor, bits: int, *, signed: bool, zero: bool = True) -> Tensor:
@@ -136,4 +118,4 @@ def scaled_gradient(x: Tensor, scale: float) -> Tensor:
 def _above_zero(bits: int, signed: bool, zero: bool) -> int:
     """Qp: how many levels lie above 0."""
     _, high = lsq_levels(bits, signed=signed, zero=zero)
-    return math.ceil(float(high))
+    return math.ceil(high)

@@ -3,18 +3,13 @@
 import torch
 from torch import Tensor
 
-from kd_ray.quant.rounding import (
-    FLOAT_BITS,
-    Bits,
-    fake_quantize,
-    straight_through,
-)
+from kd_ray.quant.rounding import FLOAT_BITS, fake_quantize, straight_through
 
 INPUT_SCALE = 0.1
 """Activations are a tenth before they are clipped to [0, 1]."""
 
 
-def megvii_weights(w: Tensor, bits: Bits) -> Tensor:
+def megvii_weights(w: Tensor, bits: int) -> Tensor:
     """`s (q_k(clip(t / s, -1/2, 1/2) + 1/2) - 1/2)` with t = tanh(w) and s = 2 mean|t|.
 
     The gradient of the whole map is that of the identity. Unlike DoReFa's it keeps the layer's
@@ -27,17 +22,15 @@ def megvii_weights(w: Tensor, bits: Bits) -> Tensor:
     Returns:
         The shape of `w`.
     """
-    if not isinstance(bits, Tensor) and bits >= FLOAT_BITS:
+    if bits >= FLOAT_BITS:
         return w
     t = torch.tanh(w.detach())
     s = (2 * t.abs().mean()).clamp_min(torch.finfo(w.dtype).tiny)
     low = s * (fake_quantize(t / s + 0.5, bits, half_up=True) - 0.5)
-    if isinstance(bits, Tensor):
-        low = torch.where(bits >= FLOAT_BITS, w.detach(), low)
     return straight_through(w, low)
 
 
-def megvii_activations(x: Tensor, bits: Bits) -> Tensor:
+def megvii_activations(x: Tensor, bits: int) -> Tensor:
     """`q_k(clip(0.1 x, 0, 1))`; a unit is on from x = 10 / (2n), so few are at the start.
 
     Args:
@@ -47,10 +40,9 @@ def megvii_activations(x: Tensor, bits: Bits) -> Tensor:
     Returns:
         The shape of `x`; the gradient is 0.1 inside (0, 10) and 0 elsewhere.
     """
-    if not isinstance(bits, Tensor) and bits >= FLOAT_BITS:
+    if bits >= FLOAT_BITS:
         return x.relu()
-    low = fake_quantize(x, bits, scale=INPUT_SCALE, half_up=True)
-    return torch.where(bits >= FLOAT_BITS, x.relu(), low) if isinstance(bits, Tensor) else low
+    return fake_quantize(x, bits, scale=INPUT_SCALE, half_up=True)
 
 
 def megvii_affine(weight: Tensor) -> Tensor:

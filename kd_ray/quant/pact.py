@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_ray.quant.rounding import FLOAT_BITS, Bits, top_level
+from kd_ray.quant.rounding import FLOAT_BITS, top_level
 
 INITIAL_CLIP = 8.0
 """Alpha before training: high, and drawn down by its weight decay where that costs nothing."""
@@ -18,15 +18,11 @@ CLIP_DECAY = 2e-4
 class _Pact(torch.autograd.Function):
     """`round(n clip(x / alpha, 0, 1)) alpha / n`; without n, no rounding."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, clip: Tensor, n: int | Tensor | None) -> Tensor:
+    def forward(x: Tensor, clip: Tensor, n: int | None) -> Tensor:
         share = F.hardtanh_(x / clip, 0, 1)
         if n is None:
             return share * clip
-        if isinstance(n, Tensor):  # its batch dimension under vmap may be none of x's
-            return (share * n).round() * (clip / n)
         return share.mul_(n).round_() * (clip / n)
 
     @staticmethod
@@ -44,7 +40,7 @@ class _Pact(torch.autograd.Function):
         return inside, g.sum() - below.sum(), None
 
 
-def pact(x: Tensor, clip: Tensor, bits: Bits) -> Tensor:
+def pact(x: Tensor, clip: Tensor, bits: int) -> Tensor:
     """`round(y n / alpha) alpha / n` with y = clip(x, 0, alpha); equations 1 to 3.
 
     Args:
@@ -56,8 +52,5 @@ def pact(x: Tensor, clip: Tensor, bits: Bits) -> Tensor:
         The shape of `x`. The gradient of `x` is 1 inside (0, alpha) and 0 elsewhere; that of
         `clip` is 1 where x >= alpha and 0 elsewhere.
     """
-    if not isinstance(bits, Tensor) and bits >= FLOAT_BITS:
-        unrounded: Tensor = _Pact.apply(x, clip, None)
-        return unrounded
-    quantized: Tensor = _Pact.apply(x, clip, top_level(bits))
+    quantized: Tensor = _Pact.apply(x, clip, None if bits >= FLOAT_BITS else top_level(bits))
     return quantized

@@ -123,7 +123,7 @@ class Lsq(Quantizer):
         """The lowest level, and the distance of two levels."""
         low, _ = lsq_levels(self.bits, signed=self.signed, zero=self.zero)
         step = float(self._positive_step().detach())
-        return float(low) * step, step
+        return low * step, step
 
     def _positive_step(self) -> Tensor:
         return self.step.abs().clamp_min(SMALLEST_STEP)

@@ -164,19 +164,3 @@ def _shared_out(q: Tensor, dustbin: Tensor, others: Tensor) -> Tensor:
     """
     behind = (q @ others.T).clamp(min=torch.finfo(q.dtype).tiny)
     return q * ((dustbin / behind) @ others)
-
-
-def joint_cross_entropy(logits: Tensor, beliefs: Beliefs) -> Tensor:
-    """F of each image but for what does not depend on q (the entropies of p_g and p_m), in nats.
-
-    Args:
-        logits: z, `(N, K)`.
-        beliefs: of the images.
-
-    Returns:
-        `(N,)`.
-    """
-    log_q = logits.double().log_softmax(dim=1)
-    behind = log_q.exp() @ (~beliefs.members).to(log_q).T
-    wanted = beliefs.generalist.softmax(dim=1) + beliefs.special
-    return -(wanted * log_q).sum(dim=1) - torch.xlogy(beliefs.dustbin, behind).sum(dim=1)

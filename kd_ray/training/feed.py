@@ -89,23 +89,16 @@ class TensorFeed:
             if view and not self.augment.is_identity:
                 images = render(images, self.index[rows], view, self.augment, self.seed)
         return Batch(
-            images=self._normalized(images),
+            images=_scaled(images, *self._affine),
             labels=self.labels[rows],
             teacher_logits=None if self.logits is None else self.logits[rows, view],
             global_rows=len(order),
             global_labelled=self._labelled_among(order),
         )
 
-    def _normalized(self, images: Tensor) -> Tensor:
-        """`(N, C, H, W)` uint8 -> float32 of mean 0 and deviation 1, channels last as in models."""
-        scale, offset = self._affine
-        pixels = images.to(torch.float32, memory_format=torch.channels_last)
-        return torch.addcmul(offset, pixels, scale)
-
     @cached_property
     def _affine(self) -> tuple[Tensor, Tensor]:
-        shape = (1, -1, 1, 1)
-        return (1 / (255 * self.std)).view(shape), (-self.mean / self.std).view(shape)
+        return _affine(self.mean, self.std)
 
     def _labelled_among(self, order: Tensor) -> int:
         if self._labelled is None:
@@ -117,6 +110,31 @@ class TensorFeed:
         """`(N,)` bool on the CPU, or None where no label is hidden (so no count is needed)."""
         labelled = (self.labels != UNLABELLED).cpu()
         return None if bool(labelled.all()) else labelled
+
+
+def normalized(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Images as every model is given them: of mean 0 and deviation 1, channels last.
+
+    Args:
+        images: `(N, C, H, W)` uint8.
+        mean: `(C,)` float32 of pixels in [0, 1], on the device of the images.
+        std: `(C,)` float32, likewise.
+
+    Returns:
+        `(N, C, H, W)` float32, to the last bit what `TensorFeed` feeds.
+    """
+    return _scaled(images, *_affine(mean, std))
+
+
+def _affine(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """The scale and the offset of each channel, for pixels from 0 to 255."""
+    shape = (1, -1, 1, 1)
+    return (1 / (255 * std)).view(shape), (-mean / std).view(shape)
+
+
+def _scaled(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    pixels = images.to(torch.float32, memory_format=torch.channels_last)
+    return torch.addcmul(offset, pixels, scale)
 
 
 def feed_of(split: Split, mean: Sequence[float], std: Sequence[float]) -> TensorFeed:

@@ -4,9 +4,8 @@ With student logits z, teacher logits v and q_T = softmax(z / T):
 
     loss = h * CE(softmax(z), y) + c * CE(q_T, soft targets)
 
-Hinton, Vinyals and Dean 2015, section 2. The temperature T and the soft weight c are numbers, or
-tensors with one value for each row, so that students with different T and c can share one batch.
-Nothing here knows of devices, optimizers, workers or epochs.
+Hinton, Vinyals and Dean 2015, section 2. Nothing here knows of devices, optimizers, workers or
+epochs.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,13 +53,13 @@ MEAN_OF_ALL = Ensemble()
 
 
 def soft_targets(
-    teacher_logits: Tensor, temperature: float | Tensor, ensemble: Ensemble = MEAN_OF_ALL
+    teacher_logits: Tensor, temperature: float, ensemble: Ensemble = MEAN_OF_ALL
 ) -> Tensor:
     """The teachers' joint distribution at temperature T (Hinton et al. 2015, equation 1).
 
     Args:
         teacher_logits: raw logits v, `(N, M, K)`.
-        temperature: T, a number or a tensor `()` or `(N, 1)`.
+        temperature: T.
         ensemble: the mean and its weights.
 
     Returns:
@@ -76,13 +75,11 @@ def soft_targets(
 Weights = tuple[float, ...] | None
 
 
-def _arithmetic(logits: Tensor, temperature: float | Tensor, weights: Weights) -> Tensor:
-    if isinstance(temperature, Tensor) and temperature.dim() == 2:
-        temperature = temperature.unsqueeze(1)  # (N, 1, 1): the same T for all members of a row
+def _arithmetic(logits: Tensor, temperature: float, weights: Weights) -> Tensor:
     return _mean((logits / temperature).softmax(dim=-1), weights)
 
 
-def _geometric(logits: Tensor, temperature: float | Tensor, weights: Weights) -> Tensor:
+def _geometric(logits: Tensor, temperature: float, weights: Weights) -> Tensor:
     # The normalized geometric mean of softmaxes is the softmax of the mean logit.
     return (_mean(logits, weights) / temperature).softmax(dim=-1)
 
@@ -94,41 +91,27 @@ def _mean(values: Tensor, weights: Weights) -> Tensor:
     return torch.einsum("nmk,m->nk", values, values.new_tensor(weights))
 
 
-MEANS: Mapping[str, Callable[[Tensor, float | Tensor, Weights], Tensor]] = {
+MEANS: Mapping[str, Callable[[Tensor, float, Weights], Tensor]] = {
     "arithmetic": _arithmetic,
     "geometric": _geometric,
 }
 
 
-def soft_loss(logits: Tensor, targets: Tensor, temperature: float | Tensor) -> Tensor:
+def soft_loss(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of the student at temperature T with soft targets, in nats.
 
-    Its gradient in the logits is (q_T - targets) / T: the same as that of `divergence`.
+    Its gradient in the logits is (q_T - targets) / T: the same as that of KL(targets || q_T), from
+    which it differs by the entropy of the targets.
 
     Args:
         logits: student logits z, `(N, K)`.
         targets: a distribution in each row, `(N, K)`.
-        temperature: T, a number or a tensor `()` or `(N, 1)`.
+        temperature: T.
 
     Returns:
         `(N,)`.
     """
-    return -(targets * _log_student(logits, temperature)).sum(dim=-1)
-
-
-def divergence(logits: Tensor, targets: Tensor, temperature: float | Tensor) -> Tensor:
-    """KL(targets || q_T) in nats: what of `soft_loss` the student can still remove.
-
-    Args:
-        logits: student logits z, `(N, K)`.
-        targets: a distribution in each row, `(N, K)`; zeros are allowed.
-        temperature: T, a number or a tensor `()` or `(N, 1)`.
-
-    Returns:
-        `(N,)`.
-    """
-    log_student = _log_student(logits, temperature)
-    return F.kl_div(log_student, targets, reduction="none").sum(dim=-1)
+    return -(targets * (_exact(logits) / temperature).log_softmax(dim=-1)).sum(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -151,9 +134,9 @@ def distillation_loss(
     labels: Tensor,
     teacher_logits: Tensor | None,
     *,
-    temperature: float | Tensor,
-    soft_weight: float | Tensor,
-    hard_weight: float | Tensor,
+    temperature: float,
+    soft_weight: float,
+    hard_weight: float,
     targets: Literal["teacher", "labels"] = "teacher",
     ensemble: Ensemble = MEAN_OF_ALL,
     smoothing: float = 0.0,
@@ -169,9 +152,8 @@ def distillation_loss(
         logits: student logits z, `(N, K)`; computed on in float32 even where they are lower.
         labels: `(N,)` int64; an `UNLABELLED` row takes part in the teacher's soft term only.
         teacher_logits: raw logits v, `(N, M, K)`; None where no soft term needs them.
-        temperature: T of both softmaxes in the soft term, a number or a tensor `()` or `(N, 1)`.
-        soft_weight: c, multiplies the soft term literally; a number or a tensor `()` or `(N,)`.
-            The number 0 skips the term.
+        temperature: T of both softmaxes in the soft term.
+        soft_weight: c, multiplies the soft term literally; 0 skips the term.
         hard_weight: h, likewise.
         targets: the teacher's soft targets, or one-hot labels (a control without a teacher).
         ensemble: how the teachers are averaged.
@@ -185,11 +167,11 @@ def distillation_loss(
     # A skipped term is a sum over no rows: zero, yet backward() works where both are skipped.
     nothing = _exact(logits)[:0].sum()
     total, hard, soft = nothing, nothing, nothing
-    if not _is_zero(hard_weight):
+    if hard_weight != 0:
         rows = hard_loss(logits, labels, smoothing) / max(global_labelled, 1)
         hard = rows.sum()
         total = total + (hard_weight * rows).sum()
-    if not _is_zero(soft_weight):
+    if soft_weight != 0:
         if targets == "labels":
             rows = hard_loss(_exact(logits) / temperature, labels) / max(global_labelled, 1)
         elif teacher_logits is None:
@@ -202,15 +184,6 @@ def distillation_loss(
     return Loss(total, hard.detach(), soft.detach())
 
 
-def _log_student(logits: Tensor, temperature: float | Tensor) -> Tensor:
-    return (_exact(logits) / temperature).log_softmax(dim=-1)
-
-
 def _exact(logits: Tensor) -> Tensor:
     """At least float32: bf16 has 8 bits for a sum that must be right to far more."""
     return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _is_zero(weight: float | Tensor) -> bool:
-    # Looking at a tensor's value would wait for the device.
-    return not isinstance(weight, Tensor) and weight == 0

@@ -4,7 +4,6 @@ Arrays in, arrays out: which teacher made the logits is for a higher floor to kn
 """
 
 from kd_ray.transfer_set.manifest import (
-    FileEntry,
     Manifest,
     bytes_per_row,
     check_fit,
@@ -17,14 +16,14 @@ from kd_ray.transfer_set.plan import (
     SplitName,
     SplitPlan,
     TeacherIdentity,
+    image_and_view,
     index_sha256,
 )
 from kd_ray.transfer_set.read import Rows, TransferSet, open_transfer_set
-from kd_ray.transfer_set.shards import Shard, shard_ranges, shard_state, shards, write_shard
+from kd_ray.transfer_set.shards import Shard, shard_state, shards, write_shard
 
 __all__ = [
     "SPLITS",
-    "FileEntry",
     "Manifest",
     "Plan",
     "Rows",
@@ -35,10 +34,10 @@ __all__ = [
     "TransferSet",
     "bytes_per_row",
     "check_fit",
+    "image_and_view",
     "index_sha256",
     "open_transfer_set",
     "read_manifest",
-    "shard_ranges",
     "shard_state",
     "shards",
     "write_manifest",

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import TransferSetError
-from kd_ray.transfer_set.plan import Plan, SplitName
+from kd_ray.transfer_set.plan import Plan, SplitName, image_and_view
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def first_disorder(
     >>> first_disorder(2, 0, np.array([4, 4, 4]), np.array([0, 1, 0]), np.array([1, 1, 1]))
     2
     """
-    wanted = np.arange(start, start + len(index)) % views
+    _, wanted = image_and_view(np.arange(start, start + len(index)), views)
     good = (view == wanted) & (index >= 0)
     step = np.diff(index)
     good[1:] &= np.where(wanted[1:] == 0, step > 0, (step == 0) & (np.diff(label) == 0))

@@ -8,11 +8,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
 from kd_ray.errors import TransferSetError
 
@@ -21,6 +22,7 @@ SplitName: TypeAlias = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Integers = TypeVar("Integers", Tensor, npt.NDArray[np.int64])
 # Lists become tuples, so that a plan cannot change after it was hashed.
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
@@ -180,6 +182,22 @@ class Plan(Described):
     def rows_of(self, split: SplitName) -> int:
         """Rows N * V of all files of a split."""
         return self.splits[split].rows * self.views_of(split)
+
+
+def image_and_view(rows: Integers, views: int) -> tuple[Integers, Integers]:
+    """Which labelled image, and which view of it, each row of a split is; views count fastest.
+
+    Args:
+        rows: numbers of rows in the split, `(n,)`, in any order.
+        views: V of the split, see `Plan.views_of`.
+
+    Returns:
+        Numbers among the N labelled images (not in the dataset), and views, each `(n,)`.
+
+    >>> image_and_view(np.array([3, 4, 5]), views=2)
+    (array([1, 2, 2]), array([1, 0, 1]))
+    """
+    return rows // views, rows % views
 
 
 def canonical_json(value: Any) -> str:

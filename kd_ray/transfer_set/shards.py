@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from kd_ray.errors import TransferSetError
 from kd_ray.files import committed_file, local_copy
 from kd_ray.transfer_set.columns import Columns, array_problems, check_logits, parquet_schema
-from kd_ray.transfer_set.plan import SPLITS, Plan, SplitName, plan_difference
+from kd_ray.transfer_set.plan import SPLITS, Plan, SplitName, image_and_view, plan_difference
 
 ROW_GROUP_ROWS = 16_384
 PLAN_KEY = b"kd_ray.plan"
@@ -64,8 +64,8 @@ class Shard:
         >>> Shard("train", 1, 3, 6).index_and_view(np.array([5, 8, 9]), views=2)
         (array([8, 9, 9]), array([1, 0, 1], dtype=int32))
         """
-        row = np.arange(self.start, self.stop)
-        return chosen[row // views], (row % views).astype(np.int32)
+        image, view = image_and_view(np.arange(self.start, self.stop), views)
+        return chosen[image], view.astype(np.int32)
 
 
 def shard_ranges(rows: int, shard_rows: int) -> list[range]:

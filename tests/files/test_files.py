@@ -22,8 +22,8 @@ from kd_ray.files import (
     remove_drafts,
     sha256_of,
     write_json,
-    writing,
 )
+from kd_ray.files.commit import writing
 from kd_ray.training.checkpoint import save
 
 

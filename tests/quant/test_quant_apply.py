@@ -10,8 +10,8 @@ from kd_ray.config import QuantizerOptions
 from kd_ray.config.quantizer import LayerOptions
 from kd_ray.errors import ConfigError
 from kd_ray.models import build_model
-from kd_ray.quant import LayerBits, calibrate_, dequantize_, is_quantized, quantize_
-from kd_ray.quant.apply import LAYERS, activation_quantizers, layer_bits
+from kd_ray.quant import calibrate_, is_quantized, quantize_
+from kd_ray.quant.apply import LAYERS, LayerBits, activation_quantizers, layer_bits
 from kd_ray.quant.layers import QuantizedConv2d, QuantizedLinear, QuantizedReLU
 from kd_ray.quant.quantizers import Quantizer
 from kd_ray.quant.trace import LayerCalls, trace_layers
@@ -140,28 +140,6 @@ def test_quantize_keeps_names_and_values_beside_what_is_learned(method: str):
     assert all(model.get_parameter(name).requires_grad for name in new)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_dequantize_gives_the_float_model_back(method: str):
-    model, untouched = convnet(), convnet()
-    quantize_(model, options(method), SHAPE)
-    assert is_quantized(model)
-    calibrate_(model, images())
-    assert dequantize_(model) is model
-    assert not is_quantized(model)
-    assert same(untouched.state_dict(), model.state_dict())
-    assert str(model) == str(untouched)
-    assert [type(m) for m in model.modules()] == [type(m) for m in untouched.modules()]
-    for mine, other in zip(model.modules(), untouched.modules(), strict=True):
-        assert mine.__dict__.keys() == other.__dict__.keys()
-    assert torch.equal(model(images()), untouched(images()))
-
-
-def test_dequantize_of_a_float_model_changes_nothing():
-    model = convnet()
-    assert str(dequantize_(model)) == str(convnet())
-    assert same(model.state_dict(), convnet().state_dict())
-
-
 @pytest.mark.parametrize("method", ["dorefa", "lsq", "pact"])
 def test_quantize_at_32_bits_leaves_the_model_float(method: str):
     model = quantize_(convnet(), options(method, 32, 32), SHAPE)
@@ -251,27 +229,6 @@ def test_quantized_model_runs_forward_and_backward(
         assert parameter.grad.isfinite().all()
     assert sum(bool(p.grad.any()) for p in model.parameters() if p.grad is not None) > 4
     assert model.eval()(batch).isfinite().all()
-
-
-@pytest.mark.parametrize("method", ["dorefa", "lsq", "pact"])
-def test_a_stack_of_quantized_students_under_vmap_learns_as_each_alone(method: str):
-    students = [
-        quantize_(mlp(seed), options(method, 2, 2, first_last_float=False), SHAPE)
-        for seed in (0, 1)
-    ]
-    for student in students:
-        calibrate_(student, images())
-    batch, labels = images(), torch.tensor([0, 1, 2, 0, 1, 2])
-
-    def loss(weights: dict[str, Tensor]) -> Tensor:
-        return F.cross_entropy(torch.func.functional_call(students[0], weights, batch), labels)
-
-    weights, _ = torch.func.stack_module_state(students)
-    found = torch.vmap(torch.func.grad(loss))(weights)
-    for place, student in enumerate(students):
-        F.cross_entropy(student(batch), labels).backward()
-        for name, parameter in student.named_parameters():
-            torch.testing.assert_close(found[name][place], parameter.grad)
 
 
 # Refusals: the rule and the choices

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from kd_ray.config import QuantizerOptions
 from kd_ray.config.quantizer import LayerOptions
 from kd_ray.models import build_model
-from kd_ray.quant import LayerCost, activity, calibrate_, dead_layers, model_cost, quantize_
+from kd_ray.quant import activity, calibrate_, dead_layers, model_cost, quantize_
+from kd_ray.quant.cost import LayerCost
 
 TINY, SMALL = (1, 2, 2), (1, 4, 4)
 

@@ -4,8 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd_ray.quant import dorefa_activations, dorefa_gradients, dorefa_weights
-from kd_ray.quant.dorefa import quantized_gradient
+from kd_ray.quant.dorefa import (
+    dorefa_activations,
+    dorefa_gradients,
+    dorefa_weights,
+    quantized_gradient,
+)
 
 few = settings(max_examples=20)
 seeds = st.integers(0, 2**20)

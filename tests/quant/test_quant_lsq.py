@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd_ray.errors import ConfigError
-from kd_ray.quant import dorefa_weights, lsq
-from kd_ray.quant.lsq import lsq_gradient_scale, lsq_initial_step, lsq_levels, scaled_gradient
+from kd_ray.quant.dorefa import dorefa_weights
+from kd_ray.quant.lsq import lsq, lsq_gradient_scale, lsq_initial_step, lsq_levels, scaled_gradient
 from kd_ray.quant.quantizers import Lsq
 
 few = settings(max_examples=25)
@@ -137,7 +137,6 @@ def test_lsq_is_torchs_learnable_fake_quantization(grid: Grid, step: float, seed
 )
 def test_lsq_levels_are_two_to_the_k(bits: int, kind: str, levels: tuple[float, float]):
     assert lsq_levels(bits, **KINDS[kind]) == levels
-    assert tuple(map(float, lsq_levels(torch.tensor(bits), **KINDS[kind]))) == levels
     v = torch.linspace(1.2 * levels[0] - 1, 1.2 * levels[1] + 1, 4001)
     found = lsq(v, torch.tensor(1.0), bits, **KINDS[kind]).unique()
     assert found.tolist() == [levels[0] + place for place in range(2**bits)]

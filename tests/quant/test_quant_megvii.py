@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from kd_ray.config import QuantizerOptions
 from kd_ray.models import build_model
-from kd_ray.quant import megvii_activations, megvii_weights, quantize_
+from kd_ray.quant import quantize_
 from kd_ray.quant.layers import MegviiNorm
-from kd_ray.quant.megvii import megvii_affine
+from kd_ray.quant.megvii import megvii_activations, megvii_affine, megvii_weights
 
 few = settings(max_examples=20)
 seeds = st.integers(0, 2**20)

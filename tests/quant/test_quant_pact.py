@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd_ray.config import Train
-from kd_ray.quant import dorefa_activations, pact
-from kd_ray.quant.pact import CLIP_DECAY, INITIAL_CLIP
+from kd_ray.quant.dorefa import dorefa_activations
+from kd_ray.quant.pact import CLIP_DECAY, INITIAL_CLIP, pact
 from kd_ray.quant.quantizers import PactActivations
 from kd_ray.training.optimizer import make_optimizer
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd_ray.quant.rounding import fake_quantize, round_ste, straight_through, top_level
+from kd_ray.quant.rounding import fake_quantize, straight_through
 
 few = settings(max_examples=25)
 bit_counts = st.integers(1, 8)
@@ -19,21 +19,6 @@ def slope(value: Tensor, at: Tensor) -> Tensor:
 # Rounding
 
 
-def test_round_ste_takes_a_half_to_the_even_neighbour():
-    halves = torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])
-    assert round_ste(halves).tolist() == [-2, -2, 0, 0, 2, 2]
-
-
-@few
-@given(vectors)
-def test_round_ste_is_idempotent_and_has_the_gradient_of_the_identity(x: Tensor):
-    x.requires_grad_()
-    rounded = round_ste(x)
-    assert torch.equal(rounded, x.detach().round())
-    assert torch.equal(round_ste(rounded), rounded)
-    assert torch.equal(slope(rounded, x), torch.ones_like(x))
-
-
 @few
 @given(vectors, vectors)
 def test_straight_through_is_the_value_to_the_last_bit_with_the_gradient_of_x(x: Tensor, v: Tensor):
@@ -43,12 +28,6 @@ def test_straight_through_is_the_value_to_the_last_bit_with_the_gradient_of_x(x:
     of_x, of_v = torch.autograd.grad(found.sum(), (x, v), allow_unused=True)
     assert torch.equal(of_x, torch.ones_like(x))
     assert of_v is None
-
-
-def test_top_level_of_a_tensor_is_that_of_its_numbers():
-    bits = torch.arange(1, 9)
-    assert top_level(bits).tolist() == [top_level(int(number)) for number in bits]
-    assert top_level(bits).tolist() == [1, 3, 7, 15, 31, 63, 127, 255]
 
 
 # Unit quantization: laws

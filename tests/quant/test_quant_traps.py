@@ -9,15 +9,10 @@ from torch import Tensor, nn
 
 from kd_ray.config import QuantizerOptions
 from kd_ray.models import build_model
-from kd_ray.quant import (
-    activity,
-    dorefa_activations,
-    dorefa_weights,
-    fake_quantize,
-    megvii_activations,
-    megvii_weights,
-    quantize_,
-)
+from kd_ray.quant import activity, quantize_
+from kd_ray.quant.dorefa import dorefa_activations, dorefa_weights
+from kd_ray.quant.megvii import megvii_activations, megvii_weights
+from kd_ray.quant.rounding import fake_quantize
 
 SHAPE = (1, 8, 8)
 

@@ -16,23 +16,24 @@ from kd_ray.config import TeacherTrain
 from kd_ray.errors import ConfigError, TransferSetError
 from kd_ray.models.dustbin import Specialist, joined, special_labels
 from kd_ray.specialists import (
-    Beliefs,
     ClassGroups,
-    active_specialists,
     by_coverage,
     check_rows,
-    combine,
     confusion,
-    covariance,
     coverage,
     find_groups,
     gain_kept,
-    gather_beliefs,
-    joint_cross_entropy,
-    membership,
     new_specialist,
     training_feed,
 )
+from kd_ray.specialists.combine import (
+    Beliefs,
+    active_specialists,
+    combine,
+    gather_beliefs,
+    membership,
+)
+from kd_ray.specialists.groups import covariance
 from kd_ray.training.loop import evaluate
 
 NAMES = tuple("abcdefgh")
@@ -62,6 +63,22 @@ def asked(
     ]
     found = gather_beliefs(logits, special, lambda m, chosen: opinions[m][chosen], top_n)
     return found, special, opinions
+
+
+def joint_cross_entropy(logits: Tensor, beliefs: Beliefs) -> Tensor:
+    """F of each image but for what does not depend on q (the entropies of p_g and p_m), in nats.
+
+    Args:
+        logits: z, `(N, K)`.
+        beliefs: of the images.
+
+    Returns:
+        `(N,)`.
+    """
+    log_q = logits.double().log_softmax(dim=1)
+    behind = log_q.exp() @ (~beliefs.members).to(log_q).T
+    wanted = beliefs.generalist.softmax(dim=1) + beliefs.special
+    return -(wanted * log_q).sum(dim=1) - torch.xlogy(beliefs.dustbin, behind).sum(dim=1)
 
 
 # Groups

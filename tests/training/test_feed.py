@@ -10,7 +10,7 @@ from torch import Tensor
 from kd_ray.batch import UNLABELLED, Batch
 from kd_ray.config import Augment
 from kd_ray.datasets import render
-from kd_ray.training.feed import feed_of
+from kd_ray.training.feed import feed_of, normalized
 from kd_ray.training.workers import Worker
 
 AUGMENT = Augment(shift=1, flip=True)
@@ -121,6 +121,17 @@ def test_batch_is_normalized_per_channel_to_mean_0_and_deviation_1():
     torch.testing.assert_close(images, expected.float(), rtol=1e-5, atol=1e-5)
     assert images.double().mean(dim=(0, 2, 3)) == pytest.approx([0.0] * 3, abs=1e-6)
     assert images.double().std(dim=(0, 2, 3), correction=0) == pytest.approx([1.0] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalized_images_are_those_of_a_batch_to_the_last_bit(channels: int):
+    draw = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (40, channels, 16, 16), generator=draw).to(torch.uint8)
+    mean, std = torch.rand(channels, generator=draw), torch.rand(channels, generator=draw) + 0.1
+    feed = replace(tiny_feed(40, logits=None), pixels=pixels, mean=mean, std=std)
+    images = normalized(pixels, mean, std)
+    assert torch.equal(images, feed.batch(torch.arange(40), ALL, 1).images)
+    assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_to_moves_every_tensor():

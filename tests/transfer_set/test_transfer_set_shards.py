@@ -2,18 +2,28 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_sets import content, tiny_plan, write_one
 
 from kd_ray.errors import StorageError, TransferSetError
 from kd_ray.files import TEMPORARY
-from kd_ray.transfer_set import Plan, Shard, shard_ranges, shard_state, shards, write_shard
+from kd_ray.transfer_set import (
+    Plan,
+    Shard,
+    image_and_view,
+    shard_state,
+    shards,
+    write_shard,
+)
+from kd_ray.transfer_set.shards import shard_ranges
 
 
 @given(st.integers(0, 500), st.integers(1, 600))
@@ -45,6 +55,17 @@ def test_shards_put_together_have_every_index_and_view_in_order(
     parts = [s.index_and_view(chosen, views) for s in shards(plan) if s.split == "train"]
     pairs = np.stack([np.concatenate(columns) for columns in zip(*parts, strict=True)], axis=1)
     assert pairs.tolist() == [[i, v] for i in chosen.tolist() for v in range(views)]
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_image_and_view_of_rows_in_any_order_say_where_each_row_is(
+    images: int, views: int, random: Random
+) -> None:
+    rows = list(range(images * views))
+    random.shuffle(rows)
+    image, view = image_and_view(torch.tensor(rows), views)
+    stored = torch.arange(images * views).view(images, views)  # as `Rows` has them
+    assert stored[image, view].tolist() == rows
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
