@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kd_ray.catalog import suggestion
 from kd_ray.config import Range, Recipe, SoftWeight, SweepOptions, parse_recipe
 from kd_ray.errors import ConfigError
-from kd_ray.runs.identity import flattened
+from kd_ray.runs.fit import flattened
 
 if TYPE_CHECKING:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution

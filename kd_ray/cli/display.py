@@ -15,9 +15,7 @@ from rich.table import Column
 
 from kd_ray.cli.wording import duration, figures, finished_line, fitting
 from kd_ray.quant import dead_layers
-from kd_ray.report.specialists import group_lines
-from kd_ray.runs import Event, Finished, Started, Task, Waiting
-from kd_ray.runs.labelling import ShardDone
+from kd_ray.runs import Event, Finished, ShardDone, Started, Task, Waiting
 from kd_ray.training.progress import Epoch, Notice, Step
 
 Clock = Callable[[], float]
@@ -67,8 +65,8 @@ class Display:
         if isinstance(event, Finished):
             self._finished.add(task.title)
         self._view.show(task, event)
-        if isinstance(event, Finished) and task.stage == "cluster":
-            for line in group_lines(event.result):
+        if isinstance(event, Finished):
+            for line in task.stage.details(event.result):
                 self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         if isinstance(event, Epoch):
             self._warn_of_dead_layers(task.title, dead_layers(event.layers or {}))
@@ -118,7 +116,7 @@ class _Labelling:
     def add(self, event: ShardDone) -> None:
         """Each worker counts for itself, so its latest word replaces what it said before."""
         self._latest[event.worker] = event
-        if not event.found:
+        if not event.existed:
             self._written += event.rows
 
     @property
@@ -171,7 +169,7 @@ class _Lines:
             self._release(title)
             self._printed.pop(title, None)
             self._paces[title] = _Pace(event.done, event.epochs, self._clock)
-            if task.stage in ("label", "combine"):
+            if not event.epochs:
                 self._labelling.setdefault(title, _Labelling(self._clock))
             if event.done:
                 self._print(f"{title}: goes on after epoch {event.done} of {event.epochs}")
@@ -188,7 +186,7 @@ class _Lines:
         elif isinstance(event, ShardDone):
             labelling = self._labelling.setdefault(title, _Labelling(self._clock))
             labelling.add(event)
-            how = "found" if event.found else "written"
+            how = "found" if event.existed else "written"
             line = f"{title}: {event.name} {how}  {labelling.done:,}/{labelling.total:,} rows"
             if labelling.rows_per_s and labelling.done < labelling.total:
                 line += f"  {labelling.rows_per_s:,.0f} rows/s"
@@ -251,7 +249,7 @@ class _Bars:
             self._console.print(finished_line(task, event), highlight=False, markup=False)
         elif isinstance(event, Started):
             self._begin(title, event.done, event.epochs)
-            if task.stage in ("label", "combine"):
+            if not event.epochs:
                 self._labelling.setdefault(title, _Labelling(self._clock))
         elif not isinstance(event, Waiting | Notice):
             if title not in self._ids:  # another worker's shard may come before the first's word

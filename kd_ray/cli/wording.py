@@ -30,26 +30,8 @@ def fitting(parts: list[str], room: int) -> str:
 def finished_line(task: Task, event: Finished) -> str:
     """One line for an artefact that is whole."""
     result = event.result
-    metrics = result["metrics"]
-    if task.stage == "cluster":
-        each = sizes(metrics["smallest"], metrics["largest"])
-        figure = f"{metrics['specialists']} specialists of {each} classes"
-    elif task.stage in ("label", "combine"):
-        figure = f"{metrics['rows']:,} rows, {metrics['bytes_per_row']:.1f} bytes each"
-    else:
-        wrong = "1 error" if metrics["errors"] == 1 else f"{metrics['errors']:,} errors"
-        figure = f"test accuracy {metrics['accuracy']:.4f}, {wrong}"
-    when = "was finished" if event.found else f"finished in {duration(result['seconds'])}"
-    return f"{task.title}: {when}, {figure}"
-
-
-def sizes(smallest: int, largest: int) -> str:
-    """A range of sizes.
-
-    >>> sizes(7, 15), sizes(20, 20)
-    ('7 to 15', '20')
-    """
-    return str(smallest) if smallest == largest else f"{smallest} to {largest}"
+    when = "was finished" if event.existed else f"finished in {duration(result.seconds)}"
+    return f"{task.title}: {when}, {task.stage.summary(result)}"
 
 
 def duration(seconds: float | None) -> str:

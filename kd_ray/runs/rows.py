@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kd_ray.config import Augment, TransferSetOptions
 from kd_ray.datasets import Dataset, Split, choose_rows, hidden_labels, render
-from kd_ray.transfer_set import SPLITS, Plan, SplitName, TransferSet
+from kd_ray.transfer_set import SPLITS, Plan, SplitName, TransferSet, image_and_view
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SplitRows:
 
     def image_and_view(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Number among the N images, and view, of rows `(n,)`."""
-        return rows // self.views, rows % self.views
+        return image_and_view(rows, self.views)
 
     def rendered(self, rows: Tensor) -> Rendered:
         """Rows `(n,)` int64 of N * V with their pixels."""

@@ -19,14 +19,6 @@ from kd_ray.datasets import Split, render
 PLAIN = Augment()
 
 
-def normalized(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """TEMPORARY."""
-    shape = (1, -1, 1, 1)
-    scale, offset = (1 / (255 * std)).view(shape), (-mean / std).view(shape)
-    pixels = images.to(torch.float32, memory_format=torch.channels_last)
-    return torch.addcmul(offset, pixels, scale)
-
-
 @dataclass(frozen=True)
 class TensorFeed:
     """N images with labels and, for students, teacher logits.
