@@ -4,22 +4,20 @@ The head has no CPUs for Ray to give away: it runs the driver and the autoscaler
 never a spot node, and the workers do the work.
 """
 
-import re
 from typing import Any
 
 from cluster.render.manifest import manifest
+from cluster.render.options import KubeRayOptions
 from cluster.render.shape import Shape
 from cluster.render.workload import (
     Workload,
     default_image,
     dns_name,
     kd_ray_version,
-    one_line,
     ray_version,
     script,
     shared_folders,
 )
-from kd_ray.errors import ConfigError
 
 LONGEST_NAME = 47  # KubeRay refuses longer ones: it appends to them
 FILES = "/etc/kd-ray"
@@ -34,56 +32,21 @@ SPOT_LABELS = {
 }
 MEMORY_PER_CPU_GIB = 4
 LEAST_MEMORY_GIB = 8
-LABEL_NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?")
-LABEL_VALUE = re.compile(r"([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
-OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
-def kuberay(
-    job: Workload,
-    shape: Shape,
-    *,
-    image: str | None = None,
-    spot: bool = False,
-    volume: str = "kd-ray",
-    mount: str = "/shared",
-    token_secret: str | None = None,
-    credentials: str | None = None,
-    namespace: str | None = None,
-    node_label: tuple[str, ...] = (),
-) -> str:
+def kuberay(workload: Workload, shape: Shape, options: KubeRayOptions) -> str:
     """The manifest: a ConfigMap with recipe and script, and the RayJob.
 
-    Args:
-        job: what to run; its runs are kept in `/shared/runs` unless it says otherwise.
-        shape: nodes, each of which becomes a pod.
-        image: has Ray, and kd-ray unless the job names a package.
-        spot: workers go to spot nodes only.
-        volume: claim of a volume that all pods may mount and write.
-        mount: where pods see it.
-        token_secret: has Ray's token as `auth_token`; None lets KubeRay make one for each cluster.
-        credentials: a secret whose keys become variables, such as those of an object store.
-        namespace: of everything here; None for that of kubectl.
-        node_label: `key=value` that nodes of workers must have.
+    Runs are kept in `runs` of the shared storage unless the workload says otherwise.
 
     Raises:
         ConfigError: an option breaks a rule.
     """
-    image = one_line("--image", image or default_image(job, shape.gpus))
-    runs = job.runs or f"{mount}/runs"
-    mounted = bool(shared_folders(job, runs, mount))
-    for option, given in (
-        ("--volume", volume),
-        ("--token-secret", token_secret),
-        ("--credentials", credentials),
-        ("--namespace", namespace),
-    ):
-        if given is not None and not OBJECT_NAME.fullmatch(given):
-            raise ConfigError(
-                f"{option}: must be the name of a Kubernetes object, of small letters, digits, "
-                f"dots and dashes, but got {given!r}"
-            )
-    name = dns_name(job.name, LONGEST_NAME)
+    image = options.image or default_image(options.package, shape.gpus)
+    mount, namespace, package = options.mount, options.namespace, options.package
+    runs = workload.runs or f"{mount}/runs"
+    mounted = bool(shared_folders(workload, runs, mount))
+    name = dns_name(workload.name, LONGEST_NAME)
     metadata: dict[str, Any] = {
         "name": name,
         **({"namespace": namespace} if namespace else {}),
@@ -91,10 +54,14 @@ def kuberay(
     }
     container = {
         "image": image,
-        "env": _environment(job, mount if mounted else None),
-        **({"envFrom": [{"secretRef": {"name": credentials}}]} if credentials else {}),
+        "env": _environment(workload, mount if mounted else None),
+        **(
+            {"envFrom": [{"secretRef": {"name": options.credentials}}]}
+            if options.credentials
+            else {}
+        ),
     }
-    storage = {"name": "shared", "persistentVolumeClaim": {"claimName": volume}}
+    storage = {"name": "shared", "persistentVolumeClaim": {"claimName": options.volume}}
     volumes = [storage] if mounted else []
     mounts = [{"name": "shared", "mountPath": mount}] if mounted else []
     head = _pod(
@@ -106,7 +73,7 @@ def kuberay(
         "rayVersion": ray_version(),
         "authOptions": {
             "mode": "token",
-            **({"secretName": token_secret} if token_secret else {}),
+            **({"secretName": options.token_secret} if options.token_secret else {}),
         },
         "enableInTreeAutoscaling": shape.grows,
         **({"autoscalerOptions": {"idleTimeoutSeconds": 300}} if shape.grows else {}),
@@ -118,7 +85,7 @@ def kuberay(
                 "minReplicas": shape.nodes,
                 "maxReplicas": shape.max_nodes,
                 "rayStartParams": {},
-                "template": _workers(shape, name, container, volumes, mounts, spot, node_label),
+                "template": _workers(shape, name, container, volumes, mounts, options),
             }
         ],
     }
@@ -128,34 +95,39 @@ def kuberay(
         "backoffLimit": 2,
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 60,
-        **({"runtimeEnvYAML": f"pip: [{_quoted(job.package)}]\n"} if job.package else {}),
+        **({"runtimeEnvYAML": f"pip: [{_quoted(package)}]\n"} if package else {}),
         "rayClusterSpec": cluster,
     }
-    files = {"recipe.toml": job.recipe, "job.sh": script(job, f"{FILES}/recipe.toml", runs)}
+    files = {
+        "recipe.toml": workload.recipe,
+        "job.sh": script(workload, f"{FILES}/recipe.toml", runs),
+    }
     return manifest(
-        _header(job, image, runs, volume if mounted else None, token_secret),
+        _header(workload, image, runs, mounted, options),
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": files},
         {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec},
     )
 
 
 def _header(
-    job: Workload, image: str, runs: str, volume: str | None, token_secret: str | None
+    workload: Workload, image: str, runs: str, mounted: bool, options: KubeRayOptions
 ) -> list[str]:
-    held = f"a claim named {volume!r} that many nodes may write" if volume else "that storage"
-    token = f"the secret {token_secret!r}" if token_secret else "a secret that KubeRay makes"
-    package = job.package or f"kd-ray {kd_ray_version()}"
-    where = "installed in it" if job.package else "which it must hold"
+    claim = f"a claim named {options.volume!r} that many nodes may write"
+    secret = f"the secret {options.token_secret!r}"
+    package = options.package or f"kd-ray {kd_ray_version()}"
     return [
-        f"Recipe {job.name!r} for KubeRay 1.6 or newer. Start it with kubectl apply -f FILE; after",
+        f"Recipe {workload.name!r} for KubeRay 1.6 or newer. Start it with kubectl apply -f FILE; "
+        "after",
         "kubectl delete -f FILE the same again goes on where it was.",
-        f"Image: {image}, with Ray {ray_version()} and {package}, {where}.",
-        f"Runs: {runs}; needs {held}. Ray's token: {token}.",
+        f"Image: {image}, with Ray {ray_version()} and {package}, "
+        f"{'installed in it' if options.package else 'which it must hold'}.",
+        f"Runs: {runs}; needs {claim if mounted else 'that storage'}. "
+        f"Ray's token: {secret if options.token_secret else 'a secret that KubeRay makes'}.",
     ]
 
 
-def _environment(job: Workload, mount: str | None) -> list[dict[str, str]]:
-    data = job.data or (f"{mount}/data" if mount else None)
+def _environment(workload: Workload, mount: str | None) -> list[dict[str, str]]:
+    data = workload.data or (f"{mount}/data" if mount else None)
     found = {"RAY_USAGE_STATS_ENABLED": "0"} | ({"KD_RAY_DATA": data} if data else {})
     return [{"name": name, "value": value} for name, value in found.items()]
 
@@ -188,8 +160,7 @@ def _workers(
     container: dict[str, Any],
     volumes: list[dict[str, Any]],
     mounts: list[dict[str, Any]],
-    spot: bool,
-    node_label: tuple[str, ...],
+    options: KubeRayOptions,
 ) -> dict[str, Any]:
     memory = shape.memory_gib or max(LEAST_MEMORY_GIB, MEMORY_PER_CPU_GIB * shape.cpus)
     amounts = {"cpu": str(shape.cpus), "memory": f"{memory}Gi"}
@@ -212,7 +183,7 @@ def _workers(
         tolerations.append(
             {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
         )
-    if spot:
+    if options.spot:
         terms = [
             {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}
             for key, value in SPOT_LABELS.items()
@@ -227,16 +198,6 @@ def _workers(
         pod["spec"]["affinity"] = affinity
     if tolerations:
         pod["spec"]["tolerations"] = tolerations
-    if node_label:
-        pod["spec"]["nodeSelector"] = dict(_label(text) for text in node_label)
+    if options.node_label:
+        pod["spec"]["nodeSelector"] = dict(text.split("=") for text in options.node_label)
     return {"metadata": {"labels": labels}, **pod}
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not LABEL_NAME.fullmatch(key) or not LABEL_VALUE.fullmatch(value):
-        raise ConfigError(
-            f"--node-label: must be key=value of a Kubernetes label, but got {text!r}; such as "
-            "cloud.google.com/gke-accelerator=nvidia-l4"
-        )
-    return key, value

@@ -4,42 +4,41 @@ What runs on them is for `vm`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from cluster.render.machine_types import AWS, GCP, machine_for
+from cluster.render.options import VmOptions, flag
 from cluster.render.shape import Shape
+from kd_ray.catalog import pick
 from kd_ray.errors import ConfigError
 
 HEAD_CPUS = 4
 DISK_GB = 200
 GOOGLE_IMAGES = "projects/deeplearning-platform-release/global/images/family"
 CLOUD_OPTIONS = (
-    *("region", "zone", "instance_type", "head_type", "machine_image", "account", "spot"),
-    "ssh_user",
+    *("region", "zone", "instance_type", "head_type", "machine_image", "credentials", "spot"),
 )
+OTHERS = {
+    "aws": ("project", "head_ip", "worker_ip"),
+    "gcp": ("head_ip", "worker_ip"),
+    "local": (*CLOUD_OPTIONS, "project"),
+}
+"""Options that have no meaning with a provider."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """What the options say about the machines; `vm` describes them one by one."""
+def machines_of(options: VmOptions, shape: Shape) -> dict[str, Any]:
+    """The part of the configuration that says which machines there are.
 
-    region: str | None
-    zone: str | None
-    project: str | None
-    instance_type: str | None
-    head_type: str | None
-    machine_image: str | None
-    account: str | None
-    spot: bool
-    ssh_user: str | None
-    head_ip: str | None
-    worker_ip: tuple[str, ...]
-
-
-def option_of(key: str) -> str:
-    """The option that a key of `Place` comes from."""
-    return "--credentials" if key == "account" else f"--{key.replace('_', '-')}"
+    Raises:
+        ConfigError: an option is missing, or has no meaning with the provider.
+    """
+    describe = pick("provider", PROVIDERS, options.provider)
+    for name in OTHERS[options.provider]:
+        if getattr(options, name):
+            raise ConfigError(
+                f"{flag(name)}: has no meaning with --provider {options.provider}; leave it out"
+            )
+    return describe(options, shape)
 
 
 def _two_types(shape: Shape, head: dict[str, Any], worker: dict[str, Any]) -> dict[str, Any]:
@@ -59,56 +58,45 @@ def _two_types(shape: Shape, head: dict[str, Any], worker: dict[str, Any]) -> di
     }
 
 
-def _only(provider: str, place: Place, *options: str) -> None:
-    """Refuses options of other providers, which would otherwise be dropped without a word."""
-    for key, value in vars(place).items():
-        if value and key not in options:
-            raise ConfigError(
-                f"{option_of(key)}: has no meaning with --provider {provider}; leave it out"
-            )
-
-
-def _aws(place: Place, shape: Shape) -> dict[str, Any]:
-    _only("aws", place, *CLOUD_OPTIONS)
+def _aws(options: VmOptions, shape: Shape) -> dict[str, Any]:
     disk = [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": DISK_GB, "VolumeType": "gp3"}}]
     every: dict[str, Any] = {
-        **({"ImageId": place.machine_image} if place.machine_image else {}),
-        **({"IamInstanceProfile": {"Name": place.account}} if place.account else {}),
+        **({"ImageId": options.machine_image} if options.machine_image else {}),
+        **({"IamInstanceProfile": {"Name": options.credentials}} if options.credentials else {}),
         "BlockDeviceMappings": disk,
     }
-    head = {"InstanceType": place.head_type or machine_for(AWS, HEAD_CPUS, 0), **every}
+    head = {"InstanceType": options.head_type or machine_for(AWS, HEAD_CPUS, 0), **every}
     worker = {
-        "InstanceType": place.instance_type or machine_for(AWS, shape.cpus, shape.gpus),
+        "InstanceType": options.instance_type or machine_for(AWS, shape.cpus, shape.gpus),
         **every,
-        **({"InstanceMarketOptions": {"MarketType": "spot"}} if place.spot else {}),
+        **({"InstanceMarketOptions": {"MarketType": "spot"}} if options.spot else {}),
     }
     return {
         "provider": {
             "type": "aws",
-            "region": place.region or "us-west-2",
-            **({"availability_zone": place.zone} if place.zone else {}),
+            "region": options.region or "us-west-2",
+            **({"availability_zone": options.zone} if options.zone else {}),
             "cache_stopped_nodes": False,
         },
-        "auth": {"ssh_user": place.ssh_user or "ubuntu"},
+        "auth": {"ssh_user": options.ssh_user or "ubuntu"},
         **_two_types(shape, head, worker),
     }
 
 
-def _gcp(place: Place, shape: Shape) -> dict[str, Any]:
-    _only("gcp", place, *CLOUD_OPTIONS, "project")
-    if place.project is None:
+def _gcp(options: VmOptions, shape: Shape) -> dict[str, Any]:
+    if options.project is None:
         raise ConfigError("--project: the id of a Google Cloud project is needed; add it")
-    region = place.region or "us-west1"
+    region = options.region or "us-west1"
 
     def node(kind: str, gpus: int, spot: bool) -> dict[str, Any]:
         family = "common-cu128-ubuntu-2204-nvidia-570" if gpus else "common-cpu"
-        source = place.machine_image or f"{GOOGLE_IMAGES}/{family}"
+        source = options.machine_image or f"{GOOGLE_IMAGES}/{family}"
         # Machines with GPUs and spot ones cannot be moved to another host while they run.
         rules: dict[str, Any] = {"onHostMaintenance": "TERMINATE"} if gpus or spot else {}
         if spot:
             rules["preemptible"] = True
         scopes = ["https://www.googleapis.com/auth/cloud-platform"]
-        account = [{"email": place.account, "scopes": scopes}]
+        account = [{"email": options.credentials, "scopes": scopes}]
         return {
             "machineType": kind,
             "disks": [
@@ -120,32 +108,31 @@ def _gcp(place: Place, shape: Shape) -> dict[str, Any]:
                 }
             ],
             **({"scheduling": [rules]} if rules else {}),
-            **({"serviceAccounts": account} if place.account else {}),
+            **({"serviceAccounts": account} if options.credentials else {}),
         }
 
-    worker_type = place.instance_type or machine_for(GCP, shape.cpus, shape.gpus)
+    worker_type = options.instance_type or machine_for(GCP, shape.cpus, shape.gpus)
     return {
         "provider": {
             "type": "gcp",
             "region": region,
-            "availability_zone": place.zone or f"{region}-a",
-            "project_id": place.project,
+            "availability_zone": options.zone or f"{region}-a",
+            "project_id": options.project,
             "cache_stopped_nodes": False,
         },
-        "auth": {"ssh_user": place.ssh_user or "ubuntu"},
+        "auth": {"ssh_user": options.ssh_user or "ubuntu"},
         **_two_types(
             shape,
-            node(place.head_type or machine_for(GCP, HEAD_CPUS, 0), 0, False),
-            node(worker_type, shape.gpus, place.spot),
+            node(options.head_type or machine_for(GCP, HEAD_CPUS, 0), 0, False),
+            node(worker_type, shape.gpus, options.spot),
         ),
     }
 
 
-def _local(place: Place, shape: Shape) -> dict[str, Any]:
-    _only("local", place, "ssh_user", "head_ip", "worker_ip")
-    if place.head_ip is None or place.ssh_user is None:
+def _local(options: VmOptions, shape: Shape) -> dict[str, Any]:
+    if options.head_ip is None or options.ssh_user is None:
         raise ConfigError("--provider local: needs --head-ip and --ssh-user of your machines")
-    named = 1 + len(place.worker_ip)
+    named = 1 + len(options.worker_ip)
     if named < shape.nodes:
         raise ConfigError(
             f"--worker-ip: the recipe needs {shape.nodes} machines, but --head-ip and --worker-ip "
@@ -154,15 +141,15 @@ def _local(place: Place, shape: Shape) -> dict[str, Any]:
     return {
         "provider": {
             "type": "local",
-            "head_ip": place.head_ip,
-            "worker_ips": list(place.worker_ip),
+            "head_ip": options.head_ip,
+            "worker_ips": list(options.worker_ip),
         },
-        "auth": {"ssh_user": place.ssh_user},
-        "max_workers": len(place.worker_ip),
+        "auth": {"ssh_user": options.ssh_user},
+        "max_workers": len(options.worker_ip),
     }
 
 
-PROVIDERS: Mapping[str, Callable[[Place, Shape], dict[str, Any]]] = {
+PROVIDERS: Mapping[str, Callable[[VmOptions, Shape], dict[str, Any]]] = {
     "aws": _aws,
     "gcp": _gcp,
     "local": _local,

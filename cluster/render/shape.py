@@ -7,6 +7,7 @@ alike. What a node is made of, and where it stands, is for the manifests.
 import math
 from dataclasses import dataclass
 
+from cluster.render.options import NodesOptions
 from kd_ray.config import Resources
 from kd_ray.errors import ConfigError
 from kd_ray.on_ray.placement import Node, sharing
@@ -46,55 +47,33 @@ def worker_bounds(resources: Resources) -> tuple[int, int]:
     return resources.elastic or (resources.workers, resources.workers)
 
 
-def shape_of(
-    resources: Resources,
-    *,
-    cpus_per_node: int | None = None,
-    gpus_per_node: int | None = None,
-    memory_per_node: int | None = None,
-    nodes: int | None = None,
-    max_nodes: int | None = None,
-) -> Shape:
+def shape_of(resources: Resources, options: NodesOptions) -> Shape:
     """The nodes that hold the workers of `resources`.
 
     By default a node has the GPUs of one worker, and CPUs for every worker that its GPUs hold.
 
-    >>> shape_of(Resources(workers=6, cpus_per_worker=3), gpus_per_node=4)
+    >>> shape_of(Resources(workers=6, cpus_per_worker=3), NodesOptions(gpus_per_node=4))
     Shape(nodes=2, max_nodes=2, cpus=12, gpus=4, memory_gib=None, spread=False)
 
     Args:
         resources: of a recipe; `gpus_per_worker = "auto"` is one, or none if nodes have none.
-        cpus_per_node: else enough for the workers, 4 for each where the recipe says "auto", and
-            not below 4.
-        gpus_per_node: 0 for nodes without.
-        memory_per_node: GiB; None for what the launcher gives by default.
-        nodes: more than the workers of one training need let a sweep run more trials at once.
-        max_nodes: what autoscaling may grow to; else what the recipe's elastic bounds need.
+        options: what is to be otherwise than by default.
 
     Raises:
         ConfigError: the workers do not fit, with the arithmetic.
     """
-    for option, value, least in (
-        ("--cpus-per-node", cpus_per_node, 1),
-        ("--gpus-per-node", gpus_per_node, 0),
-        ("--memory-per-node", memory_per_node, 1),
-        ("--nodes", nodes, 1),
-        ("--max-nodes", max_nodes, 1),
-    ):
-        if value is not None and value < least:
-            raise ConfigError(f"{option}: must be at least {least}, but got {value}")
     fewest, most = worker_bounds(resources)
-    each = _gpus_each(resources, gpus_per_node)
-    gpus = math.ceil(each) if gpus_per_node is None else gpus_per_node
+    each = _gpus_each(resources, options.gpus_per_node)
+    gpus = math.ceil(each) if options.gpus_per_node is None else options.gpus_per_node
     auto = resources.cpus_per_worker == "auto"
     cpus_each = AUTO_CPUS if resources.cpus_per_worker == "auto" else resources.cpus_per_worker
-    if cpus_per_node is None:
+    if options.cpus_per_node is None:
         # A sweep gives each GPU a trial, even if one training has fewer workers than there are.
         together = max(min(gpus * sharing(each), most), gpus) if each else 1
         # The least is for Ray's own processes, which get nothing of their own.
         cpus = max(cpus_each * together, AUTO_CPUS)
     else:
-        cpus = cpus_per_node
+        cpus = options.cpus_per_node
     held = Node(cpus, gpus).holds(1 if auto else cpus_each, each)
     if not held:
         raise ConfigError(
@@ -103,13 +82,13 @@ def shape_of(
         )
     # Without GPUs, "auto" means that a worker takes all the CPUs of its node.
     usual = 1 if auto and not each else held
-    least_nodes = math.ceil(fewest / usual) if nodes is None else nodes
+    least_nodes = options.nodes or math.ceil(fewest / usual)
     if least_nodes * held < fewest:
         raise ConfigError(
             f"--nodes: {fewest} workers must fit, but {least_nodes} nodes of {cpus} CPUs and "
             f"{gpus} GPUs hold {least_nodes * held}; use {math.ceil(fewest / held)} nodes or more"
         )
-    most_nodes = max(least_nodes, math.ceil(most / usual)) if max_nodes is None else max_nodes
+    most_nodes = options.max_nodes or max(least_nodes, math.ceil(most / usual))
     if most_nodes < least_nodes:
         raise ConfigError(
             f"--max-nodes: must be at least the {least_nodes} nodes to start with, but got "
@@ -120,7 +99,7 @@ def shape_of(
         max_nodes=most_nodes,
         cpus=cpus,
         gpus=gpus,
-        memory_gib=memory_per_node,
+        memory_gib=options.memory_per_node,
         spread=resources.placement == "spread",
     )
 

@@ -11,26 +11,17 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 
+from cluster.commands import COMMANDS
+from cluster.render.options import USER_IN_URL, WorkloadOptions, public
 from kd_ray.catalog import pick
 from kd_ray.config.read import recipe_text
 from kd_ray.config.schema import Resources
 from kd_ray.errors import ConfigError
 from kd_ray.pipeline import open_recipe
 
-COMMANDS = {
-    "run": ("run",),
-    "tune run": ("tune", "run"),
-    "exercises": ("exercises",),
-    "views": ("views",),
-    "teach": ("teach",),
-    "label": ("label",),
-    "distill": ("distill",),
-}
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-USER_IN_URL = re.compile(r"://[^/\s\"'@]*@")
 # Outside of a job kd-ray would start a Ray of its own, on this node alone.
 IS_A_JOB = ': "${RAY_ADDRESS:?is set by Ray; submit this script as a Ray Job}"'
-GIT_USER = re.compile(r"^git\+ssh://git@")
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,6 @@ class Workload:
         overrides: `key=value`, one for each --set.
         runs: storage that all nodes reach, a path or a URL; None for what the kind usually has.
         data: what nodes find in KD_RAY_DATA.
-        package: what pip installs on nodes; None if they have kd-ray.
     """
 
     name: str
@@ -53,7 +43,6 @@ class Workload:
     overrides: tuple[str, ...] = ()
     runs: str | None = None
     data: str | None = None
-    package: str | None = None
 
     def command(self, recipe: str, runs: str) -> list[str]:
         """The command of a Ray Job, where the recipe is at `recipe`; Ray tells it the address."""
@@ -62,47 +51,47 @@ class Workload:
 
 
 def workload_of(
-    source: str,
-    overrides: Sequence[str] = (),
-    *,
-    command: str = "run",
-    runs: str | None = None,
-    data: str | None = None,
-    package: str | None = None,
+    source: str, overrides: Sequence[str], options: WorkloadOptions
 ) -> tuple[Workload, Resources]:
-    """Checks a recipe and the options that every kind of manifest takes.
+    """Checks a recipe and what is to be done with it.
 
     Raises:
         ConfigError: the recipe or an option breaks a rule.
     """
-    words = pick("command", COMMANDS, " ".join(command.split()))
-    recipe = open_recipe(source, list(overrides))
-    if words[0] == "tune" and recipe.sweep is None:
+    name = " ".join(options.command.split())
+    command = pick("command", COMMANDS, name)
+    if command.instead is not None:
         raise ConfigError(
-            f"{source}: --command 'tune run' needs a [sweep] table, but the recipe has none; add "
-            "one, or leave --command out"
+            f"--command {name}: a manifest needs a command that takes a recipe file, but this one "
+            f"takes none; {command.instead}"
+        )
+    recipe = open_recipe(source, list(overrides))
+    if command.table is not None and getattr(recipe, command.table) is None:
+        raise ConfigError(
+            f"{source}: --command {name!r} needs a [{command.table}] table, but the recipe has "
+            "none; add one, or leave --command out"
         )
     _, text = recipe_text(source)
-    place = _line_with(USER_IN_URL, text)
-    if place:
+    number = _line_with(USER_IN_URL, text)
+    if number:
         raise ConfigError(
-            f"{source}: a recipe in a manifest must hold no credentials, but line {place} has a "
+            f"{source}: a recipe in a manifest must hold no credentials, but line {number} has a "
             "URL with a user; let the nodes' environment or a secret give them"
         )
-    given = [("--runs", runs), ("--data", data), ("--package", package)]
-    for option, value in [*given, *(("--set", override) for override in overrides)]:
-        if value is not None:
-            public(option, value)
-    job = Workload(
+    for override in overrides:
+        try:
+            public(override)
+        except ValueError as error:
+            raise ConfigError(f"--set: {error}") from None
+    workload = Workload(
         name=recipe.name,
         recipe=text if text.endswith("\n") else text + "\n",
-        words=words,
+        words=tuple(name.split()),
         overrides=tuple(overrides),
-        runs=runs,
-        data=data,
-        package=package,
+        runs=options.runs,
+        data=options.data,
     )
-    return job, recipe.resources
+    return workload, recipe.resources
 
 
 def _line_with(pattern: re.Pattern[str], text: str) -> int | None:
@@ -110,41 +99,19 @@ def _line_with(pattern: re.Pattern[str], text: str) -> int | None:
     return next((n for n, line in enumerate(lines, start=1) if pattern.search(line)), None)
 
 
-def one_line(option: str, value: str) -> str:
-    """`value`, which goes into a script or a comment: one line that can be printed, not empty."""
-    if not value or not value.isprintable():
-        raise ConfigError(f"{option}: must be one line of printable text, but got {value!r}")
-    return value
-
-
-def public(option: str, value: str) -> str:
-    """`value`, a path, URL or package, if nothing in it looks like a credential."""
-    one_line(option, value)
-    secret = USER_IN_URL.search(value) and not GIT_USER.match(value)
-    if secret or ("://" in value and "?" in value):
-        shown = USER_IN_URL.sub("://...@", value.partition("?")[0])
-        raise ConfigError(
-            f"{option}: must hold no credentials, neither a user nor a query, but got {shown}; "
-            "let the nodes' environment or a secret give them"
-        )
-    return value
-
-
 def is_url(storage: str) -> bool:
     """Whether runs are kept in an object store, else in a folder."""
     return URL.match(storage) is not None
 
 
-def shared_folders(job: Workload, runs: str, mount: str) -> list[str]:
+def shared_folders(workload: Workload, runs: str, mount: str) -> list[str]:
     """Folders of runs and data that nodes must share; none if both are in object stores.
 
     Raises:
         ConfigError: one of them does not lie below `mount`.
     """
-    if not public("--mount", mount).startswith("/"):
-        raise ConfigError(f"--mount: must be an absolute path, but got {mount!r}")
     found = []
-    for option, path in (("--runs", runs), ("--data", job.data)):
+    for option, path in (("--runs", runs), ("--data", workload.data)):
         if path is None or is_url(path):
             continue
         if not path.startswith(f"{mount.rstrip('/')}/") or ".." in path.split("/"):
@@ -173,14 +140,14 @@ def dns_name(name: str, longest: int = 40) -> str:
     return f"{plain[: longest - 7].rstrip('-')}-{digits}"
 
 
-def script(job: Workload, recipe: str, runs: str, before: Sequence[str] = ()) -> str:
+def script(workload: Workload, recipe: str, runs: str, before: Sequence[str] = ()) -> str:
     """A bash script to be submitted as a Ray Job; `before` are commands that go first.
 
     Manifests start it by its constant path: what Ray's job client does to quotes on the way is then
     nobody's concern.
     """
     lines = ["#!/usr/bin/env bash", "set -euo pipefail", IS_A_JOB, *before]
-    return "\n".join([*lines, f"exec {shlex.join(job.command(recipe, runs))}", ""])
+    return "\n".join([*lines, f"exec {shlex.join(workload.command(recipe, runs))}", ""])
 
 
 def ray_version() -> str:
@@ -196,11 +163,11 @@ def kd_ray_version() -> str:
         return "0"
 
 
-def default_image(job: Workload, gpus: int) -> str:
+def default_image(package: str | None, gpus: int) -> str:
     """The image that is meant where none is named.
 
     Ray's own if kd-ray is installed into it, else one that the user has built of kd-ray.
     """
-    if job.package is None:
+    if package is None:
         return f"kd-ray:{kd_ray_version()}"
     return f"rayproject/ray:{ray_version()}-py312{'-gpu' if gpus else ''}"

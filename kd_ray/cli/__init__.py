@@ -10,14 +10,10 @@ import typer
 
 from kd_ray.cli.cluster import cluster
 from kd_ray.cli.options import (
-    AddressOption,
     DataOption,
-    LocalOption,
     RecipeArgument,
-    RunsOption,
     SetOption,
-    VerboseOption,
-    WorkersOption,
+    TrainingOptions,
     answered,
 )
 from kd_ray.cli.reproduce import reproduce
@@ -49,63 +45,38 @@ def root(
         raise typer.Exit
 
 
+@app.command()
+@answered
+def quickstart(training: TrainingOptions) -> None:
+    """The whole path on real handwritten digits, on a CPU, in about a minute."""
+    perform("quickstart", PLAIN_STAGES, training)
+
+
 def perform(
     recipe: str,
     stages: tuple[str, ...] | None,
-    overrides: list[str] | None,
-    runs: str,
-    workers: int | None,
-    address: str | None,
-    local: bool,
-    verbose: bool,
+    training: TrainingOptions,
     temperatures: str | None = None,
     views: str | None = None,
 ) -> None:
     """Runs stages of a recipe (None: all it has) with a display, then prints the closing table."""
     from kd_ray.cli.run import run_with_display
 
-    sets = [*(overrides or [])]
-    if workers is not None:
-        sets.append(f"resources.workers={workers}")
     run_with_display(
         recipe,
         stages,
-        sets,
-        runs,
-        address=address,
-        local=local,
-        verbose=verbose,
+        training.sets(),
+        training.runs,
+        **training.where,
         temperatures=temperatures,
         views=views,
     )
 
 
-@app.command()
-@answered
-def quickstart(
-    overrides: SetOption = None,
-    runs: RunsOption = "runs",
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    local: LocalOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """The whole path on real handwritten digits, on a CPU, in about a minute."""
-    perform("quickstart", PLAIN_STAGES, overrides, runs, workers, address, local, verbose)
-
-
 def _add_stage_command(name: str, stages: tuple[str, ...] | None, about: str) -> None:
     @answered
-    def command(
-        recipe: RecipeArgument,
-        overrides: SetOption = None,
-        runs: RunsOption = "runs",
-        workers: WorkersOption = None,
-        address: AddressOption = None,
-        local: LocalOption = False,
-        verbose: VerboseOption = False,
-    ) -> None:
-        perform(recipe, stages, overrides, runs, workers, address, local, verbose)
+    def command(recipe: RecipeArgument, training: TrainingOptions) -> None:
+        perform(recipe, stages, training)
 
     app.command(name, help=about)(command)
 
@@ -136,15 +107,11 @@ def exercises(
     temperatures: Annotated[
         str, typer.Option("--temperatures", help="T of the soft terms, with commas between.")
     ] = "1,2,4,8,15,20",
-    overrides: SetOption = None,
-    runs: RunsOption = "runs",
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    local: LocalOption = False,
-    verbose: VerboseOption = False,
+    *,
+    training: TrainingOptions,
 ) -> None:
     """Four objectives over temperatures from one teacher: labels, soft targets, both, a control."""
-    perform(recipe, PLAIN_STAGES, overrides, runs, workers, address, local, verbose, temperatures)
+    perform(recipe, PLAIN_STAGES, training, temperatures=temperatures)
 
 
 @app.command()
@@ -154,15 +121,11 @@ def views(
     numbers: Annotated[
         str, typer.Option("--views", help="How many stored views, with commas between.")
     ] = "1,2,4,8,16",
-    overrides: SetOption = None,
-    runs: RunsOption = "runs",
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    local: LocalOption = False,
-    verbose: VerboseOption = False,
+    *,
+    training: TrainingOptions,
 ) -> None:
     """Accuracy over stored views, beside a teacher that is run in every step on new views."""
-    perform(recipe, PLAIN_STAGES, overrides, runs, workers, address, local, verbose, views=numbers)
+    perform(recipe, PLAIN_STAGES, training, views=numbers)
 
 
 app.command("reproduce")(reproduce)

@@ -1,17 +1,19 @@
 """What commands have in common: their options, and how they answer what a user can mend."""
 
 import functools
+import inspect
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, TypedDict
 
 import typer
 
 from kd_ray.errors import KdRayError
 
-P = ParamSpec("P")
 INTERRUPTED = 130
 
 RecipeArgument = Annotated[str, typer.Argument(help="A .toml file, or a shipped recipe's name.")]
@@ -22,30 +24,96 @@ SetOption = Annotated[
 RunsOption = Annotated[
     str, typer.Option("--runs", metavar="PLACE", help="Folder of run folders, or its URL.")
 ]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", help="Processes that train one model together.")
-]
 AddressOption = Annotated[
     str | None, typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster to run on.")
 ]
-LocalOption = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Ray's own log lines.")]
-TrialOption = Annotated[
-    int | None, typer.Option("--trial", help="Its number; the best one by default.")
-]
-SweepArgument = Annotated[str, typer.Argument(help="A sweep's run folder.", metavar="SWEEP")]
 DataOption = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of the dataset's files.")
 ]
 
 
-def answered(command: Callable[P, None]) -> Callable[P, None]:
-    """Turns what the user can mend into one sentence and exit code 2, and Ctrl-C into advice."""
+class Where(TypedDict):
+    """Arguments that say where a training runs."""
+
+    address: str | None
+    local: bool
+    verbose: bool
+
+
+@dataclass(frozen=True)
+class PlacementOptions:
+    """The options of every command that trains."""
+
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes that train one model together.")
+    ] = None
+    address: AddressOption = None
+    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Ray's own log lines.")] = False
+
+    @property
+    def where(self) -> Where:
+        """The arguments of the same names."""
+        return {"address": self.address, "local": self.local, "verbose": self.verbose}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The options of every command that trains what a recipe describes."""
+
+    overrides: SetOption = None
+    runs: RunsOption = "runs"
+    placement: PlacementOptions = PlacementOptions()
+
+    @property
+    def where(self) -> Where:
+        """See `PlacementOptions`."""
+        return self.placement.where
+
+    def sets(self, **options: object) -> list[str]:
+        """Overrides of the recipe: those that were typed, the workers, and `options` by name."""
+        given = {"resources.workers": self.placement.workers, **options}
+        named = [f"{key}={value}" for key, value in given.items() if value is not None]
+        return [*(self.overrides or []), *named]
+
+
+def unfolded(parameter: Parameter) -> list[Parameter]:
+    """A parameter that is a dataclass of options as one parameter for each of its fields."""
+    kind = parameter.annotation
+    if not is_dataclass(kind):
+        return [parameter.replace(kind=Parameter.KEYWORD_ONLY)]
+    inner = [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(kind)
+    ]
+    return [each for field in inner for each in unfolded(field)]
+
+
+def folded(kind: Any, values: dict[str, Any]) -> Any:
+    """The inverse of `unfolded`: an object of `kind` from those of `values` that are its fields."""
+    return kind(
+        **{
+            field.name: folded(field.type, values)
+            if is_dataclass(field.type)
+            else values.pop(field.name)
+            for field in fields(kind)
+        }
+    )
+
+
+def answered(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns what the user can mend into one sentence and exit code 2, and Ctrl-C into advice.
+
+    A parameter that is a dataclass of options is unfolded on the way, so that Typer sees its
+    fields and the command gets one object.
+    """
+    parameters = inspect.signature(command).parameters.values()
+    objects = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
 
     @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+    def wrapper(**values: Any) -> None:
         try:
-            command(*args, **kwargs)
+            command(**{name: folded(kind, values) for name, kind in objects.items()}, **values)
         except KdRayError as error:
             typer.echo(f"kd-ray: {error}", err=True)
             raise typer.Exit(2) from None
@@ -57,4 +125,6 @@ def answered(command: Callable[P, None]) -> Callable[P, None]:
             )
             raise typer.Exit(INTERRUPTED) from None
 
+    seen = [each for parameter in parameters for each in unfolded(parameter)]
+    wrapper.__signature__ = inspect.Signature(seen)  # type: ignore[attr-defined]
     return wrapper

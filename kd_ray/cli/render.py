@@ -1,152 +1,67 @@
-"""`kd-ray cluster render`: the manifest of a cluster, from a recipe's `[resources]`."""
+"""`kd-ray cluster render`: the manifest of a cluster, from a recipe's `[resources]`.
 
+Its options are the fields of `cluster.render.options`, those of a kind in a panel of their own.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from cluster.render.options import KINDS, NodesOptions, Options, WorkloadOptions, flag
 from kd_ray.cli.options import RecipeArgument, SetOption, answered
 
-NODES, KUBERAY, SLURM, MACHINES = "Nodes", "kuberay", "slurm", "vm"
+
+def with_fields(command: Callable[..., None]) -> Callable[..., None]:
+    """Shows the options of manifests to Typer, in place of the last parameter of `command`."""
+    parameters = list(inspect.signature(command).parameters.values())[:-1]
+    shown = inspect.Signature([*parameters, *field_parameters()])
+    command.__signature__ = shown  # type: ignore[attr-defined]
+    return command
 
 
-def _option(flag: str, about: str, panel: str | None = None, metavar: str | None = None) -> Any:
-    return typer.Option(flag, help=about, rich_help_panel=panel, metavar=metavar)
+def field_parameters() -> Iterator[Parameter]:
+    """A parameter for each option of manifests, empty where it is not given."""
+    for panel, options in (("Options", WorkloadOptions), ("Nodes", NodesOptions)):
+        yield from (_parameter(name, [options], panel) for name in options.model_fields)
+    for name in dict.fromkeys(name for options in KINDS.values() for name in options.model_fields):
+        having = {kind: options for kind, options in KINDS.items() if name in options.model_fields}
+        yield _parameter(name, [*having.values()], f"Options of {' and '.join(having)}")
+
+
+def _parameter(name: str, classes: Sequence[type[Options]], panel: str) -> Parameter:
+    fields = [options.model_fields[name] for options in classes]
+    kind: Any = get_type_hints(classes[0])[name]
+    if kind is not bool:
+        kind = (list[str] if isinstance(fields[0].default, tuple) else kind) | None
+    # Typer keeps the line breaks of what it is given.
+    about = dict.fromkeys(" ".join(str(field.description).split()) for field in fields)
+    option = typer.Option(flag(name), help=" Or: ".join(about), rich_help_panel=panel)
+    annotation = Annotated[kind, option]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 @answered
+@with_fields
 def render(
     kind: Annotated[str, typer.Argument(help="kuberay, slurm or vm.", metavar="KIND")],
     recipe: RecipeArgument,
     overrides: SetOption = None,
-    command: Annotated[
-        str, _option("--command", "run, 'tune run', exercises, views, teach, label or distill.")
-    ] = "run",
-    runs: Annotated[
-        str | None, _option("--runs", "Storage that all nodes reach: a path or a URL.")
-    ] = None,
-    data: Annotated[
-        str | None, _option("--data", "Folder of datasets on the nodes, as KD_RAY_DATA.")
-    ] = None,
     out: Annotated[
-        Path | None, _option("--out", "File to write; else the manifest is printed.")
+        Path | None, typer.Option("--out", help="File to write; else the manifest is printed.")
     ] = None,
-    image: Annotated[
-        str | None, _option("--image", "Container image with Ray and kd-ray (not slurm).")
-    ] = None,
-    package: Annotated[
-        str | None,
-        _option("--package", "pip installs this on the nodes: a URL of kd-ray (not slurm)."),
-    ] = None,
-    spot: Annotated[bool, _option("--spot", "Workers on spot machines (not slurm).")] = False,
-    setup: Annotated[
-        list[str] | None,
-        _option("--setup", "Command for the nodes' shell, first of all; repeatable (not kuberay)."),
-    ] = None,
-    mount: Annotated[
-        str | None, _option("--mount", "Where nodes see shared storage: /shared (not slurm).")
-    ] = None,
-    credentials: Annotated[
-        str | None,
-        _option(
-            "--credentials",
-            "Of an object store, by name: a Kubernetes secret of variables, an AWS instance "
-            "profile, a Google service account.",
-        ),
-    ] = None,
-    nodes: Annotated[int | None, _option("--nodes", "To start with.", NODES)] = None,
-    max_nodes: Annotated[
-        int | None, _option("--max-nodes", "That autoscaling may grow to.", NODES)
-    ] = None,
-    cpus: Annotated[
-        int | None,
-        _option("--cpus-per-node", "Else enough for its workers; 4 for each if auto.", NODES),
-    ] = None,
-    gpus: Annotated[
-        int | None, _option("--gpus-per-node", "Else those of one worker; 1 if auto.", NODES)
-    ] = None,
-    memory: Annotated[
-        int | None, _option("--memory-per-node", "GiB (not vm).", NODES, "GIB")
-    ] = None,
-    volume: Annotated[
-        str | None, _option("--volume", "Volume claim of shared storage: kd-ray.", KUBERAY)
-    ] = None,
-    token_secret: Annotated[
-        str | None,
-        _option("--token-secret", "Has Ray's token as auth_token; else KubeRay's own.", KUBERAY),
-    ] = None,
-    namespace: Annotated[str | None, _option("--namespace", "Of the job.", KUBERAY)] = None,
-    node_label: Annotated[
-        list[str] | None,
-        _option("--node-label", "That nodes must have; repeatable.", KUBERAY, "KEY=VALUE"),
-    ] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        _option("--sbatch", "A directive, such as partition=gpu; repeatable.", SLURM),
-    ] = None,
-    provider: Annotated[
-        str | None, _option("--provider", "aws, gcp, or local for own machines.", MACHINES)
-    ] = None,
-    region: Annotated[str | None, _option("--region", "Of the cloud.", MACHINES)] = None,
-    zone: Annotated[str | None, _option("--zone", "In the region.", MACHINES)] = None,
-    project: Annotated[str | None, _option("--project", "Of gcp.", MACHINES)] = None,
-    instance_type: Annotated[
-        str | None, _option("--instance-type", "Of workers; else the smallest.", MACHINES)
-    ] = None,
-    head_type: Annotated[str | None, _option("--head-type", "Of the head.", MACHINES)] = None,
-    machine_image: Annotated[
-        str | None, _option("--machine-image", "AMI, or Google's image.", MACHINES)
-    ] = None,
-    ssh_user: Annotated[str | None, _option("--ssh-user", "Else ubuntu.", MACHINES)] = None,
-    ssh_key: Annotated[str | None, _option("--ssh-key", "Path of a key.", MACHINES)] = None,
-    head_ip: Annotated[str | None, _option("--head-ip", "Of local.", MACHINES)] = None,
-    worker_ip: Annotated[
-        list[str] | None, _option("--worker-ip", "Of local; repeatable.", MACHINES)
-    ] = None,
+    **given: Any,
 ) -> None:
     """Write the manifest of a cluster that runs a recipe: KubeRay, Slurm or Ray's launcher."""
-    from cluster.render import render as rendered
+    from cluster.render.targets import render as rendered
     from kd_ray.errors import ConfigError
     from kd_ray.files import committed_file
 
-    options = {
-        "image": image,
-        "spot": spot or None,
-        "setup": _all(setup),
-        "mount": mount,
-        "credentials": credentials,
-        "volume": volume,
-        "token_secret": token_secret,
-        "namespace": namespace,
-        "node_label": _all(node_label),
-        "sbatch": _all(sbatch),
-        "provider": provider,
-        "region": region,
-        "zone": zone,
-        "project": project,
-        "instance_type": instance_type,
-        "head_type": head_type,
-        "machine_image": machine_image,
-        "ssh_user": ssh_user,
-        "ssh_key": ssh_key,
-        "head_ip": head_ip,
-        "worker_ip": _all(worker_ip),
-    }
-    text = rendered(
-        kind,
-        recipe,
-        overrides or [],
-        command=command,
-        runs=runs,
-        data=data,
-        package=package,
-        cpus_per_node=cpus,
-        gpus_per_node=gpus,
-        memory_per_node=memory,
-        nodes=nodes,
-        max_nodes=max_nodes,
-        **{name: value for name, value in options.items() if value is not None},
-    )
+    options = {name: value for name, value in given.items() if value not in (None, [])}
+    text = rendered(kind, recipe, overrides or [], **options)
     if out is None:
         typer.echo(text, nl=False)
         return
@@ -155,7 +70,3 @@ def render(
     with committed_file(out) as draft:
         draft.write_text(text, encoding="utf-8")
     typer.echo(f"{out}: written", err=True)
-
-
-def _all(values: list[str] | None) -> tuple[str, ...] | None:
-    return tuple(values) if values else None

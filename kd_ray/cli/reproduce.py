@@ -4,15 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kd_ray.cli.options import (
-    AddressOption,
-    LocalOption,
-    RunsOption,
-    SetOption,
-    VerboseOption,
-    WorkersOption,
-    answered,
-)
+from kd_ray.cli.options import TrainingOptions, answered
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,28 +22,18 @@ def reproduce(
         list[str] | None,
         typer.Option("--only", metavar="NAME", help="One experiment alone; may be repeated."),
     ] = None,
-    overrides: SetOption = None,
-    runs: RunsOption = "runs",
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    local: LocalOption = False,
-    verbose: VerboseOption = False,
+    *,
+    training: TrainingOptions,
 ) -> None:
     """The paper's experiments from shared artefacts, beside the paper's own figures."""
     from kd_ray.studies.paper import scale_of
 
-    scale = scale_of(name, quick=quick)
-    sets = [*(overrides or [])]
-    if workers is not None:
-        sets.append(f"resources.workers={workers}")
     perform_with_display(
-        scale,
-        sets,
-        runs=runs,
+        scale_of(name, quick=quick),
+        training.sets(),
+        runs=training.runs,
         only=only or [],
-        local=local,
-        address=address,
-        verbose=verbose,
+        **training.where,
     )
 
 

@@ -8,16 +8,12 @@ from typing import Any
 from typer import Context
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from cluster.commands import COMMANDS
 from kd_ray.catalog import suggestion
 from kd_ray.config import Recipe
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 
-COMMANDS = (
-    *("quickstart", "run", "teach", "label", "distill", "specialize", "exercises"),
-    *("views", "reproduce"),
-    *("tune run", "tune resume", "tune retrain"),
-)
 HERE_ALONE = ("address", "local")
 """Options that say where to run, which submitting has said."""
 

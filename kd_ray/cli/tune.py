@@ -4,18 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kd_ray.cli.options import (
-    AddressOption,
-    LocalOption,
-    RecipeArgument,
-    RunsOption,
-    SetOption,
-    SweepArgument,
-    TrialOption,
-    VerboseOption,
-    WorkersOption,
-    answered,
-)
+from kd_ray.cli.options import PlacementOptions, RecipeArgument, TrainingOptions, answered
 
 tune = typer.Typer(
     name="tune",
@@ -23,9 +12,19 @@ tune = typer.Typer(
     no_args_is_help=True,
 )
 
+SweepArgument = Annotated[
+    str, typer.Argument(help="Run folder of a sweep, or its URL.", metavar="SWEEP")
+]
+TrialOption = Annotated[
+    int | None, typer.Option("--trial", help="Number of the trial; the best one by default.")
+]
 HomeOption = Annotated[
     str | None,
-    typer.Option("--runs", metavar="PLACE", help="Folder of run folders; else the sweep's own."),
+    typer.Option(
+        "--runs",
+        metavar="PLACE",
+        help="Folder of run folders, or its URL; the one that the sweep lies in by default.",
+    ),
 ]
 
 
@@ -33,23 +32,17 @@ HomeOption = Annotated[
 @answered
 def run_sweep(
     recipe: RecipeArgument,
-    overrides: SetOption = None,
-    trials: Annotated[int | None, typer.Option("--trials", help="Students in all.")] = None,
-    runs: RunsOption = "runs",
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    local: LocalOption = False,
-    verbose: VerboseOption = False,
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="Trials in all, as sweep.trials of the recipe.")
+    ] = None,
+    *,
+    training: TrainingOptions,
 ) -> None:
-    """Run the sweep of a recipe's [sweep] table; run again, it goes on where it was."""
+    """Run the sweep that a recipe describes; run again, it goes on where it was."""
     from kd_ray.cli.sweep import sweep_with_display
 
-    sets = [*(overrides or [])]
-    if workers is not None:
-        sets.append(f"resources.workers={workers}")
-    if trials is not None:
-        sets.append(f"sweep.trials={trials}")
-    sweep_with_display(recipe, sets, runs, address=address, local=local, verbose=verbose)
+    sets = training.sets(**{"sweep.trials": trials})
+    sweep_with_display(recipe, sets, training.runs, **training.where)
 
 
 @tune.command()
@@ -74,13 +67,13 @@ def best(sweep: SweepArgument) -> None:
 @answered
 def resume(
     sweep: SweepArgument,
-    epochs: Annotated[int, typer.Option("--epochs", help="In all, those behind it counted.")],
+    epochs: Annotated[
+        int, typer.Option("--epochs", help="Epochs in all, those that the trial has included.")
+    ],
     trial: TrialOption = None,
     runs: HomeOption = None,
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    local: LocalOption = False,
-    verbose: VerboseOption = False,
+    *,
+    placement: PlacementOptions,
 ) -> None:
     """Train a trial on from its checkpoint, as a run of its own."""
     from kd_ray.cli.sweep import carry_on
@@ -92,11 +85,9 @@ def resume(
             epochs,
             trial=trial,
             runs=runs,
-            workers=workers,
-            address=address,
-            local=local,
-            verbose=verbose,
+            workers=placement.workers,
             listener=listener,
+            **placement.where,
         )
     )
 
@@ -106,15 +97,20 @@ def resume(
 def retrain(
     sweep: SweepArgument,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", help="With commas between; else three fresh ones.")
+        str | None,
+        typer.Option(
+            "--seeds",
+            help="Seeds of the students, with commas between; by default three that the sweep did "
+            "not use.",
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Else as in the sweep.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Epochs in all; as in the sweep by default.")
+    ] = None,
     trial: TrialOption = None,
     runs: HomeOption = None,
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    local: LocalOption = False,
-    verbose: VerboseOption = False,
+    *,
+    placement: PlacementOptions,
 ) -> None:
     """Train a trial anew with fresh seeds, for a figure that owes nothing to being chosen."""
     from kd_ray.cli.sweep import carry_on, whole_numbers
@@ -128,10 +124,8 @@ def retrain(
             trial=trial,
             epochs=epochs,
             runs=runs,
-            workers=workers,
-            address=address,
-            local=local,
-            verbose=verbose,
+            workers=placement.workers,
             listener=listener,
+            **placement.where,
         )
     )

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from cluster import local
 from cluster.local import LocalCluster, node_tag
-from cluster.nodes import Machine, join_command, node_environment
+from cluster.nodes import NodeOptions, join_command, node_environment
 from cluster.processes import CLUSTER_TAG, NODE_TAG, kill, launch, tagged
 from cluster.server import node_states
 
@@ -71,7 +71,7 @@ def seconds_until(process: "subprocess.Popen[str]", words: str) -> float:
 def replace_second_node(cluster: LocalCluster) -> float:
     """Kills the second node and starts another; the moment at which that was up."""
     kill(tagged(cluster.tag, node_tag(1)))
-    machine = Machine(cpus=1, temporary=cluster.folder / "ray-1", store_bytes=2**28)
+    machine = NodeOptions(cpus=1, temporary=cluster.folder / "ray-1", store_bytes=2**28)
     tags = {CLUSTER_TAG: cluster.tag, NODE_TAG: node_tag(1)}
     log = cluster.folder / "again.log"
     launch(join_command(machine, cluster.address), log, node_environment(tags))

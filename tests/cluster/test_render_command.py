@@ -8,8 +8,11 @@ from click.testing import Result
 from render_cases import SHIPPED
 from typer.testing import CliRunner
 
-from cluster.render import KINDS, render
+from cluster.commands import RENDERED
+from cluster.render.options import EVERY_KIND, KINDS, NodesOptions
 from cluster.render.shape import shape_of
+from cluster.render.targets import render
+from kd_ray.cli.render import field_parameters
 from kd_ray.cli.render import render as command
 from kd_ray.config import Resources
 from kd_ray.errors import ConfigError
@@ -74,6 +77,26 @@ def test_every_option_arrives():
     )
 
 
+def test_every_field_of_the_options_is_an_option_of_the_command_with_its_docstring():
+    shown = {parameter.name: parameter for parameter in field_parameters()}
+    for options in (*EVERY_KIND, *KINDS.values()):
+        for name, field in options.model_fields.items():
+            [option] = shown[name].annotation.__metadata__
+            assert field.description
+            assert " ".join(field.description.split()) in option.help
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_command_that_takes_a_recipe_runs_from_a_manifest(name: str):
+    recipe = {"tune run": "mnist-sweep", "specialize": "house-numbers"}.get(name, "quickstart")
+    assert f"command=(kd-ray {name})\n" in render("slurm", recipe, command=name)
+
+
+def test_no_gpus_are_an_option_that_was_given():
+    done = typed("kuberay", "quickstart", "--gpus-per-node", "0")
+    assert "nvidia.com/gpu" not in done.stdout
+
+
 def test_a_command_that_is_a_directive_may_begin_with_dashes():
     done = typed("slurm", "mnist", "--sbatch", "--partition=gpu", "--sbatch", "qos=low")
     assert "#SBATCH --partition=gpu\n#SBATCH --qos=low\n" in done.stdout
@@ -91,6 +114,13 @@ def test_a_command_that_is_a_directive_may_begin_with_dashes():
         (["vm", "mnist", "--out", "/no/such/file"], "--out /no/such/file: must be a file in"),
         (["slurm", "mnist", "--out", "/tmp"], "--out /tmp: must be a file in a folder"),
         (["slurm", "mnist", "--nodes", "0"], "--nodes: must be at least 1, but got 0"),
+        (["slurm", "mnist", "--package", "x"], "--package: goes with kuberay and vm, but got kind"),
+        (["slurm", "mnist", "--command", "specialize"], "needs a [specialists] table, but"),
+        (["slurm", "mnist", "--command", "quickstart"], "render `run` for the recipe quickstart"),
+        (
+            ["slurm", "mnist", "--command", "reproduce"],
+            "submit the command with `kd-ray",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(words: list[str], sentence: str):
@@ -154,7 +184,7 @@ def test_workers_that_do_not_fit_are_refused_with_the_arithmetic(
     resources: dict[str, Any], options: dict[str, Any], sentence: str
 ):
     with pytest.raises(ConfigError, match=re.escape(sentence)):
-        shape_of(Resources(**resources), **options)
+        shape_of(Resources(**resources), NodesOptions(**options))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +201,7 @@ def test_workers_that_do_not_fit_are_refused_with_the_arithmetic(
 def test_workers_are_packed_into_as_few_nodes_as_hold_them(
     resources: dict[str, Any], options: dict[str, Any], nodes: tuple[int, int, int]
 ):
-    shape = shape_of(Resources(**resources), **options)
+    shape = shape_of(Resources(**resources), NodesOptions(**options))
     assert (shape.nodes, shape.max_nodes, shape.gpus) == nodes
 
 

@@ -21,10 +21,11 @@ from render_cases import (
     strict,
 )
 
-from cluster.render import render
 from cluster.render.kuberay import LONGEST_NAME, kuberay
+from cluster.render.options import KubeRayOptions, NodesOptions
 from cluster.render.shape import Shape, shape_of, worker_bounds
-from cluster.render.workload import Job, dns_name
+from cluster.render.targets import render
+from cluster.render.workload import Workload, dns_name
 from kd_ray.config import Resources
 from kd_ray.errors import ConfigError
 from kd_ray.on_ray.placement import Node, share_out
@@ -168,13 +169,13 @@ def test_the_nodes_of_a_manifest_hold_the_fewest_workers_and_may_grow_to_the_mos
     resources: Resources, gpus: int | None, cpus: int | None
 ):
     try:
-        shape = shape_of(resources, gpus_per_node=gpus, cpus_per_node=cpus)
+        shape = shape_of(resources, NodesOptions(gpus_per_node=gpus, cpus_per_node=cpus))
     except ConfigError:
         assume(False)
     fewest, most = worker_bounds(resources)
     assert held_by(resources, shape) * shape.nodes >= fewest
     assert held_by(resources, shape) * shape.max_nodes >= most
-    _, job = parts(kuberay(Job("x", "name = 'x'\n", ("run",)), shape))
+    _, job = parts(kuberay(Workload("x", "name = 'x'\n", ("run",)), shape, KubeRayOptions()))
     workers = group(job)
     assert workers["minReplicas"] == workers["replicas"] == shape.nodes
     assert workers["maxReplicas"] == shape.max_nodes

@@ -22,7 +22,7 @@ from render_cases import (
     recorder,
 )
 
-from cluster.render import render
+from cluster.render.targets import render
 from kd_ray.errors import ConfigError
 
 PROGRAMS = Path(sys.executable).parent  # ray, python and kd-ray of these tests, and shellcheck
@@ -232,7 +232,6 @@ def test_no_token_or_credential_of_the_environment_gets_in(monkeypatch: pytest.M
         ({"setup": ("a\nb",)}, "--setup: must be one line"),
         ({"runs": "~/runs"}, "--runs: must not begin with ~"),
         ({"data": "data"}, "--data: must be an absolute path"),
-        ({"package": "kd-ray.whl"}, "--package: Slurm jobs use an environment that all nodes see"),
     ],
 )
 def test_an_option_that_breaks_a_rule_is_answered(options: dict[str, Any], sentence: str):

@@ -22,8 +22,8 @@ from render_cases import (
     recorder,
 )
 
-from cluster.render import render
 from cluster.render.machine_types import AWS, GCP, machine_for
+from cluster.render.targets import render
 from kd_ray.errors import ConfigError, UnknownNameError
 
 PLACES: dict[str, dict[str, Any]] = {
