@@ -16,7 +16,7 @@ from kd_ray.cli.options import (
     TrainingOptions,
     answered,
 )
-from kd_ray.cli.reproduce import reproduce
+from kd_ray.cli.studies import exercises, reproduce, views
 from kd_ray.cli.tune import tune
 
 PLAIN_STAGES = ("teach", "label", "distill")
@@ -52,25 +52,11 @@ def quickstart(training: TrainingOptions) -> None:
     perform("quickstart", PLAIN_STAGES, training)
 
 
-def perform(
-    recipe: str,
-    stages: tuple[str, ...] | None,
-    training: TrainingOptions,
-    temperatures: str | None = None,
-    views: str | None = None,
-) -> None:
+def perform(recipe: str, stages: tuple[str, ...] | None, training: TrainingOptions) -> None:
     """Runs stages of a recipe (None: all it has) with a display, then prints the closing table."""
     from kd_ray.cli.run import run_with_display
 
-    run_with_display(
-        recipe,
-        stages,
-        training.sets(),
-        training.runs,
-        **training.where,
-        temperatures=temperatures,
-        views=views,
-    )
+    run_with_display(recipe, stages, training.sets(), training.runs, **training.where)
 
 
 def _add_stage_command(name: str, stages: tuple[str, ...] | None, about: str) -> None:
@@ -100,35 +86,8 @@ _add_stage_command(
 )
 
 
-@app.command()
-@answered
-def exercises(
-    recipe: RecipeArgument = "svhn-q3",
-    temperatures: Annotated[
-        str, typer.Option("--temperatures", help="T of the soft terms, with commas between.")
-    ] = "1,2,4,8,15,20",
-    *,
-    training: TrainingOptions,
-) -> None:
-    """Four objectives over temperatures from one teacher: labels, soft targets, both, a control."""
-    perform(recipe, PLAIN_STAGES, training, temperatures=temperatures)
-
-
-@app.command()
-@answered
-def views(
-    recipe: RecipeArgument = "mnist-views",
-    numbers: Annotated[
-        str, typer.Option("--views", help="How many stored views, with commas between.")
-    ] = "1,2,4,8,16",
-    *,
-    training: TrainingOptions,
-) -> None:
-    """Accuracy over stored views, beside a teacher that is run in every step on new views."""
-    perform(recipe, PLAIN_STAGES, training, views=numbers)
-
-
-app.command("reproduce")(reproduce)
+for study in (exercises, views, reproduce):
+    app.command()(study)
 
 
 @app.command()

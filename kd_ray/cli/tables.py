@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kd_ray.report.specialists import specialists_sentences
+from kd_ray.report.specialists import coverage_rows, result_of, specialists_sentences
 from kd_ray.report.summary import Summary
-from kd_ray.studies.exercises import exercise_rows
-from kd_ray.studies.views import views_rows
+from kd_ray.result import JOINT_SET
 
 LEAVING = (
     *("calibration error %", "seeds", "parameters", "bit operations", "seconds"),
@@ -56,22 +55,12 @@ def fitting_table(
     return table
 
 
-def exercises_table(summary: Summary) -> Table:
-    """The four exercises over T, with the teacher for comparison, on the test split."""
-    found = exercise_rows(summary)
-    rows = [row.cells() for row in found]
-    teacher = summary.row("teacher")
-    if teacher is not None:
-        shown = teacher.cells()
-        rows.insert(0, {"exercise": "teacher", "T": "-"} | {h: shown[h] for h in list(rows[0])[2:]})
-    return plain_table(f"{summary.folder.name}: the four exercises, test split", rows)
-
-
-def views_table(summary: Summary, width: int) -> Table:
-    """Students over the number of views that they were shown, on the test split."""
-    rows = [row.cells() for row in views_rows(summary)]
-    title = f"{summary.folder.name}: stored views, test split"
-    return fitting_table(title, rows, width, ("seeds", "agreement %", "student s"))
+def coverage_table(summary: Summary) -> Table | None:
+    """Right first choices by the number of specialists with the true class, or None."""
+    result = result_of(summary.results, JOINT_SET)
+    if result is None:
+        return None
+    return plain_table(f"{summary.folder.name}: specialists, test split", coverage_rows(result))
 
 
 def plain_table(title: str, rows: Sequence[Mapping[str, str]], gap: int = 2) -> Table:

@@ -1,120 +1,177 @@
-"""The four exercises side by side: one row for each exercise and temperature, and a plot over T."""
+"""The four exercises: one student on labels, soft targets, both, and a control, over temperatures.
 
-import csv
-from collections.abc import Sequence
+They take the objective of Hinton et al. 2015, section 2, apart. A line of the table is an exercise
+at a temperature, a line of the plot an exercise over all of them.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from kd_ray.files import committed_file
-from kd_ray.report.markup import document, element, paragraph, table
-from kd_ray.report.plots import Series, over_temperature
-from kd_ray.report.style import CSS
-from kd_ray.report.summary import Row, Summary
-from kd_ray.runs.variants import EXERCISES, exercise_of
+from kd_ray.config import Recipe, SoftWeight
+from kd_ray.errors import ConfigError
+from kd_ray.pipeline import Run
+from kd_ray.report.html import Section, study_page, write_page
+from kd_ray.report.panels import Line, Panel, over_choice
+from kd_ray.report.summary import Summary
+from kd_ray.runs.variants import NO_SOFT_TERM, Variant, derived
+from kd_ray.studies.study import Answer, Study, StudyPart
+from kd_ray.studies.table import TableLine, write_table
 
 TABLE, PAGE = "exercises.csv", "exercises.html"
-FIGURES = ("accuracy", "errors", "agreement")
+STAGES = ("teach", "label", "distill")
+T_SQUARED = SoftWeight(factor=1.0, times_temperature_squared=True)
+EXERCISES: Mapping[str, str] = {
+    "q1": "labels only",
+    "q2": "soft targets only",
+    "q3": "labels and soft targets",
+    "q4": "labels, softened at T",
+}
+"""Exercise -> what its student learns from."""
+
+COLOURS = {"q1": "labels", "q2": "smoothing", "q3": "distilled", "q4": "softened-labels"}
+NOTE = (
+    "Mean over seeds, with the sample standard deviation; dashed, the teacher. Q1 has no soft term, "
+    "so it is the same at every T."
+)
 
 
 @dataclass(frozen=True)
-class ExerciseRow:
-    """Students of one exercise at one temperature.
+class ExerciseStudent:
+    """The student of an exercise at a temperature.
 
     Attributes:
         exercise: "q1" to "q4".
         temperature: T; None where there is no soft term.
-        figures: over seeds, on the test split.
+        variant: its name and recipe.
     """
 
     exercise: str
     temperature: float | None
-    figures: Row
-
-    def cells(self) -> dict[str, str]:
-        """Heading -> text, in the order of the table."""
-        shown = self.figures.cells()
-        kept = ("accuracy %", "errors", "agreement %", "seeds")
-        return {
-            "exercise": f"{self.exercise.upper()} {EXERCISES[self.exercise]}",
-            "T": "-" if self.temperature is None else f"{self.temperature:g}",
-            **{heading: shown[heading] for heading in kept},
-        }
+    variant: Variant
 
 
-def exercise_rows(summary: Summary) -> list[ExerciseRow]:
-    """The exercises of a run, in their order and then by temperature."""
-    found = []
-    for row in summary.rows:
-        exercise = exercise_of(row.name)
-        if exercise is not None:
-            found.append(ExerciseRow(*exercise, row))
-    return sorted(found, key=lambda row: (row.exercise, row.temperature or 0))
+def exercise_students(recipe: Recipe, temperatures: Sequence[float]) -> list[ExerciseStudent]:
+    """The four exercises, all but the first at every temperature.
+
+    Raises:
+        ConfigError: no temperature, one twice, or one that is not above 0.
+    """
+    check_temperatures(temperatures)
+    on_labels = derived(recipe, objective={"hard_weight": 1.0, "soft_weight": NO_SOFT_TERM})
+    return [
+        ExerciseStudent("q1", None, Variant("q1", on_labels)),
+        *(
+            ExerciseStudent(q, t, Variant(f"{q}-T{t:g}", _derived(recipe, q, t)))
+            for t in temperatures
+            for q in ("q2", "q3", "q4")
+        ),
+    ]
 
 
-def write_exercises(folder: Path, summary: Summary) -> list[Path]:
-    """Writes `exercises.csv`, and `exercises.html` with the plot, and returns their paths.
+def _derived(recipe: Recipe, exercise: str, temperature: float) -> Recipe:
+    objective = {
+        "hard_weight": 0.0 if exercise == "q2" else 1.0,
+        "soft_weight": T_SQUARED,
+        "soft_decay": 0.0,
+        "targets": "labels" if exercise == "q4" else "teacher",
+        "temperature": temperature,
+    }
+    return derived(recipe, objective=objective)
+
+
+def check_temperatures(temperatures: Sequence[float]) -> None:
+    """Refuses temperatures that students cannot be compared over.
+
+    Raises:
+        ConfigError: there is none, one comes twice, or one is not above 0.
+    """
+    if not temperatures or len(set(temperatures)) < len(temperatures):
+        raise ConfigError(
+            f"temperatures: must be at least one, each once, but got {list(temperatures)}"
+        )
+    if not all(0 < temperature < float("inf") for temperature in temperatures):
+        raise ConfigError(f"temperatures: must be above 0, but got {list(temperatures)}")
+
+
+def exercises_study(
+    recipe: Recipe, temperatures: Sequence[float], runs: Path, **where: Any
+) -> Study:
+    """The exercises of a recipe as a study of one run.
 
     Args:
-        folder: of the run.
-        summary: with at least one exercise.
+        recipe: with the teacher that they share.
+        temperatures: T of the soft terms.
+        runs: absolute folder of run folders.
+        where: local, address and verbose, see `pipeline.Run`.
+
+    Raises:
+        ConfigError: see `exercise_students`.
     """
-    rows = exercise_rows(summary)
-    with (
-        committed_file(folder / TABLE) as draft,
-        draft.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        headings = [f"{figure}_{what}" for figure in FIGURES for what in ("mean", "spread")]
-        writer.writerow(["exercise", "temperature", "seeds", *headings])
-        for row in rows:
-            values: list[object] = []
-            for figure in FIGURES:
-                metric = row.figures.metrics[figure]
-                values += [metric.mean, metric.spread]
-            seeds = len(row.figures.seconds.values)
-            writer.writerow([row.exercise, row.temperature, seeds, *values])
-    with committed_file(folder / PAGE) as draft:
-        draft.write_text(exercises_page(folder.name, summary), encoding="utf-8")
-    return [folder / TABLE, folder / PAGE]
+    students = exercise_students(recipe, temperatures)
+    run = Run(recipe, runs / recipe.name, **where, variants=[s.variant for s in students])
+    part = StudyPart(recipe.name, "the four exercises", run, STAGES)
+    return Study(run.folder, [part], partial(_answer, part, students))
 
 
-def exercises_page(name: str, summary: Summary) -> str:
-    """The table and the plot as one HTML file that needs nothing else."""
-    rows = exercise_rows(summary)
-    cells = [row.cells() for row in rows]
-    teacher = summary.row("teacher")
-    accuracies = teacher.metrics["accuracy"].values if teacher else ()
-    plot = over_temperature("Test accuracy over T", _series(rows), accuracies)
-    body = "\n".join(
-        [
-            f"<header>\n{element('h1', f'{name}: the four exercises')}\n</header>",
-            f'<section><figure class="wide">{plot}</figure>',
-            paragraph(
-                "Mean over seeds, with the sample standard deviation; dashed, the teacher. Q1 has "
-                "no soft term, so it is the same at every T."
-            ),
-            f'<div class="wide">{table(list(cells[0]), [list(row.values()) for row in cells])}'
-            "</div></section>",
-        ]
+def _answer(
+    part: StudyPart, students: Sequence[ExerciseStudent], unfinished: Mapping[str, str]
+) -> Answer:
+    folder, summary = part.run.folder, part.summary
+    lines = exercise_lines(summary, students)
+    rows = [line.cells for line in lines]
+    page = study_page(
+        f"{folder.name}: the four exercises",
+        [],
+        [],
+        [Section("", [NOTE], _plot(summary, lines), rows)],
     )
-    return document(f"{name}: exercises", CSS, body)
+    files = [write_table(folder / TABLE, lines), write_page(folder / PAGE, page)]
+    if teacher := summary.row("teacher"):
+        shown = teacher.cells()
+        first = {"exercise": "teacher", "T": "-"}
+        rows = [first | {heading: shown[heading] for heading in list(rows[0])[2:]}, *rows]
+    title = f"{folder.name}: the four exercises, test split"
+    return Answer([Section(title, rows=rows)], files)
 
 
-def _series(rows: Sequence[ExerciseRow]) -> list[Series]:
-    found = []
+def exercise_lines(summary: Summary, students: Sequence[ExerciseStudent]) -> list[TableLine]:
+    """The exercises of a run, in their order and then by temperature."""
+    lines = []
+    for student in sorted(students, key=lambda s: (s.exercise, s.temperature or 0)):
+        figures = summary.row(student.variant.name)
+        if figures is None:
+            continue
+        shown, t = figures.cells(), student.temperature
+        kept = ("accuracy %", "errors", "agreement %", "seeds")
+        cells = {
+            "exercise": f"{student.exercise.upper()} {EXERCISES[student.exercise]}",
+            "T": "-" if t is None else f"{t:g}",
+            **{heading: shown[heading] for heading in kept},
+        }
+        choice = {"exercise": student.exercise, "temperature": t}
+        lines.append(TableLine(choice, cells, figures))
+    return lines
+
+
+def _plot(summary: Summary, lines: Sequence[TableLine]) -> str:
+    curves = []
     for exercise, about in EXERCISES.items():
-        mine = [row for row in rows if row.exercise == exercise]
+        mine = [line for line in lines if line.choice["exercise"] == exercise]
         if mine:
-            figures = [row.figures.metrics["accuracy"] for row in mine]
-            found.append(
-                Series(
+            temperatures = [line.choice["temperature"] for line in mine]
+            curves.append(
+                Line(
                     name=f"{exercise.upper()} {about}",
-                    kind={"q1": "labels", "q2": "smoothing", "q3": "distilled"}.get(
-                        exercise, "softened-labels"
-                    ),
-                    temperatures=[row.temperature for row in mine],
-                    means=[figure.mean for figure in figures],
-                    spreads=[figure.spread or 0.0 for figure in figures],
+                    kind=COLOURS[exercise],
+                    figures=[line.figures.metrics["accuracy"] for line in mine],
+                    places=[t for t in temperatures if isinstance(t, float)],
                 )
             )
-    return found
+    if teacher := summary.row("teacher"):
+        curves.append(Line("teacher", "teacher", [teacher.metrics["accuracy"]]))
+    title = "Test accuracy over T"
+    panels = [Panel(title, curves)]
+    return over_choice(title, panels, choice="temperature T", figure="accuracy", percent=True)

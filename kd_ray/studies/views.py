@@ -1,21 +1,28 @@
-"""Accuracy over stored views, beside a teacher that is run in every step: table, plot, costs."""
+"""Accuracy over stored views, beside a teacher in every step: what storing logits costs.
 
-import csv
+One transfer set has the most views; students are shown the first V of them.
+"""
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kd_ray.files import committed_file
-from kd_ray.report.markup import document, element, paragraph, table
-from kd_ray.report.panels import Level, Line, Panel, over_choice
-from kd_ray.report.style import CSS
+from kd_ray.config import Recipe
+from kd_ray.errors import ConfigError
+from kd_ray.pipeline import Run
+from kd_ray.report.html import Section, study_page, write_page
+from kd_ray.report.panels import Line, Panel, over_choice
 from kd_ray.report.summary import Row, Summary
-from kd_ray.runs.variants import ONLINE, views_of
+from kd_ray.result import TRANSFER_SET, Result
+from kd_ray.runs.variants import ONLINE, Variant, derived, variant
+from kd_ray.studies.study import Answer, Study, StudyPart
+from kd_ray.studies.table import TableLine, write_table
 from kd_ray.units import bytes_shown
 
 TABLE, PAGE = "views.csv", "views.html"
-FIGURES = ("accuracy", "errors", "agreement")
+STAGES = ("teach", "label", "distill")
+LEAVING = ("seeds", "agreement %", "student s")
 NOTE = (
     "Mean over seeds, with the sample standard deviation. Every student takes the same number of "
     "steps and sees the rows in the same order; with V views, epoch e shows view (e - 1) mod V. "
@@ -26,51 +33,94 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class ViewsRow:
-    """Students that were shown so many views.
+def view_students(recipe: Recipe, numbers: Sequence[int]) -> dict[int | None, Variant]:
+    """Students of the first so many stored views, and one with the teacher run in every step.
 
-    Attributes:
+    Returns:
+        V -> student; None for the teacher in every step.
+
+    Raises:
+        ConfigError: no number, one twice, or one below 1.
+    """
+    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 1:
+        raise ConfigError(
+            f"views: must be at least one number from 1 on, each once, but got {list(numbers)}"
+        )
+    shown: dict[int | None, Variant] = {
+        v: Variant(f"views-{v}", derived(recipe, student={"views": v})) for v in numbers}
+    return {**shown, None: variant(recipe, ONLINE)}
+
+
+def views_study(recipe: Recipe, numbers: Sequence[int], runs: Path, **where: Any) -> Study:
+    """Students of so many views as a study of one run.
+
+    Args:
+        recipe: whose transfer set has at least as many views.
+        numbers: of views.
+        runs: absolute folder of run folders.
+        where: local, address and verbose, see `pipeline.Run`.
+
+    Raises:
+        ConfigError: see `view_students`.
+    """
+    students = view_students(recipe, numbers)
+    run = Run(recipe, runs / recipe.name, **where, variants=list(students.values()))
+    part = StudyPart(recipe.name, "students of stored views", run, STAGES)
+    return Study(run.folder, [part], partial(_answer, part, students), LEAVING)
+
+
+def _answer(
+    part: StudyPart, students: Mapping[int | None, Variant], unfinished: Mapping[str, str]
+) -> Answer:
+    folder, summary = part.run.folder, part.summary
+    lines = view_lines(summary, students)
+    rows = [line.cells for line in lines]
+    title = f"{folder.name}: accuracy over stored views"
+    page = study_page(title, [], [], [Section("", [NOTE], _plot(summary, lines), rows)])
+    files = [write_table(folder / TABLE, lines), write_page(folder / PAGE, page)]
+    return Answer([Section(f"{folder.name}: stored views, test split", rows=rows)], files)
+
+
+def view_lines(summary: Summary, students: Mapping[int | None, Variant]) -> list[TableLine]:
+    """The students of a run by their views, ascending; the one without stored logits last."""
+    rows = {v: summary.row(student.name) for v, student in students.items()}
+    stored = sorted((v, row) for v, row in rows.items() if v is not None and row is not None)
+    lines = [_line(v, row, *set_cost(summary.results, v)) for v, row in stored]
+    online = rows.get(None)
+    if online is not None:
+        seconds = [row.seconds.mean for _, row in stored]
+        longer = online.seconds.mean - sum(seconds) / len(seconds) if seconds else None
+        lines.append(_line(None, online, None, longer))
+    return lines
+
+
+def _line(
+    views: int | None, figures: Row, set_bytes: float | None, teacher_s: float | None
+) -> TableLine:
+    """A line of the table.
+
+    Args:
         views: V; None where the teacher is run in every step.
         figures: over seeds, on the test split.
-        set_bytes: of a transfer set of V views; None where there is none, or it was not made here.
+        set_bytes: size of a transfer set of V views; None where there is none, or it was not made.
         teacher_s: seconds of the teacher, once for all students; where it is run in every step,
             for each student.
     """
-
-    views: int | None
-    figures: Row
-    set_bytes: float | None
-    teacher_s: float | None
-
-    def cells(self) -> dict[str, str]:
-        """Heading -> text, in the order of the table."""
-        shown = self.figures.cells()
-        seconds = "-" if self.teacher_s is None else f"{self.teacher_s:,.1f}"
-        return {
-            "views": "in every step" if self.views is None else str(self.views),
-            **{heading: shown[heading] for heading in ("accuracy %", "errors", "agreement %")},
-            "transfer set": "-" if self.set_bytes is None else bytes_shown(self.set_bytes),
-            "teacher s": f"{seconds} each" if self.views is None else seconds,
-            "student s": shown["seconds"],
-            "seeds": shown["seeds"],
-        }
+    shown = figures.cells()
+    seconds = "-" if teacher_s is None else f"{teacher_s:,.1f}"
+    cells = {
+        "views": "in every step" if views is None else str(views),
+        **{heading: shown[heading] for heading in ("accuracy %", "errors", "agreement %")},
+        "transfer set": "-" if set_bytes is None else bytes_shown(set_bytes),
+        "teacher s": f"{seconds} each" if views is None else seconds,
+        "student s": shown["seconds"],
+        "seeds": shown["seeds"],
+    }
+    costs = {"set_bytes": set_bytes, "teacher_s": teacher_s, "student_s": figures.seconds.mean}
+    return TableLine({"views": views or ONLINE}, cells, figures, costs)
 
 
-def views_rows(summary: Summary) -> list[ViewsRow]:
-    """The students of a run by their views, ascending; the one without stored logits last."""
-    rows = {v: row for row in summary.rows if (v := views_of(row.name)) is not None}
-    shown = sorted(rows.items())
-    found = [ViewsRow(v, row, *set_cost(summary.results, v)) for v, row in shown]
-    online = summary.row(ONLINE)
-    if online is not None:
-        stored = [row.seconds.mean for _, row in shown]
-        longer = online.seconds.mean - sum(stored) / len(stored) if stored else None
-        found.append(ViewsRow(None, online, None, longer))
-    return found
-
-
-def set_cost(results: Sequence[Mapping[str, Any]], views: int) -> tuple[float | None, float | None]:
+def set_cost(results: Sequence[Result], views: int) -> tuple[float | None, float | None]:
     """Bytes and teacher seconds of a set with so many views, of the measured ones of a larger set.
 
     Rows are of one size and take the teacher one time each, so both are shares by rows. What an
@@ -81,77 +131,32 @@ def set_cost(results: Sequence[Mapping[str, Any]], views: int) -> tuple[float | 
         views: V.
     """
     for result in results:
-        metrics = result["metrics"]
-        if result["stage"] == "label" and "train_rows" in metrics:
-            stored = result["recipe"]["transfer_set"]["views"]
+        metrics = result.metrics
+        if result.kind == TRANSFER_SET and "train_rows" in metrics:
+            stored = result.recipe["transfer_set"]["views"]
             held_out = metrics["rows"] - metrics["train_rows"] * stored
             rows = metrics["train_rows"] * views + held_out
-            rate = result["images_per_s"]
-            seconds = rows / rate if rate else None
+            seconds = rows / result.images_per_s if result.images_per_s else None
             return metrics["bytes"] * rows / metrics["rows"], seconds
     return None, None
 
 
-def write_views(folder: Path, summary: Summary) -> list[Path]:
-    """Writes `views.csv`, and `views.html` with the plot, and returns their paths.
-
-    Args:
-        folder: of the run.
-        summary: with at least one student of some views.
-    """
-    rows = views_rows(summary)
-    with (
-        committed_file(folder / TABLE) as draft,
-        draft.open("w", encoding="utf-8", newline="") as file,
+def _plot(summary: Summary, lines: Sequence[TableLine]) -> str:
+    stored = [line for line in lines if isinstance(line.choice["views"], int)]
+    curves = [
+        Line(
+            "stored logits",
+            "distilled",
+            [line.figures.metrics["accuracy"] for line in stored],
+            [v for line in stored if isinstance(v := line.choice["views"], int)],
+        )
+    ]
+    for name, kind, about in (
+        (ONLINE, "labels", "teacher in every step"),
+        ("teacher", "teacher", "teacher"),
     ):
-        writer = csv.writer(file)
-        headings = [f"{figure}_{what}" for figure in FIGURES for what in ("mean", "spread")]
-        writer.writerow(["views", "seeds", *headings, "set_bytes", "teacher_s", "student_s"])
-        for row in rows:
-            values: list[object] = []
-            for name in FIGURES:
-                figure = row.figures.metrics[name]
-                values += [figure.mean, figure.spread]
-            seconds = row.figures.seconds
-            costs = [row.set_bytes, row.teacher_s, seconds.mean]
-            writer.writerow([row.views or ONLINE, len(seconds.values), *values, *costs])
-    with committed_file(folder / PAGE) as draft:
-        draft.write_text(views_page(folder.name, summary), encoding="utf-8")
-    return [folder / TABLE, folder / PAGE]
-
-
-def views_page(name: str, summary: Summary) -> str:
-    """The table and the plot as one HTML file that needs nothing else."""
-    rows = views_rows(summary)
-    cells = [row.cells() for row in rows]
-    stored = [row for row in rows if row.views is not None]
-    line = Line(
-        "stored logits",
-        "distilled",
-        [row.views or 0 for row in stored],
-        [row.figures.metrics["accuracy"] for row in stored],
-    )
+        if row := summary.row(name):
+            curves.append(Line(about, kind, [row.metrics["accuracy"]]))
     title = "Test accuracy over stored views"
-    panel = Panel(title, [line], _levels(summary))
-    plot = over_choice(title, [panel], choice="views V", figure="accuracy", percent=True)
-    body = "\n".join(
-        [
-            f"<header>\n{element('h1', f'{name}: accuracy over stored views')}\n</header>",
-            f'<section><figure class="wide">{plot}</figure>',
-            paragraph(NOTE),
-            f'<div class="wide">{table(list(cells[0]), [list(row.values()) for row in cells])}'
-            "</div></section>",
-        ]
-    )
-    return document(f"{name}: views", CSS, body)
-
-
-def _levels(summary: Summary) -> list[Level]:
-    found = []
-    for row, kind, about in (
-        (summary.row(ONLINE), "labels", "teacher in every step"),
-        (summary.row("teacher"), "teacher", "teacher"),
-    ):
-        if row is not None:
-            found.append(Level(about, kind, row.metrics["accuracy"]))
-    return found
+    panels = [Panel(title, curves)]
+    return over_choice(title, panels, choice="views V", figure="accuracy", percent=True)

@@ -1,21 +1,11 @@
-"""The experiments of Hinton et al. 2015, section 3 and 6, from shared artefacts (floor 8).
+"""The experiments of Hinton et al. 2015, section 3 and 6, from shared artefacts.
 
 Experiments are data: which students of which run folders, and what the paper measured. Every run
 folder is an ordinary one, so every other command works on it.
 """
 
-from kd_ray.studies.paper.drive import Failure, Progress, Reproduction, reproduction
 from kd_ray.studies.paper.experiments import EXPERIMENTS, Part
+from kd_ray.studies.paper.reproduction import reproduction
 from kd_ray.studies.paper.scales import SCALES, Scale, scale_of
 
-__all__ = [
-    "EXPERIMENTS",
-    "SCALES",
-    "Failure",
-    "Part",
-    "Progress",
-    "Reproduction",
-    "Scale",
-    "reproduction",
-    "scale_of",
-]
+__all__ = ["EXPERIMENTS", "SCALES", "Part", "Scale", "reproduction", "scale_of"]

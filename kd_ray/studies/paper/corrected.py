@@ -4,7 +4,7 @@ What was computed is kept beside the students under the sha256 of their weights,
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from kd_ray.artefacts import this_device
-from kd_ray.config import Recipe
+from kd_ray.config import DataOptions
 from kd_ray.datasets import open_dataset
 from kd_ray.files import write_json
-from kd_ray.runs.labelling import teacher_logits
+from kd_ray.result import Result
+from kd_ray.runs import result_model
 from kd_ray.studies.paper.bias import bias_by_labels, bias_for_mass
+from kd_ray.training.predict import raw_logits
 from kd_ray.training.saved_model import load_model
 
 FILE = "biases.json"
@@ -29,13 +31,13 @@ WAYS = {
 
 
 def kept_corrections(
-    folder: Path, students: Iterable[Mapping[str, Any]], classes: Sequence[str]
+    folder: Path, students: Iterable[Result], classes: Sequence[str]
 ) -> dict[int, dict[str, Any]]:
     """What is kept of some students; see `correct_students` for what it holds.
 
     Args:
         folder: of a run.
-        students: contents of their `result.json` files.
+        students: their records.
         classes: names of the classes whose biases move.
 
     Returns:
@@ -43,21 +45,19 @@ def kept_corrections(
     """
     kept = _kept(folder / FILE)
     return {
-        student["seed"]: kept[key]
-        for student in students
-        if (key := _key(student, classes)) in kept
+        student.seed: kept[key] for student in students if (key := _key(student, classes)) in kept
     }
 
 
 def correct_students(
-    folder: Path, recipe: Recipe, students: Iterable[Mapping[str, Any]], classes: Sequence[str]
+    folder: Path, data: DataOptions, students: Iterable[Result], classes: Sequence[str]
 ) -> None:
     """Computes the figures of students with each of `WAYS`, and keeps them.
 
     Args:
         folder: of a run.
-        recipe: of the run.
-        students: contents of their `result.json` files.
+        data: `[data]` of the run.
+        students: their records.
         classes: names of the classes whose biases move.
 
     Raises:
@@ -69,20 +69,20 @@ def correct_students(
         key = _key(student, classes)
         if key in kept:
             continue
-        dataset = dataset or open_dataset(recipe.data)
+        dataset = dataset or open_dataset(data)
         numbers = [dataset.class_names.index(name) for name in classes]
-        path = folder / "student" / student["variant"] / f"seed-{student['seed']}"
-        saved = load_model(path / student["checkpoint"], this_device())
+        path = folder / "student" / student.variant / f"seed-{student.seed}"
+        saved = load_model(result_model(path), this_device())
         train, test = (
-            teacher_logits([saved], split.images, this_device())[:, 0]
+            raw_logits([saved], split.images, this_device())[:, 0]
             for split in (dataset.train, dataset.test)
         )
         kept[key] = corrections(train, dataset.train.labels, test, dataset.test.labels, numbers)
         write_json(folder / FILE, kept)
 
 
-def _key(student: Mapping[str, Any], classes: Sequence[str]) -> str:
-    return f"{student['weights_sha256']} {' '.join(classes)}"
+def _key(student: Result, classes: Sequence[str]) -> str:
+    return f"{student.weights_sha256} {' '.join(classes)}"
 
 
 def corrections(

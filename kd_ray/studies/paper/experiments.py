@@ -7,7 +7,7 @@ from typing import Any
 from kd_ray.catalog import pick
 from kd_ray.config import Recipe, TeacherOptions, TeacherTrain
 from kd_ray.pipeline import open_recipe
-from kd_ray.runs.variants import DISTILLED, LABELS, temperature_variants
+from kd_ray.runs.variants import DISTILLED, LABELS, SMOOTHING, Variant, derived, variant
 from kd_ray.studies.paper.scales import ENSEMBLE, FEW, ONE_MEMBER, STOPPED, Scale, width_part
 
 TEMPERATURES = (1.0, 2.0, 2.5, 4.0, 8.0, 20.0)
@@ -154,11 +154,11 @@ def experiments(scale: Scale, recipe: Recipe, found: Sequence[Part]) -> list[Exp
         found: all parts, as `parts` has them.
     """
     absent, present = (part.name for part in found if part.corrected)
-    at_all = tuple(temperature_variants(recipe, TEMPERATURES))
-    cold = temperature_variants(recipe, TEMPERATURES)[0]
+    at_all = tuple(students_at(recipe.objective.temperature))
+    cold = at_all[0]
     first = scale.first
     students: dict[str, Mapping[str, tuple[str, ...]]] = {
-        "baselines": {first: (LABELS, "smoothing", cold, DISTILLED)},
+        "baselines": {first: (LABELS, SMOOTHING, cold, DISTILLED)},
         "temperature": {width_part(width): (LABELS, *at_all) for width in scale.widths},
         "no-3s": {absent: (DISTILLED,)},
         "7s-8s": {present: (DISTILLED,)},
@@ -232,6 +232,26 @@ def chosen(found: Sequence[Experiment], only: Sequence[str]) -> list[Experiment]
     return [experiment for experiment in found if not only or experiment.name in wanted]
 
 
+def students_at(own: float) -> dict[str, float]:
+    """Students of the recipe's objective at each of `TEMPERATURES`: name -> T.
+
+    Args:
+        own: T of the recipe, whose student keeps its usual name.
+    """
+    return {DISTILLED if t == own else f"T{t:g}": t for t in TEMPERATURES}
+
+
+def part_variants(recipe: Recipe, names: Sequence[str]) -> list[Variant]:
+    """The students of these names, with their recipes."""
+    warm = students_at(recipe.objective.temperature)
+    return [
+        Variant(name, derived(recipe, objective={"temperature": warm[name]}))
+        if name in warm
+        else variant(recipe, name)
+        for name in names
+    ]
+
+
 def part_recipe(
     scale: Scale,
     part: Part,
@@ -254,7 +274,7 @@ def part_recipe(
     sets = [*scale.overrides, *part.overrides, *overrides]
     epochs = open_recipe(scale.base, sets).train.epochs * dict(scale.repeated).get(part.name, 1.0)
     sets += [f"name={part.name}", f"train.epochs={max(1, round(epochs))}"]
-    named = [variant for variant in variants if variant in (LABELS, "smoothing")]
+    named = [variant for variant in variants if variant in (LABELS, SMOOTHING)]
     sets.append(f"student.baselines={named}")
     if part.teacher_of is not None:
         sets.append(f'teacher.path="{folders[part.teacher_of]}"')

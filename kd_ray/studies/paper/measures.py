@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kd_ray.report.summary import Figure
-from kd_ray.runs.variants import DISTILLED, LABELS, temperature_of
+from kd_ray.result import STUDENT, TEACHER, Result
+from kd_ray.runs.variants import DISTILLED, LABELS, SMOOTHING
 from kd_ray.studies.paper.corrected import WAYS
-from kd_ray.studies.paper.experiments import TEMPERATURES, Experiment
+from kd_ray.studies.paper.experiments import TEMPERATURES, Experiment, students_at
 from kd_ray.studies.paper.scales import ENSEMBLE, FEW, ONE_MEMBER, STOPPED, Scale, width_part
 
 ERRORS, PERCENT, BIAS, BEST = "errors", "%", "added to the logit", "T"
@@ -18,12 +19,12 @@ class PartResults:
     """What a part has left behind so far.
 
     Attributes:
-        results: contents of its `result.json` files.
+        results: the records of its artefacts.
         lacking: variants some of whose students are missing; "" if it is a teacher or the set.
         corrected: seed -> way -> figures, of students whose biases were corrected.
     """
 
-    results: Sequence[Mapping[str, Any]]
+    results: Sequence[Result]
     lacking: frozenset[str] = frozenset()
     corrected: Mapping[int, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
@@ -31,13 +32,13 @@ class PartResults:
         """Whether everything of these variants is there."""
         return not self.lacking & {"", *variants}
 
-    def of(self, variant: str, stage: str = "distill") -> list[Mapping[str, Any]]:
-        """Results of the seeds of a variant; or of all teachers, for "" and "teach"."""
-        return [r for r in self.results if r["stage"] == stage and r["variant"] == variant]
+    def of(self, variant: str, kind: str = STUDENT) -> list[Result]:
+        """Records of the seeds of a variant; or of all teachers, for "" and `TEACHER`."""
+        return [r for r in self.results if r.kind == kind and r.variant == variant]
 
-    def figure(self, variant: str, metric: str, stage: str = "distill") -> Figure:
+    def figure(self, variant: str, metric: str, kind: str = STUDENT) -> Figure:
         """A metric on the test split over seeds; shares in percent."""
-        values = [float(r["metrics"][metric]) for r in self.of(variant, stage)]
+        values = [float(r.metrics[metric]) for r in self.of(variant, kind)]
         scale = 100.0 if metric in ("accuracy", "teacher_accuracy") else 1.0
         return Figure.of([scale * value for value in values])
 
@@ -114,14 +115,14 @@ def findings(
 
 def _baselines(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
     part, of = scale.first, results[scale.first]
-    labels, teacher = of.figure(LABELS, "errors"), of.figure("", "errors", "teach")
+    labels, teacher = of.figure(LABELS, "errors"), of.figure("", "errors", TEACHER)
     distilled = of.figure(DISTILLED, "errors")
     yield Finding(experiment.name, "teacher", teacher, ERRORS, 67, part)
     yield Finding(experiment.name, "student on labels", labels, ERRORS, 146, part, LABELS)
     for variant in experiment.students[part]:
         if variant not in (LABELS, DISTILLED):
-            cold = temperature_of(variant)
-            about = "student on smoothed labels" if cold is None else f"distilled at T = {cold:g}"
+            cold = "student on smoothed labels"
+            about = cold if variant == SMOOTHING else f"distilled at T = {TEMPERATURES[0]:g}"
             figure = of.figure(variant, "errors")
             yield Finding(experiment.name, about, figure, ERRORS, None, part, variant)
     about = f"distilled at T = {TEMPERATURES[-1]:g}"
@@ -140,8 +141,7 @@ def _temperature(scale: Scale, experiment: Experiment, results: Results) -> Iter
         part = width_part(width)
         warm: dict[float, float] = {}
         for variant in experiment.students[part]:
-            own = TEMPERATURES[-1] if variant == DISTILLED else None
-            temperature = temperature_of(variant) or own
+            temperature = students_at(TEMPERATURES[-1]).get(variant)
             figure = results[part].figure(variant, "errors")
             what = "labels" if temperature is None else f"T = {temperature:g}"
             known = {LABELS: 146, DISTILLED: 74} if width == 800 else {}
@@ -204,8 +204,8 @@ def _regularizer(scale: Scale, experiment: Experiment, results: Results) -> Iter
 
 
 def _ensemble(scale: Scale, experiment: Experiment, results: Results) -> Iterator[Finding]:
-    def of(part: str, variant: str, stage: str = "distill") -> Callable[[str], Figure]:
-        return lambda metric: results[part].figure(variant, metric, stage)
+    def of(part: str, variant: str, kind: str = STUDENT) -> Callable[[str], Figure]:
+        return lambda metric: results[part].figure(variant, metric, kind)
 
     def teachers_of(part: str) -> Callable[[str], Figure]:
         # Every student has measured the same teachers on the same rows.
@@ -213,7 +213,7 @@ def _ensemble(scale: Scale, experiment: Experiment, results: Results) -> Iterato
         return lambda metric: Figure.of([taught(f"teacher_{metric}").values[0]])
 
     member, ensemble, distilled = (
-        of(ENSEMBLE, "", "teach"),
+        of(ENSEMBLE, "", TEACHER),
         teachers_of(ENSEMBLE),
         of(ENSEMBLE, DISTILLED),
     )

@@ -2,20 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from kd_ray.files import committed_file, write_json
-from kd_ray.report.markup import document, element, paragraph, section, table
-from kd_ray.report.panels import Level, Line, Panel, over_choice
-from kd_ray.report.style import CSS
-from kd_ray.runs.variants import LABELS
+from kd_ray.files import write_json
+from kd_ray.report.html import Section, study_page, write_page
+from kd_ray.report.panels import Line, Panel, over_choice
+from kd_ray.runs.variants import DISTILLED, LABELS
 from kd_ray.studies.paper.experiments import Experiment
 from kd_ray.studies.paper.measures import Finding
 from kd_ray.studies.paper.scales import Scale, width_part
-from kd_ray.training.checkpoint import versions
-
-if TYPE_CHECKING:
-    from kd_ray.studies.paper.drive import Failure
+from kd_ray.versions import versions
 
 RESULTS, PAGE = "results.json", "report.html"
 NOTE = (
@@ -28,96 +23,57 @@ def write_findings(
     folder: Path,
     scale: Scale,
     experiments: Sequence[Experiment],
-    found: Mapping[str, Sequence[Finding]],
-    missing: Sequence[str],
-    failures: "Sequence[Failure]",
-) -> list[Path]:
-    """Writes `results.json` and `report.html` and returns their paths.
+    findings: Mapping[str, Sequence[Finding]],
+    unfinished: Mapping[str, str],
+) -> tuple[list[Section], list[Path]]:
+    """Writes `results.json` and `report.html`.
 
     Args:
         folder: that holds the run folders.
         scale: how large.
         experiments: those to show.
-        found: experiment -> lines, of the finished ones.
-        missing: parts that are not finished.
-        failures: what went wrong.
+        findings: experiment -> lines, of the finished ones.
+        unfinished: part -> what went wrong, or "".
+
+    Returns:
+        A section for each experiment, and the paths.
     """
-    done = all(experiment.name in found for experiment in experiments) and not missing
-    write_json(
-        folder / RESULTS,
-        {
-            "name": scale.name,
-            "status": "finished" if done else "unfinished",
-            "about": scale.about,
-            "experiments": {
-                experiment.name: {
-                    "title": experiment.title,
-                    "status": "finished" if experiment.name in found else "unfinished",
-                    "figures": [line.table() for line in found.get(experiment.name, ())],
-                }
-                for experiment in experiments
-            },
-            "unfinished": list(missing),
-            "failed": {failure.part: failure.reason for failure in failures},
-            "versions": versions(),
+    done = all(experiment.name in findings for experiment in experiments) and not unfinished
+    content = {
+        "name": scale.name,
+        "status": "finished" if done else "unfinished",
+        "about": scale.about,
+        "experiments": {
+            experiment.name: {
+                "title": experiment.title,
+                "status": "finished" if experiment.name in findings else "unfinished",
+                "figures": [line.table() for line in findings.get(experiment.name, ())],
+            }
+            for experiment in experiments
         },
+        "unfinished": list(unfinished),
+        "failed": {part: why.removeprefix("failed, ") for part, why in unfinished.items() if why},
+        "versions": versions(),
+    }
+    write_json(folder / RESULTS, content)
+    sections = [_section(scale, experiment, findings) for experiment in experiments]
+    page = study_page(
+        f"{scale.name}: the paper's experiments",
+        [NOTE, scale.about] if scale.about else [NOTE],
+        [f"{part}: {why}" if why else part for part, why in unfinished.items()],
+        sections,
     )
-    with committed_file(folder / PAGE) as draft:
-        page = findings_page(scale, experiments, found, missing, failures)
-        draft.write_text(page, encoding="utf-8")
-    return [folder / RESULTS, folder / PAGE]
+    return sections, [folder / RESULTS, write_page(folder / PAGE, page)]
 
 
-def findings_page(
-    scale: Scale,
-    experiments: Sequence[Experiment],
-    found: Mapping[str, Sequence[Finding]],
-    missing: Sequence[str],
-    failures: "Sequence[Failure]",
-) -> str:
-    """The whole page, which needs no other file; arguments as for `write_findings`."""
-    header = "\n".join(
-        part
-        for part in (
-            element("h1", f"{scale.name}: the paper's experiments"),
-            element("p", NOTE, role="doc-subtitle"),
-            element("p", scale.about) if scale.about else "",
-        )
-        if part
-    )
-    body = "\n".join(
-        [
-            f"<header>\n{header}\n</header>",
-            _unfinished(missing, failures),
-            *(_section(scale, experiment, found) for experiment in experiments),
-        ]
-    )
-    return document(f"{scale.name} - kd-ray", CSS, body)
-
-
-def _unfinished(missing: Sequence[str], failures: "Sequence[Failure]") -> str:
-    if not missing:
-        return ""
-    reasons = {failure.part: f"{failure.part}: failed, {failure.reason}" for failure in failures}
-    items = "".join(element("li", reasons.get(part, part)) for part in missing)
-    return (
-        "<aside>\n<p><strong>Unfinished.</strong> Not there yet, so not in the figures below:</p>\n"
-        f"<ul>{items}</ul>\n</aside>"
-    )
-
-
-def _section(scale: Scale, experiment: Experiment, found: Mapping[str, Sequence[Finding]]) -> str:
-    lines = found.get(experiment.name)
+def _section(
+    scale: Scale, experiment: Experiment, findings: Mapping[str, Sequence[Finding]]
+) -> Section:
+    lines = findings.get(experiment.name)
     if lines is None:
-        return section(experiment.title, paragraph(experiment.about), paragraph("Unfinished."))
-    cells = [line.cells() for line in lines]
-    plot = _over_temperature(scale, lines) if experiment.name == "temperature" else ""
-    return section(
-        experiment.title,
-        paragraph(experiment.about),
-        f'<figure class="wide">{plot}</figure>' if plot else "",
-        f'<div class="wide">{table(list(cells[0]), [list(row.values()) for row in cells])}</div>',
-    )
+        return Section(experiment.title, [experiment.about, "Unfinished."])
+    plot = _over_temperature(scale, lines) if any(line.temperature for line in lines) else ""
+    return Section(experiment.title, [experiment.about], plot, [line.cells() for line in lines])
 
 
 def _over_temperature(scale: Scale, lines: Sequence[Finding]) -> str:
@@ -127,15 +83,14 @@ def _over_temperature(scale: Scale, lines: Sequence[Finding]) -> str:
         mine = [line for line in lines if line.part == width_part(width)]
         warm = [line for line in mine if line.temperature is not None]
         levels = [
-            Level("on labels", LABELS, line.figure) for line in mine if line.variant == LABELS
+            Line("on labels", LABELS, [line.figure]) for line in mine if line.variant == LABELS
         ]
         curve = Line(
             "distilled",
-            "distilled",
-            [line.temperature or 0.0 for line in warm],
+            DISTILLED,
             [line.figure for line in warm],
+            [line.temperature or 0.0 for line in warm],
         )
-        panels.append(Panel(f"2 x {width} units", [curve], levels))
-    return over_choice(
-        "Test errors over temperature", panels, choice="temperature T", figure="test errors"
-    )
+        panels.append(Panel(f"2 x {width} units", [*levels, curve]))
+    title = "Test errors over temperature"
+    return over_choice(title, panels, choice="temperature T", figure="test errors")

@@ -1,0 +1,182 @@
+"""`kd-ray exercises`, `views` and `reproduce`: studies of many runs, with their tables."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kd_ray.cli.options import RecipeArgument, TrainingOptions, answered
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kd_ray.studies.study import PartBegins, PartFailed, Study
+
+
+@answered
+def exercises(
+    recipe: RecipeArgument = "svhn-q3",
+    temperatures: Annotated[
+        str,
+        typer.Option("--temperatures", help="Temperatures of the soft terms, separated by commas."),
+    ] = "1,2,4,8,15,20",
+    *,
+    training: TrainingOptions,
+) -> None:
+    """Four objectives over temperatures from one teacher: labels, soft targets, both, a control."""
+    from kd_ray.files import to_path
+    from kd_ray.pipeline import open_recipe
+    from kd_ray.studies.exercises import exercises_study
+
+    numbers = numbers_in("--temperatures", temperatures)
+    opened = open_recipe(recipe, training.sets())
+    runs = to_path(training.runs).absolute()
+    study_with_display(exercises_study(opened, numbers, runs, **training.where), training.runs)
+
+
+@answered
+def views(
+    recipe: RecipeArgument = "mnist-views",
+    numbers: Annotated[
+        str,
+        typer.Option("--views", help="Numbers of stored views to compare, separated by commas."),
+    ] = "1,2,4,8,16",
+    *,
+    training: TrainingOptions,
+) -> None:
+    """Accuracy over stored views, beside a teacher that is run in every step on new views."""
+    from kd_ray.files import to_path
+    from kd_ray.pipeline import open_recipe
+    from kd_ray.studies.views import views_study
+
+    counts = whole_numbers_in("--views", numbers)
+    sets = [*training.sets(), f"transfer_set.views={max(counts)}"]
+    opened = open_recipe(recipe, sets)
+    runs = to_path(training.runs).absolute()
+    study_with_display(views_study(opened, counts, runs, **training.where), training.runs)
+
+
+@answered
+def reproduce(
+    name: Annotated[str, typer.Argument(help="The dataset of the experiments: mnist.")] = "mnist",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorter trainings and fewer seeds: 25 minutes at most.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="NAME", help="Perform this experiment alone; may be repeated."
+        ),
+    ] = None,
+    *,
+    training: TrainingOptions,
+) -> None:
+    """The paper's experiments from shared artefacts, beside the paper's own figures."""
+    from kd_ray.studies.paper import reproduction, scale_of
+
+    scale = scale_of(name, quick=quick)
+    study = reproduction(
+        scale, training.sets(), runs=training.runs, only=only or [], **training.where
+    )
+    study_with_display(study, training.runs)
+
+
+def study_with_display(study: "Study", runs: str) -> None:
+    """Performs a study, and prints its tables and what they do not say.
+
+    Args:
+        study: to perform.
+        runs: folder of run folders, as it was typed.
+
+    Raises:
+        KdRayError: what failed, by name, after everything else is done.
+    """
+    from contextlib import ExitStack, closing
+
+    from rich.console import Console
+
+    from kd_ray.cli.display import Display
+    from kd_ray.cli.tables import closing_lines, coverage_table, fitting_table
+    from kd_ray.errors import KdRayError
+    from kd_ray.files import to_path
+    from kd_ray.studies.study import PartBegins
+
+    console = Console()
+    with ExitStack() as shown, closing(study.events()) as events:
+        display = shown.enter_context(Display(console))
+        for event in events:
+            if isinstance(event, tuple):
+                display.show(*event)
+                continue
+            shown.close()
+            print_in_words(console, event)
+            if isinstance(event, PartBegins):
+                display = shown.enter_context(Display(console))  # titles are told apart by part
+    answer = study.written()
+    for section in answer.sections:
+        console.print(fitting_table(section.title, section.rows, console.width, study.leaving))
+        if len(study.parts) > 1:
+            console.print()
+    folder = to_path(runs) / study.folder.name
+    for path in answer.files:
+        console.print(f"{folder / path.name}: written", highlight=False)
+    if len(study.parts) == 1:
+        summary = study.parts[0].summary
+        covered = coverage_table(summary)
+        if covered is not None:
+            console.print(covered)
+        for line in closing_lines(summary):
+            console.print(line, highlight=False)
+        console.print(f"In {folder}", highlight=False, markup=False)
+    if study.failures:
+        named = "; ".join(
+            f"{failure.part} (of {', '.join(failure.questions) or 'all experiments'}): "
+            f"{failure.reason}"
+            for failure in study.failures
+        )
+        raise KdRayError(
+            f"{len(study.failures)} of {len(study.parts)} parts failed, the others are finished; "
+            f"{named}"
+        )
+
+
+def print_in_words(console: "Console", event: "PartBegins | PartFailed") -> None:
+    """A line for a part that begins or has failed."""
+    from kd_ray.studies.study import PartBegins
+
+    if isinstance(event, PartBegins):
+        line = (
+            f"{event.part}: {event.about} (part {event.number} of {event.parts}, "
+            f"{event.done} of {event.tasks} artefacts finished)"
+        )
+    else:
+        line = f"{event.part}: failed, {event.reason}"
+    style = "bold" if isinstance(event, PartBegins) else "red"
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def numbers_in(option: str, text: str) -> list[float]:
+    """Numbers with commas between.
+
+    Raises:
+        ConfigError: something else.
+    """
+    from kd_ray.errors import ConfigError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"{option}: must be numbers with commas between, such as 1,4,20, but got {text!r}"
+        ) from None
+
+
+def whole_numbers_in(option: str, text: str) -> list[int]:
+    """Whole numbers with commas between; see `numbers_in`."""
+    from kd_ray.errors import ConfigError
+
+    numbers = numbers_in(option, text)
+    if not all(number.is_integer() for number in numbers):
+        raise ConfigError(
+            f"{option}: must be whole numbers with commas between, such as 1,4,16, but got {text!r}"
+        )
+    return [int(number) for number in numbers]

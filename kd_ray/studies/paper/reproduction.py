@@ -1,0 +1,159 @@
+"""The experiments as a study: which parts they need, and what has become of them so far."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kd_ray.datasets import open_dataset
+from kd_ray.errors import ConfigError, KdRayError
+from kd_ray.files import to_path
+from kd_ray.pipeline import Run, open_recipe
+from kd_ray.result import Result
+from kd_ray.runs import Event, Task, Waiting, finished_result
+from kd_ray.runs.variants import DISTILLED
+from kd_ray.studies.paper.corrected import correct_students, kept_corrections
+from kd_ray.studies.paper.experiments import (
+    EXPERIMENTS,
+    Experiment,
+    Part,
+    chosen,
+    experiments,
+    part_recipe,
+    part_variants,
+    parts,
+)
+from kd_ray.studies.paper.measures import PartResults, findings
+from kd_ray.studies.paper.page import write_findings
+from kd_ray.studies.paper.scales import Scale
+from kd_ray.studies.study import Answer, Study, StudyPart
+
+CHECKPOINT_S = 5.0
+"""Between two checkpoints of a training: epochs of few rows take milliseconds."""
+LEAVING = ("seeds", "unit")
+OURS = ("name", "teacher.path", "transfer_set.path", "student.model.hidden", "student.baselines")
+"""Keys that tell the parts apart, and so are not the user's."""
+
+
+def reproduction(
+    scale: Scale,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | Path = "runs",
+    only: Sequence[str] = (),
+    **where: Any,
+) -> Study:
+    """The study of some experiments; nothing is trained yet.
+
+    Args:
+        scale: how large.
+        overrides: `key.path=value`, for every run.
+        runs: folder of folders, or the URL of one in a store.
+        only: names of experiments; all for none.
+        where: local, address and verbose, see `pipeline.Run`.
+
+    Raises:
+        ConfigError: an override breaks a rule, or is of a key that tells the parts apart.
+        DataError: the dataset cannot be read.
+        UnknownNameError: there is no such experiment.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if any(key == ours or ours.startswith(f"{key}.") for ours in OURS):
+            raise ConfigError(
+                f"--set {override}: {key} tells the experiments' runs apart, so it cannot be set "
+                "for all of them; leave it out"
+            )
+    base = open_recipe(scale.base, [*scale.overrides, *overrides])
+    every_part = parts(scale, open_dataset(base.data).class_names)
+    every = experiments(scale, base, every_part)
+    picked = chosen(every, only)
+    folder = to_path(runs).absolute() / scale.name
+    folders = {part.name: str(folder / part.name) for part in every_part}
+
+    def run_of(part: Part, wanted: Sequence[Experiment]) -> Run:
+        names = _students(wanted, part)
+        recipe = part_recipe(scale, part, names, overrides, folders)
+        variants = part_variants(recipe, names)
+        return Run(
+            recipe, folder / part.name, **where, variants=variants, checkpoint_s=CHECKPOINT_S
+        )
+
+    todo = [
+        StudyPart(
+            part.name,
+            part.about,
+            run_of(part, picked),
+            stages,
+            partial(_correct, part),
+            tuple(e.name for e in picked if part.name in e.students),
+        )
+        for part in every_part
+        if (stages := _stages(picked, every_part, part))
+    ]
+    whole = [(part, run_of(part, every)) for part in every_part]
+    return Study(folder, todo, partial(_answer, folder, scale, picked, every, whole), LEAVING)
+
+
+def _correct(part: Part, run: Run) -> Iterator[tuple[Task, Event]]:
+    """Corrects the biases of a part's students, where that has not been done."""
+    students = PartResults(list(run.results.values())).of(DISTILLED)
+    kept = kept_corrections(run.folder, students, part.corrected)
+    if part.corrected and len(kept) < len(students):
+        task = run.tasks()[-1]
+        yield task, Waiting(f"{part.name}: correcting biases")
+        correct_students(run.folder, task.data, students, part.corrected)
+
+
+def _answer(
+    folder: Path,
+    scale: Scale,
+    picked: Sequence[Experiment],
+    every: Sequence[Experiment],
+    whole: Sequence[tuple[Part, Run]],
+    unfinished: Mapping[str, str],
+) -> Answer:
+    """What is finished by now, whichever call has made it and whatever this one was asked for."""
+    results = {part.name: part_results(part, run) for part, run in whole}
+    order = list(EXPERIMENTS)
+    lines = findings(scale, sorted(every, key=lambda e: order.index(e.name)), results)
+    shown = [e for e in every if e in picked or e.name in lines]
+    sections, files = write_findings(folder, scale, shown, lines, unfinished)
+    asked = {e.title for e in picked}
+    return Answer([s for s in sections if s.rows and s.title in asked], files)
+
+
+def part_results(part: Part, run: Run) -> PartResults:
+    """What of a part is there, by whichever call it was made."""
+    there: list[Result] = []
+    lacking: set[str] = set()
+    for task in run.tasks():
+        try:
+            result = finished_result(task)
+        except KdRayError:  # of another recipe, or not readable; performing it says why
+            result = None
+        if result is None:
+            lacking.add(task.variant)
+        else:
+            there.append(result)
+    students = PartResults(there).of(DISTILLED)
+    corrected = kept_corrections(run.folder, students, part.corrected) if part.corrected else {}
+    if part.corrected and len(corrected) < len(students):
+        lacking.add(DISTILLED)
+    return PartResults(there, frozenset(lacking), corrected)
+
+
+def _students(picked: Sequence[Experiment], part: Part) -> list[str]:
+    """The students of a part that some experiment needs, each once, distilled ones last."""
+    wanted = [name for e in picked for name in e.students.get(part.name, ())]
+    return sorted(dict.fromkeys(wanted), key=lambda name: name == DISTILLED)
+
+
+def _stages(picked: Sequence[Experiment], every: Sequence[Part], part: Part) -> tuple[str, ...]:
+    """What of a part is needed: by its own students, and by those of other parts."""
+    begun = [other for other in every if _students(picked, other)]
+    label = ("label",) if any(other.set_of == part.name for other in begun) else ()
+    teach = ("teach",) if any(other.teacher_of == part.name for other in begun) else ()
+    if _students(picked, part):
+        return ("distill",) if part.set_of is not None else ("teach", "label", "distill")
+    return ("teach", *label) if label else teach

@@ -1,0 +1,163 @@
+"""A study: runs that answer one question together, performed part by part by one runner.
+
+Every part is an ordinary run folder, so every other command works on it. A part that fails does not
+end the others; it is named, and so are the questions that miss it.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kd_ray.errors import KdRayError
+from kd_ray.files import locked
+from kd_ray.pipeline import Run
+from kd_ray.report.html import Section
+from kd_ray.report.summary import Summary, summarize_results
+from kd_ray.runs import Event, Finished, Task, finished_result
+
+
+@dataclass(frozen=True)
+class PartBegins:
+    """A part begins.
+
+    Attributes:
+        part: name of the part.
+        about: what is in it.
+        number: number of the part, from 1.
+        parts: how many there are in all.
+        done: how many tasks of all parts are finished.
+        tasks: how many there are in all.
+    """
+
+    part: str
+    about: str
+    number: int
+    parts: int
+    done: int
+    tasks: int
+
+
+@dataclass(frozen=True)
+class PartFailed:
+    """A part could not be finished.
+
+    Attributes:
+        part: name of the part.
+        questions: names of those that miss it.
+        reason: in a sentence.
+    """
+
+    part: str
+    questions: tuple[str, ...]
+    reason: str
+
+
+def nothing_more(run: Run) -> Iterator[tuple[Task, Event]]:
+    """What follows the stages of a part that ends with them."""
+    yield from ()
+
+
+@dataclass(frozen=True)
+class StudyPart:
+    """One run of a study.
+
+    Attributes:
+        name: of its folder.
+        about: what is in it, as a clause.
+        run: with the students that are needed.
+        stages: those that are needed.
+        after: what is computed from its artefacts when they are whole.
+        questions: names of those that its figures answer.
+    """
+
+    name: str
+    about: str
+    run: Run
+    stages: tuple[str, ...]
+    after: Callable[[Run], Iterator[tuple[Task, Event]]] = nothing_more
+    questions: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> Summary:
+        """The figures of what this call has made or met with."""
+        return summarize_results(self.run.folder, list(self.run.results.values()))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study has come to so far.
+
+    Attributes:
+        sections: a table and perhaps a plot for each question.
+        files: that were written.
+    """
+
+    sections: Sequence[Section]
+    files: Sequence[Path]
+
+
+@dataclass
+class Study:
+    """Runs that answer one question together, and the folder that the answer lies in.
+
+    Attributes:
+        folder: absolute or in a store.
+        parts: in order; one makes what later ones use.
+        answer: writes table and page with what is there, given why parts are not finished.
+        leaving: headings of columns that a narrow terminal goes without, the least missed first.
+        finished: names of the parts that this call has made or met with.
+        failures: of this call, so far.
+    """
+
+    folder: Path
+    parts: Sequence[StudyPart]
+    answer: Callable[[Mapping[str, str]], Answer]
+    leaving: Sequence[str] = ()
+    finished: set[str] = field(default_factory=set)
+    failures: list[PartFailed] = field(default_factory=list)
+
+    def events(self) -> Generator[PartBegins | PartFailed | tuple[Task, Event]]:
+        """Performs what is not done yet; after each part, table and page are written.
+
+        Raises:
+            KdRayError: of the only part of a study.
+            StorageError: another process works in the folder, or a page cannot be written.
+        """
+        wanted = [part.run.tasks(part.stages) for part in self.parts]
+        done, tasks = 0, sum(map(len, wanted))
+        alone = len(self.parts) == 1
+        with ExitStack() as stack:
+            if not alone:  # one run locks its folder itself
+                stack.enter_context(locked(self.folder))
+            for number, (part, todo) in enumerate(zip(self.parts, wanted, strict=True), 1):
+                if not alone:
+                    yield PartBegins(part.name, part.about, number, len(self.parts), done, tasks)
+                try:
+                    if not part.run.local and any(finished_result(task) is None for task in todo):
+                        stack.enter_context(_one_ray(part.run))
+                    with closing(part.run.events(part.stages)) as events:
+                        for task, event in events:
+                            done += isinstance(event, Finished)
+                            yield task, event
+                    yield from part.after(part.run)
+                    self.finished.add(part.name)
+                except KdRayError as error:
+                    if alone:
+                        raise
+                    self.failures.append(PartFailed(part.name, part.questions, str(error)))
+                    yield self.failures[-1]
+                self.written()
+
+    def written(self) -> Answer:
+        """Writes table and page with what is there by now."""
+        reasons = {failure.part: f"failed, {failure.reason}" for failure in self.failures}
+        names = [part.name for part in self.parts if part.name not in self.finished]
+        return self.answer({name: reasons.get(name, "") for name in names})
+
+
+def _one_ray(run: Run) -> AbstractContextManager[None]:
+    """Ray once for all parts; where it runs already, this does nothing."""
+    from kd_ray.on_ray import connected
+
+    return connected(run.address, run.verbose)
