@@ -106,7 +106,7 @@ def test_recipe_is_read_and_checked_and_is_named_like_its_file(name: str):
 def test_recipe_has_tasks_for_every_stage_it_describes(name: str, tmp_path_factory):
     recipe = opened(name)
     run = Run(recipe, tmp_path_factory.mktemp("run"))
-    stages = [task.stage for task in run.tasks()]
+    stages = [task.stage.name for task in run.tasks()]
     variants = len(recipe.student.baselines) + 1 + (recipe.specialists is not None)
     assert stages.count("distill") == len(recipe.train.seeds) * variants
     if recipe.teacher is not None:

@@ -13,12 +13,13 @@ from kd_ray.config.read import apply_override, parse_recipe
 from kd_ray.datasets import Dataset, Split
 from kd_ray.models import build_model
 from kd_ray.pipeline import Run, catalogue_problems
+from kd_ray.result import Result
 from kd_ray.runs import Event, Finished, Task, perform_all, result_model
 from kd_ray.training.checkpoint import WEIGHTS, Meta, ModelInput, save
 from kd_ray.training.feed import TensorFeed
 from kd_ray.training.loop import ObjectiveFunction
 from kd_ray.training.losses import Loss, distillation_loss
-from kd_ray.training.progress import Epoch
+from kd_ray.training.progress import Epoch, Training
 from kd_ray.training.saved_model import SavedModel, load_model
 from kd_ray.training.workers import Worker
 
@@ -66,7 +67,7 @@ def perform(todo: list[Task], worker: Worker = ALONE) -> list[tuple[Task, Event]
     return list(perform_all(todo, worker))
 
 
-def perform_in_pieces(task: Task) -> dict[str, Any]:
+def perform_in_pieces(task: Task) -> Result:
     """Performs a training, stopping after every epoch and going on in fresh objects."""
     while True:
         torch.manual_seed(torch.seed())  # a new process would not have the old random state
@@ -183,7 +184,8 @@ def tiny_teacher(folder: Path, dataset: Dataset, seed: int = 0, scale: float = 1
         for parameter in model.parameters():
             parameter *= scale
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    path = save(folder / f"teacher-{seed}", tiny_meta(dataset, table), model, optimizer)
+    training = Training(model, optimizer, epoch=1)
+    path = save(folder / f"teacher-{seed}", tiny_meta(dataset, table), training)
     saved = load_model(path, torch.device("cpu"))
     assert saved.sha256 == saved.meta.files[WEIGHTS]
     return saved

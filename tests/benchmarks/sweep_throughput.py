@@ -187,7 +187,7 @@ def by_optuna(recipe: Recipe, runs: Path, count: int) -> dict[str, float]:
         result: dict[str, Any] = {}
         for _, event in perform_interleaved(lists[trial.number], worker, inputs):
             result = getattr(event, "result", result)
-        return float(result["metrics"]["accuracy"])
+        return float(result.metrics["accuracy"])
 
     started = time.perf_counter()
     study.optimize(objective, n_trials=count)

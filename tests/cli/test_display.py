@@ -5,12 +5,12 @@ import re
 from typing import Any
 
 import pytest
+from kd_ray.runs.labelling import ShardDone
 from rich.console import Console
 from rich.progress import Progress
 
 from kd_ray.cli.display import Display
 from kd_ray.runs import Event, Finished, Started, Task
-from kd_ray.runs.labelling import ShardDone
 from kd_ray.training.progress import Epoch, Step
 
 STUDENT = Task("distill", recipe={}, run="run", variant="distilled", seed=1)
@@ -145,9 +145,9 @@ def test_lines_of_a_replaced_worker_start_a_new_pace() -> None:
 def test_display_says_once_what_was_found_finished(terminal: bool) -> None:
     screen = Screen(terminal)
     with screen.display:
-        screen.show(finished(found=True))
-        screen.show(finished(found=True))  # a group of workers that was restarted says so again
-        screen.show(finished(found=True), task=LABEL)
+        screen.show(finished(existed=True))
+        screen.show(finished(existed=True))  # a group of workers that was restarted says so again
+        screen.show(finished(existed=True), task=LABEL)
     said = [line for line in screen.lines if "was finished" in line]
     assert said == [
         f"{TITLE}: was finished, test accuracy 0.9900, 1 error",
@@ -158,10 +158,10 @@ def test_display_says_once_what_was_found_finished(terminal: bool) -> None:
 def test_lines_of_labelling_add_up_the_workers() -> None:
     screen = Screen()
     with screen.display:
-        screen.show(shard(1, 100, 400, found=True), task=LABEL)  # it may come before Started
+        screen.show(shard(1, 100, 400, existed=True), task=LABEL)  # it may come before Started
         screen.show(Started(0, 0), task=LABEL)
         screen.show(
-            shard(0, 100, 500, found=True),
+            shard(0, 100, 500, existed=True),
             shard(1, 200, 400),
             shard(0, 200, 500),
             task=LABEL,
@@ -193,7 +193,7 @@ def test_labelling_that_starts_again_never_counts_a_row_twice() -> None:
         screen.show(Started(0, 0), task=LABEL)
         screen.show(shard(0, 100, 200), shard(1, 100, 200), task=LABEL, each_s=2.0)
         screen.show(Started(0, 0), task=LABEL)
-        again = [shard(w, 100, 200, found=True) for w in (0, 1)]
+        again = [shard(w, 100, 200, existed=True) for w in (0, 1)]
         screen.show(*again, shard(1, 200, 200), shard(0, 200, 200), task=LABEL, each_s=2.0)
     shown = [re.findall(r"([\d,]+)/([\d,]+) rows", line)[0] for line in screen.lines]
     assert shown == [("100", "200"), *[("200", "400")] * 3, ("300", "400"), ("400", "400")]

@@ -11,7 +11,7 @@ from pathlib import Path
 from cluster.local import LocalCluster, node_tag
 from cluster.nodes import NodeOptions, join_command, node_environment
 from cluster.processes import CLUSTER_TAG, NODE_TAG, kill, launch, tagged
-from kd_ray.runs import read_result
+from kd_ray.result import read_result
 
 DEADLINE_S = 240.0
 
@@ -107,8 +107,8 @@ def weights(run: Path) -> dict[str, str]:
     found = {"transfer set": json.dumps(manifest["files"], sort_keys=True)}
     for file in sorted(run.rglob("result.json")):
         result = read_result(file.parent)
-        if result is not None and result["stage"] != "label":
-            found[result["title"]] = result["weights_sha256"]
+        if result is not None and result.stage != "label":
+            found[result.title] = result.weights_sha256
     assert len(found) >= 3
     return found
 

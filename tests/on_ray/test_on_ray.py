@@ -15,7 +15,7 @@ from kd_ray import run
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError
 from kd_ray.on_ray import Node, Placement, share_out
-from kd_ray.runs import read_result
+from kd_ray.result import read_result
 
 RECIPE = """
 name = "tiny"
@@ -92,8 +92,8 @@ def artefacts(folder: Path) -> dict[str, object]:
     hashes: dict[str, object] = {"transfer set": manifest["files"]}
     for file in sorted(folder.rglob("result.json")):
         result = read_result(file.parent)
-        if result is not None and result["stage"] != "label":
-            hashes[result["title"]] = result["weights_sha256"]
+        if result is not None and result.stage != "label":
+            hashes[result.title] = result.weights_sha256
     assert len(hashes) == 4
     return hashes
 

@@ -13,7 +13,7 @@ from kd_ray import run
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError
 from kd_ray.on_ray.placement import Node, share_parallel
-from kd_ray.runs import read_result
+from kd_ray.result import read_result
 
 RECIPE = """
 name = "tiny"

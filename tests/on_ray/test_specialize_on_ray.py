@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_file
 
 from kd_ray import run
-from kd_ray.runs import read_result
+from kd_ray.result import read_result
 
 SPECIALISTS = "specialists={ count = 3, classes_each = 4, train = { epochs = 2, lr = 0.01 } }"
 
@@ -27,5 +27,5 @@ def test_two_workers_train_specialists_and_combine_them_to_the_bytes_that_one_ma
     ours, theirs = (read_result(runs / "tiny/specialists/transfer_set") for runs in (one, two))
     assert ours is not None
     assert theirs is not None
-    assert ours["sha256"] == theirs["sha256"]
+    assert ours.sha256 == theirs.sha256
     assert ours["coverage"] == theirs["coverage"]

@@ -6,12 +6,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny import ALONE, tiny_dataset, tiny_teacher
-
-from kd_ray.batch import UNLABELLED
-from kd_ray.config import Augment, TransferSetOptions
-from kd_ray.datasets import Dataset, render
-from kd_ray.errors import TransferSetError
 from kd_ray.runs.labelling import (
     Audit,
     ShardDone,
@@ -22,6 +16,12 @@ from kd_ray.runs.labelling import (
     plan_labelling,
     teacher_logits,
 )
+from tiny import ALONE, tiny_dataset, tiny_teacher
+
+from kd_ray.batch import UNLABELLED
+from kd_ray.config import Augment, TransferSetOptions
+from kd_ray.datasets import Dataset, render
+from kd_ray.errors import TransferSetError
 from kd_ray.training.saved_model import SavedModel
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import (
@@ -91,7 +91,7 @@ def test_label_splits_the_shards_among_workers_without_overlap(
     done = write(tmp_path, options(), teachers[:1], workers=3)
     assert len({event.name for event in done}) == len(done) == 5 + 1 + 2
     assert sum(event.rows for event in done) == 21 + 4 + 6
-    assert not any(event.found for event in done)
+    assert not any(event.existed for event in done)
     assert [event.done_rows for event in done if event.done_rows == event.all_rows]
 
 
@@ -103,7 +103,7 @@ def test_label_again_writes_only_the_shard_that_is_missing(
     files = {path.name: path.stat().st_ino for path in tmp_path.glob("*.parquet")}
     (tmp_path / "train-00002.parquet").unlink()
     done = write(tmp_path, options(), teachers[:1], workers=2)
-    assert [event.name for event in done if not event.found] == ["train-00002.parquet"]
+    assert [event.name for event in done if not event.existed] == ["train-00002.parquet"]
     kept = {path.name: path.stat().st_ino for path in tmp_path.glob("*.parquet")}
     changed = {name for name, number in files.items() if kept[name] != number}
     assert changed <= {"train-00002.parquet"}
@@ -116,7 +116,7 @@ def test_label_again_writes_a_truncated_shard_anew(tmp_path: Path, teachers: lis
     cut = tmp_path / "test-00000.parquet"
     cut.write_bytes(cut.read_bytes()[:100])
     done = write(tmp_path, options(), teachers[:1])
-    assert [event.name for event in done if not event.found] == ["test-00000.parquet"]
+    assert [event.name for event in done if not event.existed] == ["test-00000.parquet"]
     assert contents(tmp_path) == before
 
 

@@ -72,7 +72,7 @@ def test_run_again_trains_nothing_and_comes_to_the_same(finished: Path, copied: 
     seen: list[tuple[Task, Event]] = []
     before = {p: p.stat().st_mtime_ns for p in copied.rglob("*.safetensors")}
     summary = run(copied, seen=seen)
-    assert all(isinstance(event, Finished) and event.found for _, event in seen)
+    assert all(isinstance(event, Finished) and event.existed for _, event in seen)
     assert len(seen) == 4
     assert {p: p.stat().st_mtime_ns for p in copied.rglob("*.safetensors")} == before
     assert summary.rows == run(copied).rows
@@ -272,7 +272,7 @@ def test_run_with_the_listener_leaving_early_keeps_what_is_done(tmp_path: Path):
     events.close()  # type: ignore[attr-defined]
     seen: list[tuple[Task, Event]] = []
     run(tmp_path, seen=seen)
-    numbers = [e.number for t, e in seen if isinstance(e, Epoch) and t.stage == "teach"]
+    numbers = [e.number for t, e in seen if isinstance(e, Epoch) and t.stage.name == "teach"]
     assert numbers == [2]
 
 

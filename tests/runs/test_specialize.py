@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from kd_ray.report.folder import read_run
 from tiny import ALONE, perform, perform_in_pieces, tasks, tiny_file, tiny_recipe, weights_sha256
 from typer.testing import CliRunner
 
@@ -19,8 +18,10 @@ from kd_ray.pipeline import run as run_pipeline
 from kd_ray.report.page import report_page
 from kd_ray.report.specialists import coverage_rows, group_lines, specialists_sentences
 from kd_ray.report.summary import Summary
-from kd_ray.runs import Finished, Task, perform_all, read_result, result_model
+from kd_ray.result import read_result
+from kd_ray.runs import Finished, Task, perform_all, result_model
 from kd_ray.runs.combine import joint_logits, open_joint
+from kd_ray.runs.folder import read_run
 from kd_ray.runs.inputs import Inputs
 from kd_ray.training.progress import Epoch
 from kd_ray.training.saved_model import load_model
@@ -41,7 +42,7 @@ def run(runs: Path, *overrides: str, **arguments: object) -> Summary:
 
 def the(stage: str, folder: Path, *overrides: str) -> Task:
     """The first task of a stage; of the students, that of the specialists."""
-    todo = [t for t in tasks(tiny_recipe(*OVERRIDES, *overrides), folder) if t.stage == stage]
+    todo = [t for t in tasks(tiny_recipe(*OVERRIDES, *overrides), folder) if t.stage.name == stage]
     return todo[-1] if stage == "distill" else todo[0]
 
 
@@ -76,7 +77,7 @@ def test_a_run_again_finds_everything_and_comes_to_the_same(copied: Path):
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     events: list[object] = []
     summary = run(copied, listener=lambda task, event: events.append(event))
-    assert all(isinstance(event, Finished) and event.found for event in events)
+    assert all(isinstance(event, Finished) and event.existed for event in events)
     assert summary.row("specialized")
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
 
@@ -137,7 +138,7 @@ def test_a_joint_set_that_was_broken_off_goes_on_at_the_first_missing_file(
     ours = read_result(task.folder)
     assert ours is not None
     assert theirs is not None
-    assert ours["sha256"] == theirs["sha256"]
+    assert ours.sha256 == theirs.sha256
     assert ours["coverage"] == theirs["coverage"]
 
 
@@ -176,7 +177,7 @@ def test_specialists_on_a_finished_set_elsewhere_start_from_the_teacher_beside_i
 
 
 def test_without_specialists_a_recipe_has_the_tasks_it_always_had(tmp_path: Path):
-    stages = [task.stage for task in tasks(tiny_recipe(), tmp_path)]
+    stages = [task.stage.name for task in tasks(tiny_recipe(), tmp_path)]
     assert stages == ["teach", "label", "distill", "distill"]
     with pytest.raises(ConfigError, match="this table is needed to specialize"):
         Run(tiny_recipe(), tmp_path).tasks(("teach", "label", "specialize"))
@@ -250,7 +251,7 @@ def test_a_specialist_is_inspected_and_evaluated_as_what_it_is(finished: Path):
     title, facts = inspect(folder)
     assert title.startswith("specialist ")
     assert facts["special classes"].startswith(", ".join(result["classes"]))
-    assert evaluate_checkpoint(folder)["accuracy"] == result["metrics"]["accuracy"]
+    assert evaluate_checkpoint(folder)["accuracy"] == result.metrics["accuracy"]
 
 
 def test_groups_are_inspected_with_their_classes(finished: Path):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from kd_ray.runs.labelling import label
 from tiny import (
     ALONE,
     perform,
@@ -19,19 +20,9 @@ from tiny import (
 
 from kd_ray.errors import CheckpointError, StorageError, TransferSetError
 from kd_ray.files import TEMPORARY, locked, remove_drafts
-from kd_ray.runs import (
-    RESULT,
-    Event,
-    Finished,
-    Started,
-    Task,
-    found_result,
-    perform_all,
-    read_result,
-    result_model,
-)
+from kd_ray.result import RESULT, read_result
+from kd_ray.runs import Event, Finished, Started, Task, finished_result, perform_all, result_model
 from kd_ray.runs import label as label_module
-from kd_ray.runs.labelling import label
 from kd_ray.training.checkpoint import epochs_in, read_meta
 from kd_ray.training.progress import Epoch
 from kd_ray.training.workers import together
@@ -65,7 +56,7 @@ RESUMED = {
 
 def by_stage(todo: list[Task]) -> dict[str, Task]:
     """The tasks by stage; of the students the distilled one, which is last."""
-    return {task.stage: task for task in todo}
+    return {task.stage.name: task for task in todo}
 
 
 def result_of(task: Task) -> dict[str, Any]:
@@ -98,14 +89,14 @@ def test_training_stopped_after_every_epoch_gives_the_weights_of_one_that_was_no
     for whole, broken in zip(straight, pieces, strict=True):
         perform_in_pieces(broken)
         ours, theirs = result_of(whole), result_of(broken)
-        if whole.stage == "label":
-            assert ours["sha256"] == theirs["sha256"]
+        if whole.stage.name == "label":
+            assert ours.sha256 == theirs.sha256
             continue
-        assert theirs["resumed_from"] == 4
-        assert ours["resumed_from"] is None
+        assert theirs.resumed_from == 4
+        assert ours.resumed_from is None
         assert weights_sha256(whole.folder) == weights_sha256(broken.folder)
-        assert without_time(ours["history"]) == without_time(theirs["history"])
-        assert len(ours["history"]) == 4
+        assert without_time(ours.history) == without_time(theirs.history)
+        assert len(ours.history) == 4
         for key in ("metrics", "checkpoint", "weights_sha256", "identity", "parents"):
             assert ours[key] == theirs[key]
 
@@ -114,23 +105,23 @@ def test_training_that_keeps_the_best_epoch_ends_with_its_weights(tmp_path: Path
     (task, *_) = tasks(tiny_recipe(*SGD_BEST, "teacher.train.epochs=6"), tmp_path)
     perform([task])
     result = result_of(task)
-    accuracies = [record["accuracy"] for record in result["history"]]
+    accuracies = [record["accuracy"] for record in result.history]
     best = accuracies.index(max(accuracies)) + 1
-    assert result["checkpoint"] == f"epoch-{best:04d}"
+    assert result.checkpoint == f"epoch-{best:04d}"
     assert set(epochs_in(task.folder)) == {best, 6}
 
 
 def test_training_that_keeps_the_last_epoch_has_one_checkpoint(finished: Path):
     for task in tasks(tiny_recipe(), finished):
-        if task.stage != "label":
+        if task.stage.name != "label":
             assert epochs_in(task.folder) == [2]
-            assert result_of(task)["checkpoint"] == "epoch-0002"
+            assert result_of(task).checkpoint == "epoch-0002"
 
 
 def test_perform_all_again_finds_everything_and_trains_nothing(copied: Path):
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     events = [event for _, event in perform(tasks(tiny_recipe(), copied))]
-    assert all(isinstance(event, Finished) and event.found for event in events)
+    assert all(isinstance(event, Finished) and event.existed for event in events)
     assert len(events) == 4
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
 
@@ -159,8 +150,8 @@ def test_perform_all_in_two_folders_makes_the_same_bytes(finished: Path, tmp_pat
     todo = tasks(tiny_recipe(), tmp_path)
     perform(todo)
     for ours, theirs in zip(todo, tasks(tiny_recipe(), finished), strict=True):
-        if ours.stage == "label":
-            assert result_of(ours)["sha256"] == result_of(theirs)["sha256"]
+        if ours.stage.name == "label":
+            assert result_of(ours).sha256 == result_of(theirs).sha256
         else:
             assert weights_sha256(ours.folder) == weights_sha256(theirs.folder)
 
@@ -175,26 +166,26 @@ def test_result_holds_figures_origin_and_recipe(finished: Path):
     assert student["parents"]["transfer_set"] == labelled["sha256"]
     assert teacher["parameters"] > student["parameters"] > 0
     for result in (teacher, labelled, student):
-        assert result["status"] == "finished"
-        assert result["recipe"]["name"] == "tiny"
-        assert result["versions"]["torch"]
-        assert result["images_per_s"] > 0
+        assert result.status == "finished"
+        assert result.recipe["name"] == "tiny"
+        assert result.versions["torch"]
+        assert result.images_per_s > 0
 
 
 def test_members_of_an_ensemble_differ_and_are_all_stored(tmp_path: Path):
     recipe = tiny_recipe("teacher.members=3", "student.baselines=[]", "train.epochs=1")
     todo = tasks(recipe, tmp_path)
     perform(todo)
-    hashes = [weights_sha256(task.folder) for task in todo if task.stage == "teach"]
+    hashes = [weights_sha256(task.folder) for task in todo if task.stage.name == "teach"]
     assert len(set(hashes)) == 3
-    parents = result_of(by_stage(todo)["label"])["parents"]
+    parents = result_of(by_stage(todo)["label"]).parents
     assert [parents[f"teacher-{n:02d}"] for n in range(3)] == hashes
-    assert "agreement" in result_of(todo[-1])["metrics"]
+    assert "agreement" in result_of(todo[-1]).metrics
 
 
 def test_a_recipe_without_a_soft_term_trains_the_baseline_on_labels_and_nothing_else(copied: Path):
     without = tasks(tiny_recipe("objective.soft_weight=0"), copied)
-    assert [task.variant for task in without if task.stage == "distill"] == ["labels"]
+    assert [task.variant for task in without if task.stage.name == "distill"] == ["labels"]
     before = weights_sha256(without[-1].folder)
     shutil.rmtree(without[-1].folder)
     perform(without)
@@ -204,7 +195,7 @@ def test_a_recipe_without_a_soft_term_trains_the_baseline_on_labels_and_nothing_
 def test_students_of_different_seeds_differ(copied: Path):
     todo = tasks(tiny_recipe("train.seeds=[0, 1]", "student.baselines=[]"), copied)
     perform(todo)
-    first, second = (task for task in todo if task.stage == "distill")
+    first, second = (task for task in todo if task.stage.name == "distill")
     assert weights_sha256(first.folder) != weights_sha256(second.folder)
 
 
@@ -227,7 +218,7 @@ def test_found_result_refuses_what_another_recipe_made_and_names_the_key(
 ):
     task = by_stage(tasks(tiny_recipe(override), finished))[stage]
     with pytest.raises(CheckpointError) as caught:
-        found_result(task)
+        finished_result(task)
     assert key in str(caught.value)
 
 
@@ -237,7 +228,7 @@ def test_training_of_another_recipe_does_not_go_on_from_an_unfinished_one(
 ):
     task = by_stage(tasks(tiny_recipe(override), copied))[stage]
     (task.folder / RESULT).unlink()
-    for refused in (lambda: found_result(task), lambda: perform([task])):
+    for refused in (lambda: finished_result(task), lambda: perform([task])):
         with pytest.raises(CheckpointError) as caught:
             refused()
         assert key in str(caught.value)
@@ -260,7 +251,7 @@ def test_found_result_takes_what_a_change_elsewhere_does_not_concern(
 ):
     (task,) = [t for t in tasks(tiny_recipe(), finished) if t.title == TITLES[stage]]
     (changed,) = [t for t in tasks(tiny_recipe(override), finished) if t.title == TITLES[stage]]
-    assert found_result(changed) == found_result(task) == result_of(task)
+    assert finished_result(changed) == finished_result(task) == result_of(task)
 
 
 TITLES = {
@@ -271,7 +262,7 @@ TITLES = {
 
 
 def test_found_result_of_an_empty_folder_is_none(tmp_path: Path):
-    assert [found_result(task) for task in tasks(tiny_recipe(), tmp_path)] == [None] * 4
+    assert [finished_result(task) for task in tasks(tiny_recipe(), tmp_path)] == [None] * 4
 
 
 def test_a_student_refuses_a_set_that_another_teacher_labelled(copied: Path):
@@ -290,7 +281,7 @@ def test_a_teacher_trained_again_from_the_same_recipe_changes_nothing(copied: Pa
     todo = tasks(tiny_recipe(), copied)
     shutil.rmtree(todo[0].folder)
     events = perform(todo)
-    found = {task.stage: e.found for task, e in events if isinstance(e, Finished)}
+    found = {task.stage.name: e.existed for task, e in events if isinstance(e, Finished)}
     assert found == {"teach": False, "label": True, "distill": True}
 
 
@@ -322,8 +313,8 @@ def test_a_run_stopped_between_manifest_and_result_writes_the_result(copied: Pat
     before = result_of(task)
     (task.folder / RESULT).unlink()
     perform([task])
-    assert result_of(task)["sha256"] == before["sha256"]
-    assert result_of(task)["metrics"] == before["metrics"]
+    assert result_of(task).sha256 == before.sha256
+    assert result_of(task).metrics == before.metrics
 
 
 def test_labelling_goes_on_where_it_was_closed(finished: Path, copied: Path):
@@ -334,11 +325,11 @@ def test_labelling_goes_on_where_it_was_closed(finished: Path, copied: Path):
         next(events)
     events.close()  # type: ignore[attr-defined]
     assert len(list(task.folder.glob("*.parquet"))) == 2
-    assert found_result(task) is None
+    assert finished_result(task) is None
     done = [getattr(event, "found", None) for _, event in perform([task])]
     assert done[:4] == [None, True, True, False]
     original = by_stage(tasks(tiny_recipe(), finished))["label"]
-    assert result_of(task)["sha256"] == result_of(original)["sha256"]
+    assert result_of(task).sha256 == result_of(original).sha256
 
 
 def test_performing_removes_what_a_killed_process_left_half_written(copied: Path):

@@ -16,7 +16,8 @@ from kd_ray.artefacts import evaluate_checkpoint
 from kd_ray.cli import app
 from kd_ray.errors import CheckpointError, TransferSetError
 from kd_ray.pipeline import run
-from kd_ray.runs import RESULT, Finished, result_model
+from kd_ray.result import RESULT
+from kd_ray.runs import Finished, result_model
 from kd_ray.training.checkpoint import epochs_in
 from kd_ray.transfer_set import open_transfer_set, read_manifest
 
@@ -127,7 +128,7 @@ def test_a_finished_run_in_a_store_is_found_finished(in_store: Path):
         listener=lambda task, event: events.append(event),
     )
     assert [type(event) for event in events] == [Finished] * 3
-    assert all(event.found for event in events)
+    assert all(event.existed for event in events)
 
 
 def answer(*arguments: object) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from kd_ray.cli.reproduce import perform_with_display
 from tiny import generator, tiny_file
 from typer.testing import CliRunner
 
 from kd_ray.cli import app
-from kd_ray.cli.reproduce import perform_with_display
 from kd_ray.errors import ConfigError, KdRayError, UnknownNameError
 from kd_ray.files import sha256_of
 from kd_ray.pipeline import open_recipe
@@ -135,7 +135,7 @@ def test_a_second_time_nothing_is_made_again(done: tuple[Scale, Path]) -> None:
         for _, event in work.events()
         if isinstance(event, tuple) and isinstance(event[1], Finished)
     ]
-    assert all(event.found for event in finished)
+    assert all(event.existed for event in finished)
     assert not work.failures
     assert files_of(folder / "tiny-paper") == before
     assert values_of(results_of(folder)) == values

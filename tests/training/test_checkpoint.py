@@ -16,7 +16,7 @@ from kd_ray.training.checkpoint import (
     OPTIMIZER,
     WEIGHTS,
     Meta,
-    check_identity,
+    check_same,
     epochs_in,
     read_meta,
     restore,
@@ -157,22 +157,22 @@ def test_read_meta_of_a_folder_that_is_no_checkpoint_says_what_one_is(tmp_path: 
         read_meta(tmp_path)
 
 
-def test_check_identity_names_the_keys_that_differ_with_both_values():
+def test_check_same_names_the_keys_that_differ_with_both_values():
     found = {"train.lr": 0.1, "train.epochs": 5, "seed": 0, "same": 1}
     wanted = {"train.lr": 0.2, "train.epochs": 5, "seed": 0, "same": 1}
-    check_identity(Path("here"), found, found)
+    check_same(Path("here"), found, found)
     with pytest.raises(CheckpointError) as caught:
-        check_identity(Path("here"), found, wanted)
+        check_same(Path("here"), found, wanted)
     assert "train.lr is 0.1 there and 0.2 here" in str(caught.value)
     assert "epochs" not in str(caught.value)
 
 
-def test_check_identity_sees_keys_that_only_one_side_has_and_names_three_at_most():
+def test_check_same_sees_keys_that_only_one_side_has_and_names_three_at_most():
     wanted = {f"key{number}": number for number in range(5)}
     with pytest.raises(CheckpointError, match=r"key0 is unset there and 0 here.*key2.*, \.\.\.;"):
-        check_identity(Path("here"), {}, wanted)
+        check_same(Path("here"), {}, wanted)
     with pytest.raises(CheckpointError, match="key4 is 4 there and unset here"):
-        check_identity(Path("here"), wanted, {k: v for k, v in wanted.items() if k != "key4"})
+        check_same(Path("here"), wanted, {k: v for k, v in wanted.items() if k != "key4"})
 
 
 def test_retain_keeps_the_epochs_it_is_told_and_removes_drafts(tmp_path: Path):

@@ -46,9 +46,9 @@ GOLDEN = {
 
 def test_ten_steps_of_each_procedure_have_the_losses_they_always_had(tmp_path: Path):
     found = {
-        event.result["title"]: [record["train_loss"] for record in event.result["history"]]
+        event.result.title: [record["train_loss"] for record in event.result.history]
         for task, event in perform(tasks(tiny_recipe(*RECIPE), tmp_path))
-        if isinstance(event, Finished) and task.stage != "label"
+        if isinstance(event, Finished) and task.stage.name != "label"
     }
     assert found.keys() == GOLDEN.keys()
     for title, losses in GOLDEN.items():

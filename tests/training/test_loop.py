@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tiny import ALONE, soft_objective, tiny_feed, tiny_model, without_time
 from torch import Tensor
 
-from kd_ray import loop
 from kd_ray.batch import Batch
 from kd_ray.config import Named, Train
 from kd_ray.errors import ConfigError, TrainingError
+from kd_ray.training import loop
 from kd_ray.training.loop import ObjectiveFunction, batch_bounds, derived_seed, evaluate, fit
 from kd_ray.training.losses import Ensemble, Loss, divergence, soft_targets
 from kd_ray.training.optimizer import make_optimizer

@@ -78,7 +78,7 @@ def test_an_online_student_is_that_of_as_many_stored_views_as_it_has_epochs(tmp_
     results = {
         task.variant: event.result
         for task, event in perform(tasks(recipe, tmp_path))
-        if isinstance(event, Finished) and task.stage == "distill"
+        if isinstance(event, Finished) and task.stage.name == "distill"
     }
     weights = [
         load_model(
@@ -117,9 +117,9 @@ def test_early_stopping_works_on_held_out_rows(tmp_path: Path) -> None:
     recipe = tiny_recipe("train.hold_out=0.2", "train.keep='best'", "train.epochs=4")
     results = [e.result for _, e in perform(tasks(recipe, tmp_path)) if isinstance(e, Finished)]
     for result in results[2:]:
-        accuracies = [record["accuracy"] for record in result["history"]]
+        accuracies = [record["accuracy"] for record in result.history]
         best = accuracies.index(max(accuracies)) + 1
-        assert result["checkpoint"] == f"epoch-{best:04d}"
+        assert result.checkpoint == f"epoch-{best:04d}"
 
 
 def test_hold_out_beside_validation_rows_is_refused() -> None:

@@ -44,7 +44,7 @@ def test_a_teacher_does_not_look_at_rows_without_a_label() -> None:
 def test_rows_without_a_label_are_in_the_set_without_one(tmp_path: Path) -> None:
     todo = tasks(HALF, tmp_path)
     perform(todo)
-    label = next(task for task in todo if task.stage == "label")
+    label = next(task for task in todo if task.stage.name == "label")
     rows = open_transfer_set(label.folder).train
     dataset = open_dataset(HALF.data)
     assert torch.equal(rows.labels, dataset.train.labels)

@@ -27,7 +27,8 @@ from torch import Tensor
 from kd_ray.batch import Batch
 from kd_ray.config import Named, Train
 from kd_ray.errors import CheckpointError, StorageError, TrainingError
-from kd_ray.runs import Finished, read_result
+from kd_ray.result import read_result
+from kd_ray.runs import Finished
 from kd_ray.training.feed import TensorFeed
 from kd_ray.training.loop import evaluate, fit
 from kd_ray.training.optimizer import make_optimizer
@@ -109,11 +110,11 @@ def trained(worker: Worker) -> dict[str, Any]:
 def stages(worker: Worker, folder: Path) -> list[str]:
     """All stages of a recipe; the folder is the same on all workers."""
     todo = tasks(tiny_recipe(*RECIPE), folder)
-    return [event.result["title"] for _, event in perform(todo, worker) if _is_finished(event)]
+    return [event.result.title for _, event in perform(todo, worker) if _is_finished(event)]
 
 
 def _is_finished(event: object) -> bool:
-    return isinstance(event, Finished) and not event.found
+    return isinstance(event, Finished) and not event.existed
 
 
 def raised_by(block: Callable[[], None]) -> list[str]:
@@ -246,12 +247,12 @@ def test_perform_all_on_two_workers_makes_every_artefact_once(two: Two, tmp_path
         assert ours is not None
         assert shared is not None
         assert task.title in first["stages"]
-        assert ours["identity"] == shared["identity"]
-        if task.stage not in ("teach", "distill"):
-            assert ours["metrics"]["rows"] == shared["metrics"]["rows"]
+        assert ours.identity == shared["identity"]
+        if task.stage.name not in ("teach", "distill"):
+            assert ours.metrics["rows"] == shared["metrics"]["rows"]
             continue
         # Dropout draws differ between one worker and two, so the figures are alike, not equal.
-        for one, both in zip(ours["history"], shared["history"], strict=True):
+        for one, both in zip(ours.history, shared["history"], strict=True):
             assert one["learning_rate"] == both["learning_rate"]
             assert one["train_loss"] == pytest.approx(both["train_loss"], rel=0.2)
     assert read_manifest(folder / "run" / "transfer_set").files
@@ -260,7 +261,7 @@ def test_perform_all_on_two_workers_makes_every_artefact_once(two: Two, tmp_path
 def test_two_workers_combine_specialists_to_the_bytes_that_one_makes(two: Two, tmp_path: Path):
     folder = Path(shutil.copytree(two[0] / "run", tmp_path / "run"))
     todo = tasks(tiny_recipe(*RECIPE), folder)
-    (combine,) = [task for task in todo if task.stage == "combine"]
+    (combine,) = [task for task in todo if task.stage.name == "combine"]
     theirs = read_result(combine.folder)
     shutil.rmtree(combine.folder)
     perform([combine])

@@ -13,7 +13,7 @@ from kd_ray.config import Recipe, load_recipe
 from kd_ray.errors import CheckpointError, ConfigError, KdRayError
 from kd_ray.pipeline import run as run_pipeline
 from kd_ray.report.summary import Summary
-from kd_ray.runs import read_result
+from kd_ray.result import read_result
 from kd_ray.training.checkpoint import epoch_folder, read_meta
 from tuning import open_sweep, resume_trial, retrain_trial
 from tuning.outcome import Sweep, TrialRow, figure

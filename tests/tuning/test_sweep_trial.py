@@ -6,7 +6,8 @@ from tiny import ALONE
 from tiny_sweep import swept_recipe
 
 from kd_ray.errors import TrainingError
-from kd_ray.runs import Started, Task, perform_all, perform_interleaved, read_result
+from kd_ray.result import read_result
+from kd_ray.runs import Started, Task, perform_all, perform_interleaved
 from kd_ray.training.progress import Epoch, Step
 from kd_ray.transfer_set import read_manifest
 from tuning.driver import sweep_identity
