@@ -278,7 +278,7 @@ def test_the_joint_set_is_inspected_as_one_teachers(finished: Path):
 
 
 def test_what_is_no_model_is_not_evaluated_and_a_joint_set_is_not_audited(finished: Path):
-    with pytest.raises(CheckpointError, match="but is that of the clusters; name another"):
+    with pytest.raises(CheckpointError, match="but is that of the class groups; name another"):
         evaluate_checkpoint(finished / "tiny/specialists/clusters")
     with pytest.raises(ConfigError, match="audit the transfer set that it was made from"):
         audit_transfer_set(finished / "tiny" / JOINT)
