@@ -133,7 +133,9 @@ def test_inspect_tells_what_lies_at_a_path(finished: Path):
 def test_inspect_shows_what_is_unfinished(copied: Path):
     (copied / STUDENT / RESULT).unlink()
     facts = inspect(copied)[1]
-    assert facts["student distilled, seed 0 (2 of 2 epochs)"] == "unfinished; the same command goes on"
+    assert (
+        facts["student distilled, seed 0 (2 of 2 epochs)"] == "unfinished; the same command goes on"
+    )
 
 
 def test_inspect_of_something_else_says_what_it_takes(tmp_path: Path):

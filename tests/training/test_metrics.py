@@ -62,7 +62,9 @@ def test_summarize_gives_a_tie_to_the_first_class():
 def test_summarize_agrees_with_the_losses_about_the_teacher():
     figures = summarize(tally(Z, Y, Q))
     assert figures["agreement"] == (Q.argmax(-1) == Z.argmax(-1)).double().mean()
-    assert figures["divergence"] == pytest.approx(float((Q * (Q.log() - Z.log_softmax(dim=-1))).sum(dim=-1).mean()))
+    assert figures["divergence"] == pytest.approx(
+        float((Q * (Q.log() - Z.log_softmax(dim=-1))).sum(dim=-1).mean())
+    )
 
 
 def test_summarize_of_the_teacher_itself_is_full_agreement_and_no_divergence():
