@@ -23,7 +23,7 @@ from kd_ray.models import project_
 from kd_ray.training.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_loss, soft_targets
 from kd_ray.training.metrics import summarize, tally
 from kd_ray.training.optimizer import set_knobs
-from kd_ray.training.progress import Epoch, Notice, Part, Step, Training
+from kd_ray.training.progress import Epoch, Notice, EpochPart, Step, Training
 from kd_ray.training.schedule import Schedule, make_schedule
 from kd_ray.training.workers import Worker, average_buffers, summed
 
@@ -204,7 +204,7 @@ def _train_epoch(
 ) -> Generator[Step | Notice, None, dict[str, float]]:
     """One pass over the rows; a generator whose return value is the epoch's training metrics."""
     number = training.epoch + 1
-    part = training.part or Part(0, [0.0] * 5, [])
+    part = training.part or EpochPart(0, [0.0] * 5, [])
     begun = [part.steps] if part.steps else []  # what was drawn before a notice is not drawn again
     torch.manual_seed(derived_seed(seed, "dropout", number, worker.rank, *begun))
     shuffle = torch.Generator().manual_seed(derived_seed(seed, "order", number))
@@ -240,7 +240,7 @@ def _train_epoch(
             yield Step(number, step + 1, len(bounds), (stop - first) / (now - started))
         if _noticed(worker, step + 1, len(bounds)):
             average_buffers(training.model)
-            training.part = Part(
+            training.part = EpochPart(
                 step + 1, summed(sums.clone()).tolist(), [float(norm) for norm in norms]
             )
             yield Notice(number, step + 1, len(bounds))

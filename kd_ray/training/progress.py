@@ -60,7 +60,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Part:
+class EpochPart:
     """The beginning of an epoch, where a notice came in the middle of it.
 
     Attributes:
@@ -94,7 +94,7 @@ class Training:
     best_epoch: int = 0
     best_accuracy: float = -math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
-    part: Part | None = None
+    part: EpochPart | None = None
 
     def note(self, epoch: Epoch) -> None:
         """Counts a finished epoch in."""
