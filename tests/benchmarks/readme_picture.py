@@ -1,8 +1,10 @@
 r"""A plot of one of kd-ray's pages as an SVG file that stands alone, such as the one in the README.
 
-    uv run kd-ray report runs/mnist-quick
-    uv run python tests/benchmarks/readme_picture.py runs/mnist-quick/report.html \
-        "Test errors" kd_ray/report/mnist-quick.svg
+    uv run kd-ray exercises quickstart
+    uv run python tests/benchmarks/readme_picture.py runs/quickstart/exercises.html \
+        "Test accuracy over T" kd_ray/studies/quickstart.svg
+
+Any other plot will do, such as "Test errors" of a run's report.html.
 
 The plots of a page take their colours from the page's style sheet, which a file shown by `<img>`
 does not have. Here they get colours of their own: the page's light ones, a rule that puts its dark
