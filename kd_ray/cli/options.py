@@ -16,19 +16,23 @@ from kd_ray.errors import KdRayError
 
 INTERRUPTED = 130
 
-RecipeArgument = Annotated[str, typer.Argument(help="A .toml file, or a shipped recipe's name.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(help="Path of a .toml file, or the name of a shipped recipe.")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."
+    ),
 ]
 RunsOption = Annotated[
     str, typer.Option("--runs", metavar="PLACE", help="Folder of run folders, or its URL.")
 ]
-AddressOption = Annotated[
-    str | None, typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster to run on.")
-]
 DataOption = Annotated[
-    Path | None, typer.Option("--data-root", help="Folder of the dataset's files.")
+    Path | None,
+    typer.Option(
+        "--data-root", help="Folder of the dataset's files; by default where the recipe says."
+    ),
 ]
 
 
@@ -47,8 +51,15 @@ class PlacementOptions:
     workers: Annotated[
         int | None, typer.Option("--workers", help="Processes that train one model together.")
     ] = None
-    address: AddressOption = None
-    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", metavar="HOST:PORT", help="Ray cluster to run on; this machine by default."
+        ),
+    ] = None
+    local: Annotated[bool, typer.Option("--local", help="Train in this process, without Ray.")] = (
+        False
+    )
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Ray's own log lines.")] = False
 
     @property

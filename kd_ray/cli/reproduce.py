@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 
 @answered
 def reproduce(
-    name: Annotated[str, typer.Argument(help="The dataset of the experiments: mnist.")] = "mnist",
+    name: Annotated[str, typer.Argument(help="Dataset of the experiments: mnist.")] = "mnist",
     quick: Annotated[
-        bool, typer.Option("--quick", help="Shorter trainings and fewer seeds: 25 minutes at most.")
+        bool,
+        typer.Option("--quick", help="Train for less time with fewer seeds: 25 minutes at most."),
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="One experiment alone; may be repeated."),
+        typer.Option("--only", metavar="NAME", help="Run this experiment alone; may be repeated."),
     ] = None,
     *,
     training: TrainingOptions,
 ) -> None:
-    """The paper's experiments from shared artefacts, beside the paper's own figures."""
+    """Run the paper's experiments from shared artefacts, and show the paper's figures beside."""
     from kd_ray.studies.paper import scale_of
 
     perform_with_display(
