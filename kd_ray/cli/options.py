@@ -30,9 +30,7 @@ RunsOption = Annotated[
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option(
-        "--data-root", help="Folder of the dataset's files; by default where the recipe says."
-    ),
+    typer.Option("--data-root", help="Folder of the dataset's files; as in the recipe by default."),
 ]
 
 
