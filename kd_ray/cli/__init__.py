@@ -106,10 +106,7 @@ _add_stage_command(
 def exercises(
     recipe: RecipeArgument = "svhn-q3",
     temperatures: Annotated[
-        str,
-        typer.Option(
-            "--temperatures", help="Temperatures T of the soft terms, with commas between."
-        ),
+        str, typer.Option(help="Temperatures T of the soft terms, with commas between.")
     ] = "1,2,4,8,15,20",
     *,
     training: TrainingOptions,
@@ -169,14 +166,11 @@ def evaluate(
 def audit(
     transfer_set: Annotated[str, typer.Argument(help="Folder of a transfer set.")],
     run: Annotated[
-        str | None,
-        typer.Option("--run", help="Run folder of its teachers; its parent folder by default."),
+        str | None, typer.Option(help="Run folder of its teachers; its parent folder by default.")
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", help="Rows to compare in each split.")] = 1000,
-    every: Annotated[
-        bool, typer.Option("--all", help="Compare all rows instead of a sample.")
-    ] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Seed that chooses the rows.")] = 0,
+    rows: Annotated[int, typer.Option(help="Rows to compare in each split.")] = 1000,
+    every: Annotated[bool, typer.Option("--all", help="Compare all rows, not a sample.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed that chooses the rows.")] = 0,
     data_root: DataOption = None,
 ) -> None:
     """Re-run the teacher on sampled rows; exit 1 if a stored logit is not the teacher's."""

@@ -19,30 +19,19 @@ cluster = typer.Typer(
 
 cluster.command("render")(render)
 
-NameOption = Annotated[
-    str, typer.Option("--name", help="Name of a cluster on this machine, which may have several.")
-]
-JobArgument = Annotated[
-    str, typer.Argument(help="Name of a job, as `jobs` lists them.", metavar="ID")
-]
+NameOption = Annotated[str, typer.Option(help="Name of a cluster that runs on this machine.")]
+JobArgument = Annotated[str, typer.Argument(help="Job, as `jobs` lists them.", metavar="ID")]
 
 
 @dataclass(frozen=True)
-class NodeResources:
-    """What a node counts as having."""
+class NodeChoice:
+    """The node that this machine becomes, or each of those that it becomes."""
 
-    cpus: Annotated[
-        int | None, typer.Option("--cpus", help="CPUs that a node counts as having.")
+    cpus: Annotated[int | None, typer.Option(help="CPUs that a node counts as having.")] = None
+    gpus: Annotated[int | None, typer.Option(help="GPUs that a node counts as having.")] = None
+    node_ip: Annotated[
+        str | None, typer.Option(help="Address of this machine, as other machines see it.")
     ] = None
-    gpus: Annotated[
-        int | None, typer.Option("--gpus", help="GPUs that a node counts as having.")
-    ] = None
-
-
-IpOption = Annotated[
-    str | None,
-    typer.Option("--node-ip", help="Address of this machine, as other machines see it."),
-]
 
 
 @dataclass(frozen=True)
@@ -51,12 +40,7 @@ class ClusterAddress:
 
     address: Annotated[
         str | None,
-        typer.Option(
-            "--address",
-            metavar="HOST:PORT",
-            help="Address of the cluster's head, or URL of its dashboard; by default that of the "
-            "cluster --name.",
-        ),
+        typer.Option(metavar="HOST:PORT", help="Head of the cluster, or URL of its dashboard."),
     ] = None
     name: NameOption = "local"
 
@@ -70,8 +54,8 @@ class ClusterAddress:
         from cluster.server import dashboard_of
         from kd_ray.errors import ClusterError
 
-        variables = (os.environ.get(f"RAY_{name}") for name in ("API_SERVER_ADDRESS", "ADDRESS"))
-        if address := next(filter(None, (self.address, *variables)), None):
+        api_server, head = map(os.environ.get, ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
+        if address := self.address or api_server or head:
             return dashboard_of(address)
         local = find(self.name)
         if local is None:
@@ -86,40 +70,31 @@ class ClusterAddress:
 @cluster.command()
 @answered
 def up(
-    nodes: Annotated[
-        int, typer.Option("--nodes", help="Number of nodes, the head among them.")
-    ] = 2,
+    nodes: Annotated[int, typer.Option(help="Number of nodes, the head among them.")] = 2,
     head: Annotated[
-        bool,
-        typer.Option("--head", help="Start the head of real machines instead, in the foreground."),
+        bool, typer.Option("--head", help="Be the head of real machines, in the foreground.")
     ] = False,
-    port: Annotated[
-        int, typer.Option("--port", help="Port that the head listens on, with --head.")
-    ] = 6379,
+    port: Annotated[int, typer.Option(help="Port that the head listens on, with --head.")] = 6379,
     dashboard_host: Annotated[
-        str,
-        typer.Option("--dashboard-host", help="Address where the dashboard listens, with --head."),
+        str, typer.Option(help="Address where the dashboard listens, with --head.")
     ] = "127.0.0.1",
-    dashboard_port: Annotated[
-        int, typer.Option("--dashboard-port", help="Port of the dashboard, with --head.")
-    ] = 8265,
-    node_ip: IpOption = None,
+    dashboard_port: Annotated[int, typer.Option(help="Port of the dashboard, with --head.")] = 8265,
     name: NameOption = "local",
     *,
-    resources: NodeResources,
+    node: NodeChoice,
 ) -> None:
     """Start a cluster of several nodes on this machine; with --head, the head of real machines."""
     from cluster import local
     from cluster import nodes as ray_nodes
 
     if not head:
-        started = local.up(nodes, resources.cpus, resources.gpus, name, typer.echo)
+        started = local.up(nodes, node.cpus, node.gpus, name, typer.echo)
         typer.echo(f"Up: --address {started.address}, dashboard {started.dashboard}")
         typer.echo(f"Logs in {started.folder}; end it with: kd-ray cluster down", nl=False)
         typer.echo("" if name == "local" else f" --name {name}")
         return
     command = ray_nodes.head_command(
-        ray_nodes.NodeOptions(resources.cpus, resources.gpus, node_ip),
+        ray_nodes.NodeOptions(node.cpus, node.gpus, node.node_ip),
         port=port,
         dashboard_port=dashboard_port,
         dashboard_host=dashboard_host,
@@ -134,16 +109,15 @@ def join(
     address: Annotated[
         str, typer.Argument(help="HOST:PORT of the cluster's head.", metavar="ADDRESS")
     ],
-    node_ip: IpOption = None,
     *,
-    resources: NodeResources,
+    node: NodeChoice,
 ) -> None:
     """Make this machine a node of a cluster, in the foreground, for a supervisor to restart."""
     from cluster import nodes as ray_nodes
     from kd_ray.on_ray import check_cluster
 
     check_cluster(address)
-    options = ray_nodes.NodeOptions(resources.cpus, resources.gpus, node_ip)
+    options = ray_nodes.NodeOptions(node.cpus, node.gpus, node.node_ip)
     become(ray_nodes.join_command(options, address))
 
 
@@ -174,8 +148,7 @@ def down(name: NameOption = "local") -> None:
 @answered
 def status(
     job: Annotated[
-        str | None,
-        typer.Argument(help="Name of a job, to show it instead of the cluster.", metavar="ID"),
+        str | None, typer.Argument(help="Job to show instead of the cluster.", metavar="ID")
     ] = None,
     *,
     target: ClusterAddress,
@@ -249,8 +222,7 @@ def submit(
         ),
     ],
     wait: Annotated[
-        bool,
-        typer.Option("--wait", help="Show the job's progress, and exit with its exit code."),
+        bool, typer.Option("--wait", help="Show the job's progress, and exit with its exit code.")
     ] = False,
     *,
     target: ClusterAddress,

@@ -26,11 +26,10 @@ SetOption = Annotated[
     ),
 ]
 RunsOption = Annotated[
-    str, typer.Option("--runs", metavar="PLACE", help="Folder of run folders, or its URL.")
+    str, typer.Option(metavar="PLACE", help="Folder of run folders, or its URL.")
 ]
 DataOption = Annotated[
-    Path | None,
-    typer.Option("--data-root", help="Folder of the dataset's files; as in the recipe by default."),
+    Path | None, typer.Option(help="Folder of the dataset's files; as in the recipe by default.")
 ]
 
 
@@ -47,17 +46,13 @@ class PlacementOptions:
     """The options of every command that trains."""
 
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Processes that train one model together.")
+        int | None, typer.Option(help="Processes that train one model together.")
     ] = None
     address: Annotated[
         str | None,
-        typer.Option(
-            "--address", metavar="HOST:PORT", help="Ray cluster to run on; this machine by default."
-        ),
+        typer.Option(metavar="HOST:PORT", help="Ray cluster to run on; this machine by default."),
     ] = None
-    local: Annotated[bool, typer.Option("--local", help="Train in this process, without Ray.")] = (
-        False
-    )
+    local: Annotated[bool, typer.Option("--local", help="Use this process instead of Ray.")] = False
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Ray's own log lines.")] = False
 
     @property

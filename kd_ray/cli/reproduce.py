@@ -21,7 +21,7 @@ def reproduce(
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="Run this experiment alone; may be repeated."),
+        typer.Option(metavar="NAME", help="Run this experiment alone; may be repeated."),
     ] = None,
     *,
     training: TrainingOptions,
@@ -82,16 +82,13 @@ def perform_with_display(scale: Any, overrides: list[str], **options: Any) -> No
 
 def print_in_words(console: "Console", event: "Progress | Failure") -> None:
     """A line for a part that begins or has failed."""
-    from kd_ray.studies.paper import Progress
+    from kd_ray.studies.paper import Failure
 
-    if isinstance(event, Progress):
-        line = (
-            f"{event.part}: {event.about} (part {event.number} of {event.parts}, "
-            f"{event.done} of {event.tasks} artefacts finished)"
-        )
+    if isinstance(event, Failure):
+        line, style = f"{event.part}: failed, {event.reason}", "red"
     else:
-        line = f"{event.part}: failed, {event.reason}"
-    style = "bold" if isinstance(event, Progress) else "red"
+        about = f"{event.part}: {event.about} (part {event.number} of {event.parts}, "
+        line, style = f"{about}{event.done} of {event.tasks} artefacts finished)", "bold"
     console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 

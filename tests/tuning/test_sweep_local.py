@@ -308,7 +308,9 @@ def test_without_validation_rows_trials_are_compared_by_rows_that_none_is_traine
     rows = read_manifest(tmp_path / "tiny" / "transfer_set").plan.splits["train"].rows
     assert trial.metrics["rows"] == round(0.25 * rows)
     assert found.best[0]["test"]["rows"] == TEST
-    assert "Validation rows are 25% of the transfer set" in (found.folder / "report.html").read_text()
+    assert (
+        "Validation rows are 25% of the transfer set" in (found.folder / "report.html").read_text()
+    )
 
 
 def test_with_validation_rows_nothing_is_held_out() -> None:
