@@ -26,11 +26,11 @@ class NodeState:
     """A node as the head knows it.
 
     Attributes:
-        ip: its address.
+        ip: the node's address.
         alive: whether it answers.
         is_head: whether it is the head.
-        resources: what it counts as, such as CPU and GPU.
-        why: of a dead one, what Ray knows about that.
+        resources: amounts of what the node has, such as CPU and GPU.
+        why: what Ray knows about the end of a dead node.
     """
 
     ip: str
@@ -61,18 +61,19 @@ def dashboard_of(address: str) -> str:
             found = get_address_for_submission_client(address)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(
-                f"--address {address}: the cluster must have a dashboard, but none was found "
-                f"({_first_line(error)}); start its head with one, see `kd-ray cluster up --head`"
+                f"--address {address}: a Ray cluster answers there, but without a dashboard "
+                f"({_first_line(error)}), which runs its jobs; start its head with `kd-ray cluster "
+                "up --head`"
             ) from error
     check_dashboard(found)
     return found
 
 
 def check_dashboard(url: str) -> None:
-    """Refuses a URL where nothing listens; the client would wait for minutes.
+    """Refuses a URL where nothing listens, for which the client would wait for minutes.
 
     Raises:
-        ClusterError: as said.
+        ClusterError: nothing listens there.
     """
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -80,8 +81,8 @@ def check_dashboard(url: str) -> None:
         socket.create_connection((parts.hostname or "", port), timeout=CONNECT_S).close()
     except OSError as error:
         raise ClusterError(
-            f"--address {url}: a cluster's dashboard must answer there, but "
-            f"{error.strerror or error}; look with `kd-ray cluster status`, or start a cluster "
+            f"--address {url}: a cluster's dashboard must answer there, but: "
+            f"{error.strerror or error}; give the address of a cluster that is up, or start one "
             "with `kd-ray cluster up`"
         ) from error
 
@@ -140,13 +141,13 @@ def answering(dashboard: str) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         raise ClusterError(
-            f"{dashboard}: the cluster wants a token, and the one here is not it or there is none; "
-            "put the cluster's into a file and name that in RAY_AUTH_TOKEN_PATH"
+            f"{dashboard}: the cluster wants a token, but yours is another one or missing; put the "
+            "cluster's token into a file and name that in RAY_AUTH_TOKEN_PATH"
         ) from error
     except (ConnectionError, RequestException, RayStateApiException, OSError) as error:
         raise ClusterError(
-            f"{dashboard}: a cluster's dashboard must answer there, but: {_first_line(error)}; "
-            "look with `kd-ray cluster status` whether it is up"
+            f"{dashboard}: the cluster's dashboard must answer there, but: {_first_line(error)}; "
+            "see with `kd-ray cluster status` whether the cluster is up"
         ) from error
 
 

@@ -118,6 +118,11 @@ def _rules(sweep: Sweep) -> str:
         )
     else:
         found.append("Scheduler none: no trial was stopped early.")
+    if options.hold_out and not sweep.recipe.data.validation:
+        found.append(
+            f"Validation rows are {options.hold_out:.0%} of the transfer set's training rows, on "
+            "which no trial is trained."
+        )
     if len(options.seeds) > 1:
         found.append(f"Figures of a trial are means over {len(options.seeds)} students.")
     if any(trial.seconds is None and trial.epochs for trial in sweep.trials):

@@ -35,6 +35,12 @@ def sweep_with_display(
     console = Console()
     recipe = open_recipe(source, overrides)
     options = check_sweep(recipe)
+    if options.hold_out and not recipe.data.validation:
+        console.print(
+            f"Trials are compared by {options.hold_out:.0%} of the transfer set's training rows, "
+            "on which none of them is trained.",
+            highlight=False,
+        )
     with Display(console) as stages, SweepDisplay(console, options) as trials:
         found = sweep(
             recipe,

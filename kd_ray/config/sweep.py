@@ -125,6 +125,10 @@ class SweepOptions(Table):
     seed: Seed = 0
     """Of the sampler."""
 
+    hold_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the transfer set's training rows that trials are compared by instead of trained on,
+    where data.validation is 0; it takes the place of train.hold_out."""
+
     enqueue: list[dict[str, Value]] | None = None
     """Points to try first, key -> value as in a recipe; keys left out are sampled. Unset, c = T^2
     at T = 4 and 20 where these are in the space."""

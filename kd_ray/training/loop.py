@@ -23,7 +23,7 @@ from kd_ray.models import project_
 from kd_ray.training.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_loss, soft_targets
 from kd_ray.training.metrics import summarize, tally
 from kd_ray.training.optimizer import set_knobs
-from kd_ray.training.progress import Epoch, Notice, EpochPart, Step, Training
+from kd_ray.training.progress import Epoch, EpochPart, Notice, Step, Training
 from kd_ray.training.schedule import Schedule, make_schedule
 from kd_ray.training.workers import Worker, average_buffers, summed
 
