@@ -3,19 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kd_ray.report.heat import heat_map
-from kd_ray.report.markup import element, paragraph, section, table
+from kd_ray.report.plots import heat_map
 from kd_ray.report.summary import Summary
 from kd_ray.specialists import Clusters, gain_kept
-
-NOTE = (
-    "Specialists: how many have the true class of a test image. Relative change: of the number of "
-    "right first choices, as in the paper's table 4; of errors: the same of the wrong ones, since "
-    "classes that were nearly all right have no room for more. Confusion: wrong first choices "
-    "among the test images, by the cluster of the label (line) and the cluster of the choice "
-    "(column); the diagonal is confusion within a cluster. Clusters are numbered as their "
-    "specialists are. A specialist may have other classes beside its cluster's."
-)
 
 
 def stage_result(results: Sequence[dict[str, Any]], stage: str) -> dict[str, Any] | None:
@@ -123,31 +113,23 @@ def _within(cells: Sequence[Sequence[int]]) -> int:
     return sum(line[place] for place, line in enumerate(cells))
 
 
-def specialists_section(summary: Summary) -> str:
-    """Table, plots and classes as HTML; empty where there are no specialists."""
+def specialists_parts(summary: Summary) -> dict[str, Any]:
+    """Texts, table and plots of a run's specialists by their names in the template of its page."""
     found = stage_result(summary.results, "cluster")
     combined = stage_result(summary.results, "combine")
-    parts = [paragraph(line) for line in specialists_sentences(summary)]
+    lines = [] if found is None else [line.strip() for line in cluster_lines(found)]
+    parts: dict[str, Any] = {
+        "specialists": specialists_sentences(summary),
+        "clusters": list(zip(lines[::2], lines[1::2], strict=True)),
+        "coverage": [],
+        "confusion": [],
+    }
     if combined is not None:
-        rows = coverage_rows(combined)
-        parts.append(
-            f'<div class="wide">{table(list(rows[0]), [list(row.values()) for row in rows])}</div>'
-        )
         before, after = combined["confusion_before"], combined["confusion_after"]
         largest = max(1, *(count for cells in (before, after) for line in cells for count in line))
-        plots = (
+        parts["coverage"] = coverage_rows(combined)
+        parts["confusion"] = [
             heat_map("Confusion between clusters, generalist", before, largest),
             heat_map("Confusion between clusters, with specialists", after, largest),
-        )
-        figures = "".join(f"<figure>{plot}</figure>" for plot in plots)
-        parts.append(f'<div class="plots">{figures}</div>')
-    if found is not None:
-        lines = list(cluster_lines(found))
-        items = "".join(
-            f"<li>{element('span', first)}<br>{element('small', second.strip())}</li>"
-            for first, second in zip(lines[::2], lines[1::2], strict=True)
-        )
-        parts.append(f"<ul>{items}</ul>")
-    if not parts:
-        return ""
-    return section("Specialists", *parts, element("p", NOTE, **{"class": "note"}))
+        ]
+    return parts

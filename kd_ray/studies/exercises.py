@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd_ray.files import committed_file
-from kd_ray.report.markup import document, element, paragraph, table
-from kd_ray.report.plots import Series, over_temperature
-from kd_ray.report.style import CSS
+from kd_ray.report.html import Section, study_page, write_page
+from kd_ray.report.panels import Line, Panel, over_choice
 from kd_ray.report.summary import Row, Summary
 from kd_ray.runs.variants import EXERCISES, exercise_of
 
 TABLE, PAGE = "exercises.csv", "exercises.html"
 FIGURES = ("accuracy", "errors", "agreement")
+COLOURS = {"q1": "labels", "q2": "smoothing", "q3": "distilled", "q4": "softened-labels"}
+NOTE = (
+    "Mean over seeds, with the sample standard deviation; dashed, the teacher, and Q1: it has no "
+    "soft term, so it is the same at every T."
+)
 
 
 @dataclass(frozen=True)
@@ -73,48 +77,28 @@ def write_exercises(folder: Path, summary: Summary) -> list[Path]:
                 values += [metric.mean, metric.spread]
             seeds = len(row.figures.seconds.values)
             writer.writerow([row.exercise, row.temperature, seeds, *values])
-    with committed_file(folder / PAGE) as draft:
-        draft.write_text(exercises_page(folder.name, summary), encoding="utf-8")
-    return [folder / TABLE, folder / PAGE]
+    return [folder / TABLE, write_page(folder / PAGE, exercises_page(folder.name, summary))]
 
 
 def exercises_page(name: str, summary: Summary) -> str:
     """The table and the plot as one HTML file that needs nothing else."""
     rows = exercise_rows(summary)
-    cells = [row.cells() for row in rows]
-    teacher = summary.row("teacher")
-    accuracies = teacher.metrics["accuracy"].values if teacher else ()
-    plot = over_temperature("Test accuracy over T", _series(rows), accuracies)
-    body = "\n".join(
-        [
-            f"<header>\n{element('h1', f'{name}: the four exercises')}\n</header>",
-            f'<section><figure class="wide">{plot}</figure>',
-            paragraph(
-                "Mean over seeds, with the sample standard deviation; dashed, the teacher. Q1 has "
-                "no soft term, so it is the same at every T."
-            ),
-            f'<div class="wide">{table(list(cells[0]), [list(row.values()) for row in cells])}'
-            "</div></section>",
-        ]
+    lines = [_line(exercise, rows) for exercise in dict.fromkeys(row.exercise for row in rows)]
+    if teacher := summary.row("teacher"):
+        lines.append(Line("teacher", "teacher", [teacher.metrics["accuracy"]]))
+    title = "Test accuracy over T"
+    panel = Panel(title, lines)
+    plot = over_choice(title, [panel], choice="temperature T", figure="accuracy", percent=True)
+    section = Section("", [NOTE], plot, [row.cells() for row in rows])
+    return study_page(f"{name}: the four exercises", [], [], [section])
+
+
+def _line(exercise: str, rows: Sequence[ExerciseRow]) -> Line:
+    """An exercise over its temperatures; the one without a soft term has none, so it is a level."""
+    mine = [row for row in rows if row.exercise == exercise]
+    return Line(
+        name=f"{exercise.upper()} {EXERCISES[exercise]}",
+        kind=COLOURS[exercise],
+        figures=[row.figures.metrics["accuracy"] for row in mine],
+        places=[row.temperature for row in mine if row.temperature is not None],
     )
-    return document(f"{name}: exercises", CSS, body)
-
-
-def _series(rows: Sequence[ExerciseRow]) -> list[Series]:
-    found = []
-    for exercise, about in EXERCISES.items():
-        mine = [row for row in rows if row.exercise == exercise]
-        if mine:
-            figures = [row.figures.metrics["accuracy"] for row in mine]
-            found.append(
-                Series(
-                    name=f"{exercise.upper()} {about}",
-                    kind={"q1": "labels", "q2": "smoothing", "q3": "distilled"}.get(
-                        exercise, "softened-labels"
-                    ),
-                    temperatures=[row.temperature for row in mine],
-                    means=[figure.mean for figure in figures],
-                    spreads=[figure.spread or 0.0 for figure in figures],
-                )
-            )
-    return found

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.files import committed_file
-from kd_ray.report.markup import document, element, paragraph, table
-from kd_ray.report.panels import Level, Line, Panel, over_choice
-from kd_ray.report.style import CSS
+from kd_ray.report.html import Section, study_page, write_page
+from kd_ray.report.panels import Line, Panel, over_choice
 from kd_ray.report.summary import Row, Summary
 from kd_ray.runs.variants import ONLINE, views_of
 from kd_ray.units import bytes_shown
@@ -115,43 +114,23 @@ def write_views(folder: Path, summary: Summary) -> list[Path]:
             seconds = row.figures.seconds
             costs = [row.set_bytes, row.teacher_s, seconds.mean]
             writer.writerow([row.views or ONLINE, len(seconds.values), *values, *costs])
-    with committed_file(folder / PAGE) as draft:
-        draft.write_text(views_page(folder.name, summary), encoding="utf-8")
-    return [folder / TABLE, folder / PAGE]
+    return [folder / TABLE, write_page(folder / PAGE, views_page(folder.name, summary))]
 
 
 def views_page(name: str, summary: Summary) -> str:
     """The table and the plot as one HTML file that needs nothing else."""
     rows = views_rows(summary)
-    cells = [row.cells() for row in rows]
     stored = [row for row in rows if row.views is not None]
-    line = Line(
-        "stored logits",
-        "distilled",
-        [row.views or 0 for row in stored],
-        [row.figures.metrics["accuracy"] for row in stored],
-    )
-    title = "Test accuracy over stored views"
-    panel = Panel(title, [line], _levels(summary))
-    plot = over_choice(title, [panel], choice="views V", figure="accuracy", percent=True)
-    body = "\n".join(
-        [
-            f"<header>\n{element('h1', f'{name}: accuracy over stored views')}\n</header>",
-            f'<section><figure class="wide">{plot}</figure>',
-            paragraph(NOTE),
-            f'<div class="wide">{table(list(cells[0]), [list(row.values()) for row in cells])}'
-            "</div></section>",
-        ]
-    )
-    return document(f"{name}: views", CSS, body)
-
-
-def _levels(summary: Summary) -> list[Level]:
-    found = []
+    figures = [row.figures.metrics["accuracy"] for row in stored]
+    lines = [Line("stored logits", "distilled", figures, [row.views or 0 for row in stored])]
     for row, kind, about in (
         (summary.row(ONLINE), "labels", "teacher in every step"),
         (summary.row("teacher"), "teacher", "teacher"),
     ):
         if row is not None:
-            found.append(Level(about, kind, row.metrics["accuracy"]))
-    return found
+            lines.append(Line(about, kind, [row.metrics["accuracy"]]))
+    title = "Test accuracy over stored views"
+    panel = Panel(title, lines)
+    plot = over_choice(title, [panel], choice="views V", figure="accuracy", percent=True)
+    section = Section("", [NOTE], plot, [row.cells() for row in rows])
+    return study_page(f"{name}: accuracy over stored views", [], [], [section])

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kd_ray.files import committed_file, write_json
-from kd_ray.report.markup import document, element, paragraph, section, table
-from kd_ray.report.panels import Level, Line, Panel, over_choice
-from kd_ray.report.style import CSS
+from kd_ray.files import write_json
+from kd_ray.report.html import Section, study_page, write_page
+from kd_ray.report.panels import Line, Panel, over_choice
 from kd_ray.runs.variants import LABELS
 from kd_ray.studies.paper.experiments import Experiment
 from kd_ray.studies.paper.measures import Finding
@@ -62,10 +61,8 @@ def write_findings(
             "versions": versions(),
         },
     )
-    with committed_file(folder / PAGE) as draft:
-        page = findings_page(scale, experiments, found, missing, failures)
-        draft.write_text(page, encoding="utf-8")
-    return [folder / RESULTS, folder / PAGE]
+    page = findings_page(scale, experiments, found, missing, failures)
+    return [folder / RESULTS, write_page(folder / PAGE, page)]
 
 
 def findings_page(
@@ -76,48 +73,21 @@ def findings_page(
     failures: "Sequence[Failure]",
 ) -> str:
     """The whole page, which needs no other file; arguments as for `write_findings`."""
-    header = "\n".join(
-        part
-        for part in (
-            element("h1", f"{scale.name}: the paper's experiments"),
-            element("p", NOTE, role="doc-subtitle"),
-            element("p", scale.about) if scale.about else "",
-        )
-        if part
-    )
-    body = "\n".join(
-        [
-            f"<header>\n{header}\n</header>",
-            _unfinished(missing, failures),
-            *(_section(scale, experiment, found) for experiment in experiments),
-        ]
-    )
-    return document(f"{scale.name} - kd-ray", CSS, body)
-
-
-def _unfinished(missing: Sequence[str], failures: "Sequence[Failure]") -> str:
-    if not missing:
-        return ""
     reasons = {failure.part: f"{failure.part}: failed, {failure.reason}" for failure in failures}
-    items = "".join(element("li", reasons.get(part, part)) for part in missing)
-    return (
-        "<aside>\n<p><strong>Unfinished.</strong> Not there yet, so not in the figures below:</p>\n"
-        f"<ul>{items}</ul>\n</aside>"
+    return study_page(
+        f"{scale.name}: the paper's experiments",
+        [NOTE, scale.about] if scale.about else [NOTE],
+        [reasons.get(part, part) for part in missing],
+        [_section(scale, experiment, found.get(experiment.name)) for experiment in experiments],
     )
 
 
-def _section(scale: Scale, experiment: Experiment, found: Mapping[str, Sequence[Finding]]) -> str:
-    lines = found.get(experiment.name)
+def _section(scale: Scale, experiment: Experiment, lines: Sequence[Finding] | None) -> Section:
     if lines is None:
-        return section(experiment.title, paragraph(experiment.about), paragraph("Unfinished."))
-    cells = [line.cells() for line in lines]
+        return Section(experiment.title, [experiment.about, "Unfinished."])
     plot = _over_temperature(scale, lines) if experiment.name == "temperature" else ""
-    return section(
-        experiment.title,
-        paragraph(experiment.about),
-        f'<figure class="wide">{plot}</figure>' if plot else "",
-        f'<div class="wide">{table(list(cells[0]), [list(row.values()) for row in cells])}</div>',
-    )
+    rows = [line.cells() for line in lines]
+    return Section(experiment.title, [experiment.about], plot, rows)
 
 
 def _over_temperature(scale: Scale, lines: Sequence[Finding]) -> str:
@@ -126,16 +96,12 @@ def _over_temperature(scale: Scale, lines: Sequence[Finding]) -> str:
     for width in scale.widths:
         mine = [line for line in lines if line.part == width_part(width)]
         warm = [line for line in mine if line.temperature is not None]
+        figures, places = [line.figure for line in warm], [line.temperature or 0 for line in warm]
         levels = [
-            Level("on labels", LABELS, line.figure) for line in mine if line.variant == LABELS
+            Line("on labels", LABELS, [line.figure]) for line in mine if line.variant == LABELS
         ]
-        curve = Line(
-            "distilled",
-            "distilled",
-            [line.temperature or 0.0 for line in warm],
-            [line.figure for line in warm],
-        )
-        panels.append(Panel(f"2 x {width} units", [curve], levels))
+        curve = Line("distilled", "distilled", figures, places)
+        panels.append(Panel(f"2 x {width} units", [*levels, curve]))
     return over_choice(
         "Test errors over temperature", panels, choice="temperature T", figure="test errors"
     )
