@@ -96,7 +96,8 @@ def study_with_display(study: "Study", runs: str) -> None:
     from rich.console import Console
 
     from kd_ray.cli.display import Display
-    from kd_ray.cli.tables import closing_lines, coverage_table, fitting_table
+    from kd_ray.cli.run import print_closing
+    from kd_ray.cli.tables import fitting_table
     from kd_ray.errors import KdRayError
     from kd_ray.files import to_path
     from kd_ray.studies.study import PartBegins
@@ -121,13 +122,7 @@ def study_with_display(study: "Study", runs: str) -> None:
     for path in answer.files:
         console.print(f"{folder / path.name}: written", highlight=False)
     if len(study.parts) == 1:
-        summary = study.parts[0].summary
-        covered = coverage_table(summary)
-        if covered is not None:
-            console.print(covered)
-        for line in closing_lines(summary):
-            console.print(line, highlight=False)
-        console.print(f"In {folder}", highlight=False, markup=False)
+        print_closing(console, study.parts[0].summary, folder)
     if study.failures:
         named = "; ".join(
             f"{failure.part} (of {', '.join(failure.questions) or 'all experiments'}): "
