@@ -55,7 +55,7 @@ def build_model(
         ConfigError: an option breaks a rule, or the model does not take such images.
     """
     _check_name(name)
-    if problems := _option_problems("model", name, options):
+    if problems := _option_problems(f"model '{name}'", name, options):
         raise ConfigError("; ".join(problems))
     # Only the CPU's generator: torch.manual_seed would reseed the accelerators as well.
     with torch.random.fork_rng(devices=[]):
