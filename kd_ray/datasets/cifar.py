@@ -31,7 +31,7 @@ def _read(name: str, options: DataOptions) -> Dataset:
     checksums = dict([*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])])
     root = data_root(options)
     files = [f"{kind.base_folder}/{file}" for file in checksums]
-    need_files(options.name, root, files, lambda draft: kind(draft, download=True))
+    need_files(options.name, root, files, name)
     for file, checksum in checksums.items():
         _check_official(root / kind.base_folder / file, checksum)
 

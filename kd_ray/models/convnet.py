@@ -11,19 +11,14 @@ from kd_ray.config.table import Count
 from kd_ray.errors import ConfigError
 
 Group = Annotated[Sequence[Count], Field(min_length=1)]
-"""Channels of the convolutions of a group."""
+Groups = Annotated[Sequence[Group], Field(min_length=1)]
 
 
 def convnet(
     *,
     shape: tuple[int, int, int],
     classes: int,
-    groups: Annotated[Sequence[Group], Field(min_length=1)] = (
-        (16,),
-        (32, 32),
-        (64, 64),
-        (128, 128),
-    ),
+    groups: Groups = ((16,), (32, 32), (64, 64), (128, 128)),
 ) -> nn.Sequential:
     """3x3 convolutions with batch norm and ReLU, 2x2 max-pooling after each group but the last.
 

@@ -6,7 +6,6 @@ what it would have drawn.
 """
 
 import hashlib
-import inspect
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -25,7 +24,7 @@ from kd_ray.training.metrics import summarize, tally
 from kd_ray.training.optimizer import set_knobs
 from kd_ray.training.progress import Epoch, Notice, Part, Step, Training
 from kd_ray.training.schedule import Schedule, make_schedule
-from kd_ray.training.workers import Worker, average_buffers, summed
+from kd_ray.training.workers import Worker, average_buffers, buffers_unsent, summed
 
 ObjectiveFunction = Callable[[Tensor, Batch, float], Loss]
 """(student logits `(N, K)`, batch, share of the run done) -> loss."""
@@ -182,12 +181,10 @@ def _runnable(model: nn.Module, options: Train, worker: Worker) -> Callable[[Ten
     if options.compile:
         network = torch.compile(network)
     if worker.world > 1:
-        # Buffers are averaged once an epoch (`average_buffers`), so no step has to send them. What
-        # turns that off has another name since torch 2.15.
-        known = inspect.signature(DistributedDataParallel).parameters
-        sending = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        quiet: dict[str, Any] = {sending: False}
-        network = DistributedDataParallel(network, gradient_as_bucket_view=True, **quiet)
+        # Buffers are averaged once an epoch (`average_buffers`), so no step has to send them.
+        network = DistributedDataParallel(
+            network, gradient_as_bucket_view=True, **buffers_unsent(DistributedDataParallel)
+        )
     return network  # type: ignore[no-any-return]
 
 

@@ -5,8 +5,10 @@ identity. It knows nothing of Ray.
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -73,6 +75,17 @@ def average_buffers(model: nn.Module) -> None:
         if buffer.is_floating_point():
             dist.all_reduce(buffer)
             buffer /= dist.get_world_size()
+
+
+def buffers_unsent(network: Callable[..., object]) -> dict[str, Any]:
+    """What keeps DistributedDataParallel from sending buffers; it is called otherwise since 2.15.
+
+    >>> buffers_unsent(lambda module, broadcast_buffers: None)
+    {'broadcast_buffers': False}
+    """
+    known = inspect.signature(network).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return {name: False}
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ def test_a_missing_key_is_named(key: str):
         ),
         (
             "objective.members='all'",
-            "here: objective.members: input should be a valid integer or a valid list, but got 'all'",
+            "here: objective.members: input should be a valid integer or a valid list, but got",
         ),
         (
             "resources.gpus_per_worker=2",
