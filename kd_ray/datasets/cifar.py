@@ -46,8 +46,7 @@ def _read(name: str, options: DataOptions) -> Dataset:
 
     train, class_names = split("train", True)
     test, _ = split("test", False)
-    none = Split("validation", train.images[:0], train.labels[:0])
-    return Dataset(options.name, class_names, train=train, validation=none, test=test)
+    return Dataset.of_two(options.name, class_names, train, test)
 
 
 def _check_official(path: Path, checksum: str) -> None:

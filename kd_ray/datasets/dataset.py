@@ -63,6 +63,14 @@ class Dataset:
     test: Split
     standardized: bool = True
 
+    @classmethod
+    def of_two(
+        cls, name: str, class_names: tuple[str, ...], train: Split, test: Split
+    ) -> "Dataset":
+        """A dataset as it is published: without validation rows."""
+        none = Split("validation", train.images[:0], train.labels[:0])
+        return cls(name, class_names, train=train, validation=none, test=test)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """`(C, H, W)`."""

@@ -75,8 +75,7 @@ def _read(folder: str, class_names: tuple[str, ...], options: DataOptions) -> Da
             f"{tuple(train.images.shape[2:])} and {tuple(test.images.shape[2:])}; "
             "fetch the files again"
         )
-    none = Split("validation", train.images[:0], train.labels[:0])
-    return Dataset(options.name, class_names, train=train, validation=none, test=test)
+    return Dataset.of_two(options.name, class_names, train, test)
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:

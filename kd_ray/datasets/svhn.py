@@ -28,10 +28,7 @@ def read_svhn(options: DataOptions) -> Dataset:
     root = data_root(options)
     splits = [{"split": split} for split in FILES]
     need_files(options.name, root, list(FILES.values()), "SVHN", splits)
-    train = _read("train", root)
-    test = _read("test", root)
-    none = Split("validation", train.images[:0], train.labels[:0])
-    return Dataset(options.name, CLASS_NAMES, train=train, validation=none, test=test)
+    return Dataset.of_two(options.name, CLASS_NAMES, _read("train", root), _read("test", root))
 
 
 def _read(split: str, root: Path) -> Split:

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from kd_ray.config.table import Count, Table
 from kd_ray.errors import TransferSetError
 from kd_ray.files import local_copies, sha256_of, write_json
 from kd_ray.transfer_set.plan import (
     FORMAT_VERSION,
-    Described,
     Plan,
     Sha256,
     SplitName,
@@ -32,17 +32,17 @@ from kd_ray.transfer_set.shards import shard_state, shards
 MANIFEST = "manifest.json"
 
 
-class FileEntry(Described):
+class FileEntry(Table):
     """One Parquet file of a finished set."""
 
     name: str
     split: SplitName
-    rows: int = Field(ge=1)
-    bytes: int = Field(ge=1)
+    rows: Count
+    bytes: Count
     sha256: Sha256
 
 
-class Manifest(Described):
+class Manifest(Table):
     """What a finished transfer set is."""
 
     plan: Plan
