@@ -1,4 +1,4 @@
-"""Names to things: every name in a recipe is a key of a dict literal, and a call is checked first.
+"""Catalogues: every name in a recipe is a key of a dict literal, and a call is checked first.
 
 A catalogue is a plain mapping from a name to a function. The function's signature is the schema of
 the table that names it in a recipe, so an option is declared once, where it is used.
@@ -81,7 +81,7 @@ def value_problems(
     """What pydantic finds wrong with a table, one sentence each: place, rule, value.
 
     Args:
-        error: of the table.
+        error: pydantic's error about the table.
         where: dotted place of the table, empty for a whole recipe.
         keys_at: known keys of the table at a path below this one.
     """

@@ -101,7 +101,7 @@ class SweepOptions(Table):
     metric: Annotated[list[Metric], EachOnce, BeforeValidator(_listed)] = Field(
         default=["accuracy"], min_length=1
     )
-    """On the validation rows, or a cost of the model; several are several objectives."""
+    """Figures on the validation rows, or costs of the model; several are several objectives."""
 
     direction: Annotated[list[Direction] | None, BeforeValidator(_listed)] = None
     """Direction of each metric; unset, accuracy and agreement are maximized, others minimized."""

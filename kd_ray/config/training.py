@@ -50,7 +50,7 @@ class Train(Table):
     """Nesterov's momentum, for SGD."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """As torch.optim defines it for the optimizer."""
+    """Weight decay as torch.optim defines it for the optimizer."""
 
     schedule: Entry = Named(name="cosine")
     """A key of the schedule catalogue (constant, cosine, one-cycle, step), or a table."""

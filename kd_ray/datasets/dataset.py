@@ -28,7 +28,7 @@ class Split:
 
     @property
     def rows(self) -> int:
-        """N."""
+        """The number N of rows."""
         return len(self.labels)
 
     @cached_property

@@ -67,7 +67,7 @@ def known_labels(labels: Tensor, share: float, seed: int) -> Tensor:
 
     Args:
         labels: `(N,)` int64, 0 to K - 1.
-        share: of every class, rounded to whole rows, at least one.
+        share: share of every class, rounded to whole rows, at least one.
         seed: chooses the rows; those of a smaller share are among those of a larger one.
 
     Returns:
@@ -115,11 +115,11 @@ def with_test_share(
     """A dataset that has no test split of its own: a fixed share of every class becomes that.
 
     Args:
-        name: of the dataset.
+        name: name of the dataset.
         class_names: K names.
         images: `(N, C, H, W)` uint8.
         labels: `(N,)` int64.
-        share: of the rows of every class.
+        share: share of the rows of every class.
     """
     # The seed is part of what the dataset is: figures on it are comparable across recipes.
     test = sample_of_each_class(labels, share, 0, TEST)

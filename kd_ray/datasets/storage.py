@@ -33,7 +33,7 @@ socket.setdefaulttimeout(float(silence_s))
 for each in json.loads(options):
     getattr(torchvision.datasets, name)(folder, download=True, **each)
 """
-"""In a process of its own: torchvision prints, and has no other way to be told how long to wait."""
+"""A program for a process of its own: torchvision prints, and waits for silent servers for ever."""
 
 
 def data_root(options: DataOptions) -> Path:
@@ -64,7 +64,7 @@ def need_files(
     """Makes sure that the files are there, by downloading those that are not.
 
     Args:
-        name: of the dataset.
+        name: name of the dataset.
         root: folder that `files` are relative to.
         files: relative paths.
         kind: name of torchvision's class that downloads them.

@@ -48,7 +48,7 @@ def build_model(
         options: keyword arguments of the entry; torchvision's models take none.
         shape: `(C, H, W)` of an image.
         classes: K.
-        seed: of the weights; the process's own random state is left as it was.
+        seed: seed of the weights; the process's own random state is left as it was.
 
     Raises:
         UnknownNameError: no such model.

@@ -55,7 +55,7 @@ def quantize_(
     """Puts quantizers on a float model, in place, and returns it.
 
     Args:
-        model: with fresh or trained float weights.
+        model: a model with fresh or trained float weights.
         options: `[student.quantizer]`.
         shape: `(C, H, W)` of an image.
 

@@ -10,13 +10,13 @@ from kd_ray.errors import ConfigError
 
 @dataclass(frozen=True)
 class LayerCalls:
-    """What one image costs in one layer.
+    """The calls of one layer for one image.
 
     Attributes:
         name: dotted, in the model.
-        kind: of module, such as "Conv2d".
+        kind: class of the module, such as "Conv2d".
         multiplications: multiply-accumulates for one image, over all calls.
-        calls: for one batch.
+        calls: how often it was called for one batch.
         negative: whether an input was below 0.
         distinct: how many different inputs there were.
     """
@@ -36,7 +36,7 @@ def trace_layers(
     """Runs two random images through a model and watches its layers; the model stays as it is.
 
     Args:
-        model: on any device.
+        model: any model, on any device.
         shape: `(C, H, W)` of an image.
         kinds: classes of the modules to watch.
 
@@ -80,7 +80,7 @@ def trace_layers(
 
 
 def _multiplications(module: nn.Module, output: Tensor) -> int:
-    """Of one image in one call."""
+    """Multiply-accumulates of one image in one call."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() < 2:
         return 0

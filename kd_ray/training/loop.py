@@ -48,7 +48,7 @@ def derived_seed(*parts: int | str) -> int:
 
 
 def label_objective(smoothing: float) -> ObjectiveFunction:
-    """The loss of whoever has no teacher: cross-entropy with labels at T = 1, in nats.
+    """The loss of a model without a teacher: cross-entropy with labels at T = 1, in nats.
 
     Args:
         smoothing: share of the label's mass that is spread evenly over all K classes.
@@ -88,7 +88,7 @@ def fit(
         feed: rows to learn from.
         objective: the loss of one batch.
         options: epochs, batch size, schedule, precision.
-        seed: of the order of rows and of dropout.
+        seed: seed of the order of rows and of dropout.
         worker: this process among the workers; all of them call this with the same arguments.
         validation: rows to choose among epochs by.
         ensemble: how teachers are averaged where agreement with them is measured.
@@ -260,7 +260,7 @@ def _train_epoch(
 
 
 def _noticed(worker: Worker, done: int, steps: int) -> bool:
-    """Whether a notice came; nobody asks at the end of an epoch, which has its checkpoint."""
+    """Whether a notice came; the end of an epoch needs none, as it has its checkpoint."""
     due = done % NOTICE_EVERY == 0 and done < steps
     return due and worker.noticed is not None and worker.noticed()
 

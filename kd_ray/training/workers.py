@@ -1,6 +1,6 @@
 """This process among the workers that train one model: its rank, sums over all, errors shared.
 
-Uses torch.distributed only where somebody above has initialized it; alone, every function is the
+Uses torch.distributed only where a higher floor has initialized it; alone, every function is the
 identity. It knows nothing of Ray.
 """
 
@@ -28,8 +28,8 @@ class Worker:
         threads: CPU threads for tensor arithmetic. Set on purpose, because the order of float sums
             depends on it.
         noticed: asks whether the machine of one of the workers will be taken away soon, true once
-            for each such notice; all workers ask together and get one answer. None where nobody
-            would give notice.
+            for each such notice; all workers ask together and get one answer. None where there are
+            no notices.
     """
 
     rank: int
