@@ -23,7 +23,7 @@ from kd_ray.files.stored import StoredPath
 
 RENEW_S = 4.0
 LEASE_S = 20.0
-"""Seconds without a change after which a holder counts as dead; several renewals may fail in them."""
+"""Seconds without a change after which a holder counts as dead: several renewals may fail."""
 SETTLE_S = 0.5
 WATCH_S = 0.25
 
@@ -202,7 +202,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """A text for this machine, this boot of it, and the container, which may count processes anew."""
+    """A text for this machine, this boot of it, and this container, where processes are counted."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

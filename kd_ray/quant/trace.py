@@ -1,9 +1,12 @@
 """What passes through a model's layers: multiplications, the sign of inputs, the order of calls."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from kd_ray.errors import ConfigError
 
@@ -61,22 +64,30 @@ def trace_layers(
 
     like = next(model.parameters())
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(like.device)
+    with evaluated(model, [module.register_forward_hook(watch) for module in names]):
+        try:
+            model(images)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"images of {shape[1]} x {shape[2]} pixels do not go through the model ({reason}); "
+                "choose another model, or images of another size"
+            ) from error
+    return list(found.values())
+
+
+@contextmanager
+def evaluated(model: nn.Module, hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """The model in evaluation mode for the block; then hooks are removed, and modes restored."""
     training = [(module, module.training) for module in model.modules()]
-    handles = [module.register_forward_hook(watch) for module in names]
     try:
-        model.eval()(images)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"images of {shape[1]} x {shape[2]} pixels do not go through the model ({reason}); "
-            "choose another model, or images of another size"
-        ) from error
+        model.eval()
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for hook in hooks:
+            hook.remove()
         for module, was in training:
             module.training = was
-    return list(found.values())
 
 
 def _multiplications(module: nn.Module, output: Tensor) -> int:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import ALONE, perform, tasks, tiny_recipe, weights_sha256, without_time
 
-from kd_ray import loop
 from kd_ray.runs import Finished, Task, perform_all, read_result
+from kd_ray.training import loop
 from kd_ray.training.checkpoint import UNDER_WAY, is_whole, read_meta
 from kd_ray.training.progress import Epoch, Notice
 from kd_ray.training.workers import Worker
