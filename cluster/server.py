@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from kd_ray.errors import ClusterError
 from kd_ray.on_ray import check_cluster
+from kd_ray.on_ray.private import LOG_NAMES, dashboard_lookup
 from kd_ray.on_ray.session import prepare_environment
 
 if TYPE_CHECKING:
@@ -54,11 +55,9 @@ def dashboard_of(address: str) -> str:
         check_dashboard(address)
         return address
     check_cluster(address)
-    from ray.dashboard.utils import get_address_for_submission_client
-
     with _without_environment("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         try:
-            found = get_address_for_submission_client(address)
+            found = dashboard_lookup()(address)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(
                 f"--address {address}: a Ray cluster answers there, but without a dashboard "
@@ -97,8 +96,8 @@ def job_client(dashboard: str) -> "JobSubmissionClient":
     with answering(dashboard), _without_environment("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         from ray.job_submission import JobSubmissionClient
 
-        for name in ("dashboard_sdk", "job.sdk"):  # they tell of uploads and of ends of logs
-            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
+        for name in LOG_NAMES:
+            logging.getLogger(name).setLevel(logging.ERROR)
         return JobSubmissionClient(dashboard)
 
 
