@@ -9,7 +9,8 @@ from tiny import perform, tasks, tiny_recipe
 from kd_ray.artefacts import audit_transfer_set, evaluate_checkpoint, inspect
 from kd_ray.artefacts.evaluate import checkpoint_at
 from kd_ray.errors import CheckpointError, ConfigError, KdRayError, TransferSetError
-from kd_ray.result import RESULT, read_result
+from kd_ray.pipeline import Run
+from kd_ray.result import RESULT, Result, read_result
 from kd_ray.training.checkpoint import META
 
 STUDENT = Path("student/distilled/seed-0")
@@ -20,8 +21,8 @@ TEACHER = Path("teacher/member-00")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run folder; never changed."""
     folder = tmp_path_factory.mktemp("finished")
-    perform(tasks(tiny_recipe(), folder))
-    (folder / "recipe.toml").touch()
+    for _ in Run(tiny_recipe(), folder, local=True).events():
+        pass
     return folder
 
 
@@ -31,7 +32,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def result_of(folder: Path) -> dict[str, Any]:
+def result_of(folder: Path) -> Result:
     result = read_result(folder)
     assert result is not None
     return result
@@ -132,7 +133,9 @@ def test_inspect_tells_what_lies_at_a_path(finished: Path):
 def test_inspect_shows_what_is_unfinished(copied: Path):
     (copied / STUDENT / RESULT).unlink()
     facts = inspect(copied)[1]
-    assert facts[str(STUDENT)] == "unfinished; the same command goes on"
+    assert (
+        facts["student distilled, seed 0 (2 of 2 epochs)"] == "unfinished; the same command goes on"
+    )
 
 
 def test_inspect_of_something_else_says_what_it_takes(tmp_path: Path):

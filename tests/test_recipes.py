@@ -13,7 +13,7 @@ from torch import Tensor
 from kd_ray.config import Recipe, recipe_names, recipe_text
 from kd_ray.datasets import DATASETS, Dataset, Split, check_augment
 from kd_ray.pipeline import Run, open_recipe
-from kd_ray.runs.variants import ONLINE, recipe_variants, variant_options
+from kd_ray.runs.variants import recipe_variants
 from kd_ray.training.feed import TensorFeed
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.progress import Epoch, Training
@@ -174,13 +174,14 @@ def test_recipe_takes_a_step_with_every_variant_of_its_student(name: str):
     moved = []
     feeds = StudentFeeds(train, None, feed)
     for variant in recipe_variants(recipe):
-        model = new_student(recipe, feeds, classes, seed=0)
+        own = variant.recipe
+        model = new_student(own.student, feeds, classes, seed=0)
         before = flat(model)
-        training = Training(model, make_optimizer(model, variant_options(recipe, variant)[1]))
+        training = Training(model, make_optimizer(model, own.train))
         teachers = []
-        if variant == ONLINE and recipe.teacher is not None:
+        if own.student.teacher_in_every_step and recipe.teacher is not None:
             teachers = [new_teacher(recipe.teacher, dataset, member=0).eval()]
-        events = distill(training, recipe, variant, 0, feeds, ALONE, teachers)
+        events = distill(training, own, 0, feeds, ALONE, teachers)
         epoch = next(event for event in events if isinstance(event, Epoch))
         assert math.isfinite(epoch.metrics["train_loss"])
         assert not torch.equal(flat(model), before)

@@ -13,7 +13,7 @@ from kd_ray.config.read import apply_override, parse_recipe
 from kd_ray.datasets import Dataset, Split
 from kd_ray.models import build_model
 from kd_ray.pipeline import Run, catalogue_problems
-from kd_ray.result import Result
+from kd_ray.result import Result, read_result
 from kd_ray.runs import Event, Finished, Task, perform_all, result_model
 from kd_ray.training.checkpoint import WEIGHTS, Meta, ModelInput, save
 from kd_ray.training.feed import TensorFeed
@@ -78,6 +78,13 @@ def perform_in_pieces(task: Task) -> Result:
             if isinstance(event, Epoch):
                 break
         generator.close()
+
+
+def result_at(folder: Path) -> Result:
+    """The record in the folder of a finished artefact."""
+    result = read_result(folder)
+    assert result is not None, folder
+    return result
 
 
 def weights_sha256(folder: Path) -> str:

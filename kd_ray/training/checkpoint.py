@@ -232,35 +232,6 @@ def restore(path: Path, training: Training) -> Meta:
     return meta
 
 
-def check_identity(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuses an artefact that another recipe made.
-
-    Args:
-        where: the artefact.
-        found: dotted key -> value, as recorded in it.
-        wanted: the same of the run that wants to use it.
-
-    Raises:
-        CheckpointError: naming the first keys that differ, with both values.
-    """
-    differing = [
-        f"{key} is {_short(found.get(key))} there and {_short(wanted.get(key))} here"
-        for key in sorted({*found, *wanted})
-        if found.get(key) != wanted.get(key)
-    ]
-    if differing:
-        shown = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
-        raise CheckpointError(
-            f"{where}: was made by another recipe: {shown}; "
-            "choose another name (--set name=...) or remove the folder"
-        )
-
-
-def _short(value: Any) -> str:
-    text = "unset" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
     return {

@@ -15,6 +15,7 @@ from kd_ray.config import Objective
 from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.report.cost import cost_of
 from kd_ray.report.summary import summarize_results
+from kd_ray.result import STUDENT, TEACHER, TRANSFER_SET, Result
 from kd_ray.training.losses import MEANS, Ensemble, soft_targets
 from kd_ray.training.student import ensemble_of
 from kd_ray.transfer_set import read_manifest
@@ -156,12 +157,25 @@ def test_a_recipe_has_one_teacher_model_or_several_but_no_more_than_members():
         tiny_recipe("teacher={ members = 2, models = ['convnet', 'mpl'] }")
 
 
-def results(member: float, ensemble: float, distilled: float) -> list[dict[str, Any]]:
-    common = {"parameters": 1, "seconds": 2.0, "images_per_s": 10.0, "epochs": 4, "title": "t"}
-    teach = {**common, "stage": "teach", "metrics": {"accuracy": member, "errors": 1}}
-    metrics = {"accuracy": distilled, "errors": 1, "teacher_accuracy": ensemble}
-    student = {**common, "stage": "distill", "variant": "distilled"}
-    return [teach, teach, {**student, "metrics": {**metrics, "teacher_errors": 1}}]
+def results(member: float, ensemble: float, distilled: float) -> list[Result]:
+    common: dict[str, Any] = {
+        "name": "tiny",
+        "title": "t",
+        "parameters": 1,
+        "seconds": 2.0,
+        "images_per_s": 10.0,
+        "epochs": 4,
+    }
+    metrics = {"accuracy": member, "errors": 1}
+    teach = Result(**common, stage="teach", kind=TEACHER, metrics=metrics)
+    metrics = {
+        "accuracy": distilled,
+        "errors": 1,
+        "teacher_accuracy": ensemble,
+        "teacher_errors": 1,
+    }
+    student = Result(**common, stage="distill", kind=STUDENT, variant="distilled", metrics=metrics)
+    return [teach, teach, student]
 
 
 @given(st.floats(0.1, 0.5), st.floats(0.6, 0.9), st.floats(0.01, 1))
@@ -184,12 +198,15 @@ def test_a_student_that_is_no_better_than_a_member_keeps_nothing():
 def test_the_set_has_paid_for_itself_with_the_first_student_that_saves_what_labels_cost(
     labelled_s: float, rate: float
 ):
-    label = {
-        "stage": "label",
-        "seconds": labelled_s,
-        "images_per_s": rate,
-        "metrics": {"train_rows": 50},
-    }
+    label = Result(
+        stage="label",
+        kind=TRANSFER_SET,
+        name="tiny",
+        title="transfer set",
+        seconds=labelled_s,
+        images_per_s=rate,
+        metrics={"train_rows": 50},
+    )
     cost = cost_of([*results(0.1, 0.2, 0.2), label])
     assert cost is not None
     assert cost.saved == pytest.approx(4 * 50 / rate)

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from kd_ray.runs.labelling import ShardDone
 from tiny import tiny_file, tiny_recipe, weights_sha256
 
 from kd_ray.errors import TransferSetError
 from kd_ray.pipeline import run
 from kd_ray.result import RESULT
-from kd_ray.runs import Event, Task
+from kd_ray.runs import Event, ShardDone, Task
 from kd_ray.training.checkpoint import epoch_folder, epochs_in
 from kd_ray.training.saved_model import load_model
 from kd_ray.transfer_set import read_manifest

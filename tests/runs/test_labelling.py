@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -6,26 +6,23 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from kd_ray.runs.labelling import (
-    Audit,
-    ShardDone,
-    audit,
-    chosen_rows,
-    label,
-    one_thread,
-    plan_labelling,
-    teacher_logits,
-)
 from tiny import ALONE, tiny_dataset, tiny_teacher
 
+from kd_ray.artefacts.audit import Audit, audit
 from kd_ray.batch import UNLABELLED
 from kd_ray.config import Augment, TransferSetOptions
 from kd_ray.datasets import Dataset, render
 from kd_ray.errors import TransferSetError
+from kd_ray.runs import ShardDone
+from kd_ray.runs.label import plan_labelling, write_shards
+from kd_ray.runs.rows import Rendered, labelled_rows, rows_to_label
+from kd_ray.training.predict import one_thread, raw_logits
 from kd_ray.training.saved_model import SavedModel
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import (
     Manifest,
+    Plan,
+    Shard,
     TransferSet,
     open_transfer_set,
     shards,
@@ -59,9 +56,25 @@ def write(
     found = []
     for rank in range(workers):
         worker = Worker(rank, workers, torch.device("cpu"), threads=1)
-        found += list(label(folder, plan, transfer, dataset, teachers, worker))
+        found += list(label(folder, plan, transfer, teachers, worker, dataset))
     write_manifest(folder, plan)
     return found
+
+
+def label(
+    folder: Path,
+    plan: Plan,
+    transfer: TransferSetOptions,
+    teachers: Sequence[SavedModel],
+    worker: Worker = ALONE,
+    dataset: Dataset = DATASET,
+) -> Iterator[ShardDone]:
+    """The shards of one worker, with its teachers' logits."""
+
+    def logits(shard: Shard, part: Rendered) -> torch.Tensor:
+        return raw_logits(teachers, part.images, worker.device)
+
+    return write_shards(folder, plan, rows_to_label(dataset, transfer), logits, worker)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -173,12 +186,27 @@ def test_label_of_chosen_classes_keeps_their_rows_and_all_outputs(
     assert rows.logits.shape[-1] == 3
 
 
-def test_chosen_rows_leave_the_held_out_splits_whole():
-    chosen = chosen_rows(DATASET, options(fraction=0.5, unlabelled=1.0))
+def test_rows_to_label_leave_the_held_out_splits_whole():
+    chosen = rows_to_label(DATASET, options(fraction=0.5, unlabelled=1.0))
     assert len(chosen["train"].index) < 21
     assert (chosen["train"].labels == UNLABELLED).all()
     assert torch.equal(chosen["test"].labels, DATASET.test.labels)
     assert len(chosen["validation"].index) == 4
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"views": 3, "augment": SHIFT, "unlabelled": 0.3, "fraction": 0.7, "seed": 4}]
+)
+def test_labelled_rows_of_a_set_are_the_rows_that_were_to_be_labelled(
+    tmp_path: Path, teachers: list[SavedModel], changes: dict[str, Any]
+):
+    write(tmp_path, options(**changes), teachers[:1])
+    ours = labelled_rows(open_transfer_set(tmp_path), DATASET)
+    for split, theirs in rows_to_label(DATASET, options(**changes)).items():
+        every = torch.arange(len(theirs.index) * theirs.views)
+        one, other = ours[split].rendered(every), theirs.rendered(every)
+        for name in ("index", "view", "labels", "images"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), (split, name)
 
 
 def test_label_never_writes_a_logit_that_is_not_finite(tmp_path: Path):
@@ -201,11 +229,11 @@ def test_plan_labelling_refuses_a_teacher_of_other_data(teachers: list[SavedMode
         plan_labelling(tiny_dataset(train=30), options(), teachers, [0.5] * 3)
 
 
-def test_teacher_logits_depend_on_no_other_image(teachers: list[SavedModel]):
+def test_raw_logits_depend_on_no_other_image(teachers: list[SavedModel]):
     images = torch.cat([DATASET.train.images] * 60)  # more than one forward pass
     device = torch.device("cpu")
-    together = teacher_logits(teachers, images, device)
-    alone = teacher_logits(teachers, images[1030:1031], device)
+    together = raw_logits(teachers, images, device)
+    alone = raw_logits(teachers, images[1030:1031], device)
     assert together.shape == (1260, 3, 3)
     torch.testing.assert_close(together[1030:1031], alone)
 
@@ -222,7 +250,7 @@ def test_label_that_is_closed_early_gives_the_threads_back(
 ):
     torch.set_num_threads(2)
     plan = plan_labelling(DATASET, options(), teachers[:1], [0.5])
-    generator = label(tmp_path, plan, options(), DATASET, teachers[:1], ALONE)
+    generator = label(tmp_path, plan, options(), teachers[:1])
     next(generator)
     generator.close()  # type: ignore[attr-defined]
     assert torch.get_num_threads() == 2

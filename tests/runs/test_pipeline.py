@@ -141,7 +141,7 @@ def test_run_without_the_teachers_folder_trains_it_again_and_keeps_the_rest(copi
     shutil.rmtree(copied / "tiny" / "teacher")
     seen: list[tuple[Task, Event]] = []
     run(copied, seen=seen)
-    found = {t.title: e.found for t, e in seen if isinstance(e, Finished)}
+    found = {t.title: e.existed for t, e in seen if isinstance(e, Finished)}
     assert found == {
         "teacher 0": False,
         "transfer set": True,
@@ -268,7 +268,7 @@ def test_run_reads_a_path_with_overrides(tmp_path: Path):
         local=True,
     )
     assert summary.folder == tmp_path / "short"
-    assert summary.results[0]["epochs"] == 1
+    assert summary.results[0].epochs == 1
 
 
 def test_run_with_the_listener_leaving_early_keeps_what_is_done(tmp_path: Path):

@@ -16,12 +16,13 @@ from kd_ray.errors import CheckpointError, ConfigError, KdRayError, TransferSetE
 from kd_ray.pipeline import Run
 from kd_ray.pipeline import run as run_pipeline
 from kd_ray.report.page import report_page
-from kd_ray.report.specialists import coverage_rows, group_lines, specialists_sentences
+from kd_ray.report.specialists import coverage_rows, specialists_sentences
 from kd_ray.report.summary import Summary
-from kd_ray.result import read_result
+from kd_ray.result import CLASS_GROUPS, Result, read_result
 from kd_ray.runs import Finished, Task, perform_all, result_model
-from kd_ray.runs.combine import joint_logits, open_joint
+from kd_ray.runs.combine import open_joint
 from kd_ray.runs.folder import read_run
+from kd_ray.runs.group_classes import group_lines
 from kd_ray.runs.inputs import Inputs
 from kd_ray.training.progress import Epoch
 from kd_ray.training.saved_model import load_model
@@ -103,14 +104,15 @@ def test_specialists_as_they_start_leave_every_row_as_the_generalist_has_it(
 ):
     folder = Path(shutil.copytree(finished / "tiny", tmp_path / "run"))
     task = the("combine", folder)
-    joint, _ = open_joint(task, task.read_recipe(), ALONE, Inputs())
+    joint, _ = open_joint(task, ALONE.device, Inputs())
     generalist = load_model(result_model(folder / "teacher/member-00"), torch.device("cpu"))
     for saved in joint.specialists:  # as before training, and before the correction
         saved.model.network.load_state_dict(generalist.model.state_dict())  # type: ignore[union-attr]
         saved.model.correction.zero_()  # type: ignore[operator, union-attr]
     source = joint.source.test
     shard = next(s for s in shards(joint.source.manifest.plan) if s.split == "test")
-    logits, _ = joint_logits(joint, shard)
+    images = joint.rows[shard.split].rendered(torch.arange(shard.start, shard.stop)).images
+    logits, _ = joint.logits(shard, images)
     before = source.logits[shard.start : shard.stop, 0].softmax(dim=2)
     torch.testing.assert_close(logits.softmax(dim=2), before, atol=2e-3, rtol=0.0)  # float16
 
@@ -121,7 +123,7 @@ def test_training_stopped_after_every_epoch_gives_the_weights_of_one_that_was_no
 ):
     whole, broken = the(stage, finished / "tiny"), the(stage, copied / "tiny")
     shutil.rmtree(broken.folder)
-    assert perform_in_pieces(broken)["resumed_from"] == 2
+    assert perform_in_pieces(broken).resumed_from == 2
     assert weights_sha256(whole.folder) == weights_sha256(broken.folder)
 
 
@@ -139,7 +141,7 @@ def test_a_joint_set_that_was_broken_off_goes_on_at_the_first_missing_file(
     assert ours is not None
     assert theirs is not None
     assert ours.sha256 == theirs.sha256
-    assert ours["coverage"] == theirs["coverage"]
+    assert ours.details["coverage"] == theirs.details["coverage"]
 
 
 def test_a_run_left_in_the_middle_of_a_specialist_goes_on_there(copied: Path, finished: Path):
@@ -189,16 +191,17 @@ def test_without_specialists_a_recipe_has_the_tasks_it_always_had(tmp_path: Path
 def test_the_results_figures_add_up(finished: Path):
     result = read_result(finished / "tiny" / JOINT)
     assert result is not None
+    details = result.details
     rows, before, after = (
-        sum(line[key] for line in result["coverage"])
+        sum(line[key] for line in details["coverage"])
         for key in ("rows", "correct_before", "correct_after")
     )
-    assert rows == result["generalist"]["rows"]
-    assert rows - before == result["generalist"]["errors"]
-    assert rows - after == result["combined"]["errors"]
-    assert sum(map(sum, result["confusion_before"])) == result["generalist"]["errors"]
-    assert sum(map(sum, result["confusion_after"])) == result["combined"]["errors"]
-    assert result["gradient"] < 1e-4
+    assert rows == details["generalist"]["rows"]
+    assert rows - before == details["generalist"]["errors"]
+    assert rows - after == details["combined"]["errors"]
+    assert sum(map(sum, details["confusion_before"])) == details["generalist"]["errors"]
+    assert sum(map(sum, details["confusion_after"])) == details["combined"]["errors"]
+    assert details["gradient"] < 1e-4
     assert coverage_rows(result)[-1]["images"] == "451"
 
 
@@ -206,8 +209,10 @@ def test_the_command_prints_groups_with_names_and_the_table_of_coverage(copied: 
     recipe = tiny_file(copied, *OVERRIDES)
     answer = CliRunner().invoke(app, ["specialize", str(recipe), "--local", "--runs", str(copied)])
     assert answer.exit_code == 0, answer.output
-    assert "clusters: was finished, 3 specialists of 4 classes" in answer.stdout
-    for line in group_lines(read_result(copied / "tiny/specialists/clusters") or {}):
+    assert "class groups: was finished, 3 specialists of 4 classes" in answer.stdout
+    groups = read_result(copied / "tiny/specialists/clusters")
+    assert groups is not None
+    for line in group_lines(groups):
         assert line in answer.stdout
     assert "relative change %" in answer.stdout
     assert "Specialists: the generalist's" in answer.stdout
@@ -215,16 +220,20 @@ def test_the_command_prints_groups_with_names_and_the_table_of_coverage(copied: 
 
 
 def test_group_lines_name_classes_and_overlaps():
-    lines = list(
-        group_lines(
-            {
-                "class_names": ["ant", "bee", "cat", "dog"],
-                "of_class": [0, 0, 1, 1],
-                "special": [[0, 1], [1, 2, 3]],
-            }
-        )
+    result = Result(
+        stage="cluster",
+        kind=CLASS_GROUPS,
+        name="tiny",
+        title="class groups",
+        metrics={},
+        seconds=0.1,
+        **{
+            "class_names": ["ant", "bee", "cat", "dog"],
+            "of_class": [0, 0, 1, 1],
+            "special": [[0, 1], [1, 2, 3]],
+        },
     )
-    assert lines == [
+    assert list(group_lines(result)) == [
         "specialist 0: 2 classes (its group): ant bee",
         "  shares 1 with 1 (bee)",
         "specialist 1: 3 classes (2 of its group's 2, 1 others): bee cat dog",
@@ -250,13 +259,13 @@ def test_a_specialist_is_inspected_and_evaluated_as_what_it_is(finished: Path):
     assert result is not None
     title, facts = inspect(folder)
     assert title.startswith("specialist ")
-    assert facts["special classes"].startswith(", ".join(result["classes"]))
+    assert facts["special classes"].startswith(", ".join(result.details["classes"]))
     assert evaluate_checkpoint(folder)["accuracy"] == result.metrics["accuracy"]
 
 
 def test_groups_are_inspected_with_their_classes(finished: Path):
     title, facts = inspect(finished / "tiny/specialists/clusters")
-    assert title.startswith("clusters ")
+    assert title.startswith("class groups ")
     assert "; shares " in facts["specialist 2"]
 
 
@@ -269,7 +278,7 @@ def test_the_joint_set_is_inspected_as_one_teachers(finished: Path):
 
 
 def test_what_is_no_model_is_not_evaluated_and_a_joint_set_is_not_audited(finished: Path):
-    with pytest.raises(CheckpointError, match="but is that of the clusters; name another"):
+    with pytest.raises(CheckpointError, match="but is that of the class groups; name another"):
         evaluate_checkpoint(finished / "tiny/specialists/clusters")
     with pytest.raises(ConfigError, match="audit the transfer set that it was made from"):
         audit_transfer_set(finished / "tiny" / JOINT)

@@ -1,5 +1,4 @@
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from kd_ray.runs.labelling import label
+from ray import cloudpickle
 from tiny import (
     ALONE,
     perform,
@@ -20,9 +19,10 @@ from tiny import (
 
 from kd_ray.errors import CheckpointError, StorageError, TransferSetError
 from kd_ray.files import TEMPORARY, locked, remove_drafts
-from kd_ray.result import RESULT, read_result
+from kd_ray.result import RESULT, Result, read_result
 from kd_ray.runs import Event, Finished, Started, Task, finished_result, perform_all, result_model
 from kd_ray.runs import label as label_module
+from kd_ray.runs.label import write_shards
 from kd_ray.training.checkpoint import epochs_in, read_meta
 from kd_ray.training.progress import Epoch
 from kd_ray.training.workers import together
@@ -59,7 +59,7 @@ def by_stage(todo: list[Task]) -> dict[str, Task]:
     return {task.stage.name: task for task in todo}
 
 
-def result_of(task: Task) -> dict[str, Any]:
+def result_of(task: Task) -> Result:
     result = read_result(task.folder)
     assert result is not None
     return result
@@ -98,7 +98,7 @@ def test_training_stopped_after_every_epoch_gives_the_weights_of_one_that_was_no
         assert without_time(ours.history) == without_time(theirs.history)
         assert len(ours.history) == 4
         for key in ("metrics", "checkpoint", "weights_sha256", "identity", "parents"):
-            assert ours[key] == theirs[key]
+            assert getattr(ours, key) == getattr(theirs, key)
 
 
 def test_training_that_keeps_the_best_epoch_ends_with_its_weights(tmp_path: Path):
@@ -141,7 +141,7 @@ def test_perform_all_tells_of_each_task_in_order(finished: Path, tmp_path: Path)
         assert isinstance(events[0], Started)
         assert events[0].done == 0
         assert isinstance(events[-1], Finished)
-        assert not events[-1].found
+        assert not events[-1].existed
         if title != "transfer set":
             assert [e.number for e in events if isinstance(e, Epoch)] == [1, 2]
 
@@ -159,12 +159,12 @@ def test_perform_all_in_two_folders_makes_the_same_bytes(finished: Path, tmp_pat
 def test_result_holds_figures_origin_and_recipe(finished: Path):
     stages = by_stage(tasks(tiny_recipe(), finished))
     teacher, labelled, student = (result_of(stages[s]) for s in ("teach", "label", "distill"))
-    assert teacher["metrics"].keys() >= {"accuracy", "errors", "loss"}
-    assert student["metrics"].keys() >= {"accuracy", "agreement", "divergence"}
-    assert labelled["parents"]["teacher-00"] == teacher["weights_sha256"]
-    assert labelled["parents"]["dataset"] == teacher["parents"]["dataset"]
-    assert student["parents"]["transfer_set"] == labelled["sha256"]
-    assert teacher["parameters"] > student["parameters"] > 0
+    assert teacher.metrics.keys() >= {"accuracy", "errors", "loss"}
+    assert student.metrics.keys() >= {"accuracy", "agreement", "divergence"}
+    assert labelled.parents["teacher-00"] == teacher.weights_sha256
+    assert labelled.parents["dataset"] == teacher.parents["dataset"]
+    assert student.parents["transfer_set"] == labelled.sha256
+    assert teacher.parameters > student.parameters > 0
     for result in (teacher, labelled, student):
         assert result.status == "finished"
         assert result.recipe["name"] == "tiny"
@@ -213,7 +213,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("stage", "override", "key"), OTHERS)
-def test_found_result_refuses_what_another_recipe_made_and_names_the_key(
+def test_finished_result_refuses_what_another_recipe_made_and_names_the_key(
     finished: Path, stage: str, override: str, key: str
 ):
     task = by_stage(tasks(tiny_recipe(override), finished))[stage]
@@ -246,7 +246,7 @@ def test_training_of_another_recipe_does_not_go_on_from_an_unfinished_one(
         ("distill", "student.baselines=[]"),
     ],
 )
-def test_found_result_takes_what_a_change_elsewhere_does_not_concern(
+def test_finished_result_takes_what_a_change_elsewhere_does_not_concern(
     finished: Path, stage: str, override: str
 ):
     (task,) = [t for t in tasks(tiny_recipe(), finished) if t.title == TITLES[stage]]
@@ -261,7 +261,7 @@ TITLES = {
 }
 
 
-def test_found_result_of_an_empty_folder_is_none(tmp_path: Path):
+def test_finished_result_of_an_empty_folder_is_none(tmp_path: Path):
     assert [finished_result(task) for task in tasks(tiny_recipe(), tmp_path)] == [None] * 4
 
 
@@ -326,7 +326,7 @@ def test_labelling_goes_on_where_it_was_closed(finished: Path, copied: Path):
     events.close()  # type: ignore[attr-defined]
     assert len(list(task.folder.glob("*.parquet"))) == 2
     assert finished_result(task) is None
-    done = [getattr(event, "found", None) for _, event in perform([task])]
+    done = [getattr(event, "existed", None) for _, event in perform([task])]
     assert done[:4] == [None, True, True, False]
     original = by_stage(tasks(tiny_recipe(), finished))["label"]
     assert result_of(task).sha256 == result_of(original).sha256
@@ -381,11 +381,17 @@ def test_an_artefact_has_one_writer_and_those_beside_it_have_theirs(
     perform([first])
 
 
-def test_a_task_is_plain_data_that_json_can_carry(tmp_path: Path):
-    for task in tasks(tiny_recipe("data.validation=10"), tmp_path):
-        again = Task(**json.loads(json.dumps(vars(task))))
-        assert again == task
-        assert again.read_recipe() == task.read_recipe()
+def test_a_task_is_sent_as_bytes_and_performed_to_the_same_end(finished: Path, tmp_path: Path):
+    todo = tasks(tiny_recipe(), tmp_path)
+    sent = [cloudpickle.loads(cloudpickle.dumps(task)) for task in todo]
+    for task, again in zip(todo, sent, strict=True):
+        assert again.recipe == task.recipe
+        assert again.stage.name == task.stage.name
+        assert (again.title, again.folder) == (task.title, task.folder)
+    perform(sent)
+    for task, theirs in zip(todo, tasks(tiny_recipe(), finished), strict=True):
+        assert finished_result(task) is not None
+        assert result_of(task).fingerprint == result_of(theirs).fingerprint
 
 
 def test_no_worker_writes_a_shard_before_the_first_has_removed_old_drafts(
@@ -409,7 +415,7 @@ def test_no_worker_writes_a_shard_before_the_first_has_removed_old_drafts(
 
     monkeypatch.setattr(label_module, "together", noted_together)
     monkeypatch.setattr(label_module, "remove_drafts", noted("drafts go", remove_drafts))
-    monkeypatch.setattr(label_module, "label", noted("shards come", label))
+    monkeypatch.setattr(label_module, "write_shards", noted("shards come", write_shards))
     todo = by_stage(tasks(tiny_recipe(), copied))["label"]
     shutil.rmtree(todo.folder)
     perform([todo])

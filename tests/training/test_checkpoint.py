@@ -11,19 +11,22 @@ from tiny import tiny_dataset, tiny_meta, tiny_model
 import kd_ray
 from kd_ray.config import Train
 from kd_ray.errors import CheckpointError
+from kd_ray.runs.fit import check_same
 from kd_ray.training.checkpoint import (
     META,
     OPTIMIZER,
     WEIGHTS,
     Meta,
-    check_same,
     epochs_in,
+    latest_checkpoint,
+    load_weights,
     read_meta,
     restore,
     retain,
     save,
 )
 from kd_ray.training.optimizer import make_optimizer, set_knobs
+from kd_ray.training.progress import Part, Training
 
 TABLE = {"name": "mlp", "hidden": [5], "dropout": [0.0, 0.0]}
 OPTIMIZERS = [
@@ -46,10 +49,16 @@ def steps(model: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) 
 
 
 def saved(folder: Path, options: Train = OPTIMIZERS[0], epoch: int = 1) -> Path:
-    model = tiny_model(seed=1)
-    optimizer = make_optimizer(model, options)
-    steps(model, optimizer, 3)
-    return save(folder, tiny_meta(tiny_dataset(), TABLE, epoch=epoch), model, optimizer)
+    training = new_training(options, seed=1, epoch=epoch)
+    steps(training.model, training.optimizer, 3)
+    return save(folder, tiny_meta(tiny_dataset(), TABLE), training)
+
+
+def new_training(
+    options: Train = OPTIMIZERS[0], seed: int = 0, epoch: int = 0, **fields: Any
+) -> Training:
+    model = tiny_model(seed)
+    return Training(model, make_optimizer(model, options), epoch, **fields)
 
 
 def identical(ours: Any, theirs: Any) -> bool:
@@ -65,14 +74,14 @@ def identical(ours: Any, theirs: Any) -> bool:
 
 @pytest.mark.parametrize("options", OPTIMIZERS)
 def test_restore_brings_weights_and_optimizer_back_bit_for_bit(tmp_path: Path, options: Train):
-    model = tiny_model(seed=1)
-    optimizer = make_optimizer(model, options)
+    training = new_training(options, seed=1, epoch=1)
+    model, optimizer = training.model, training.optimizer
     steps(model, optimizer, 3)
-    path = save(tmp_path, tiny_meta(tiny_dataset(), TABLE), model, optimizer)
+    path = save(tmp_path, tiny_meta(tiny_dataset(), TABLE), training)
 
-    again = tiny_model(seed=2)
-    fresh = make_optimizer(again, options)
-    restore(path, read_meta(path), again, fresh)
+    restored = new_training(options, seed=2)
+    again, fresh = restored.model, restored.optimizer
+    assert restore(path, restored) == read_meta(path)
     assert identical(dict(again.state_dict()), dict(model.state_dict()))
     assert all(value.isfinite().all() for value in model.state_dict().values())
     # Both go on alike, which needs the moments and the step counts.
@@ -91,22 +100,45 @@ def test_save_of_the_same_training_writes_the_same_bytes(tmp_path: Path):
 
 
 def test_read_meta_returns_what_was_saved_and_the_hashes_of_the_files(tmp_path: Path):
-    meta = tiny_meta(
+    about = tiny_meta(
         tiny_dataset(),
         TABLE,
         kind="student",
-        epoch=3,
         identity={"train.lr": 0.1, "data.classes": None},
         parents={"dataset": "d"},
-        progress={"best_epoch": 2, "best_accuracy": 0.1 + 0.2},
+    )
+    training = new_training(
+        epoch=3,
+        best_epoch=2,
+        best_accuracy=0.1 + 0.2,
         history=[{"epoch": 1, "train_loss": 1 / 3}],
     )
-    model = tiny_model()
-    path = save(tmp_path, meta, model, make_optimizer(model, OPTIMIZERS[0]))
-    found = read_meta(path)
-    assert found.model_copy(update={"files": {}, "versions": {}}) == meta
+    found = read_meta(save(tmp_path, about, training))
+    of_epoch = {
+        "epoch": 3,
+        "progress": {"best_epoch": 2, "best_accuracy": 0.1 + 0.2},
+        "history": training.history,
+    }
+    assert found.model_copy(update={"files": {}, "versions": {}}) == about.model_copy(
+        update=of_epoch
+    )
     assert set(found.files) == {WEIGHTS, OPTIMIZER}
     assert "torch" in found.versions
+
+
+@pytest.mark.parametrize("best", [{}, {"best_epoch": 2, "best_accuracy": 0.1 + 0.2}])
+@pytest.mark.parametrize("part", [None, Part(steps=3, sums=[0.1, 1 / 3], norms=[2.0])])
+def test_restore_brings_everything_back_that_one_epoch_hands_to_the_next(
+    tmp_path: Path, best: dict[str, Any], part: Part | None
+):
+    history = [{"epoch": 1, "train_loss": 1 / 3}]
+    training = new_training(epoch=3, history=history, part=part, **best)
+    path = save(tmp_path, tiny_meta(tiny_dataset(), TABLE), training)
+    assert latest_checkpoint(tmp_path) == path
+    restored = new_training(epoch=7, best_epoch=7, best_accuracy=0.9)
+    restore(path, restored)
+    for name in ("epoch", "best_epoch", "best_accuracy", "history", "part"):
+        assert getattr(restored, name) == getattr(training, name), name
 
 
 def flip_a_byte(file: Path) -> None:
@@ -130,15 +162,14 @@ def test_restore_refuses_a_damaged_file_by_name(
 ):
     path = saved(tmp_path)
     damage(path / name)
-    model = tiny_model()
     with pytest.raises(CheckpointError, match=name):
-        restore(path, read_meta(path), model, make_optimizer(model, OPTIMIZERS[0]))
+        restore(path, new_training())
 
 
 def test_restore_refuses_weights_of_another_architecture(tmp_path: Path):
     path = saved(tmp_path)
     with pytest.raises(CheckpointError, match="do not fit model 'mlp'"):
-        restore(path, read_meta(path), torch.nn.Linear(16, 3))
+        load_weights(path, read_meta(path), torch.nn.Linear(16, 3))
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_a_training_taken_away_in_an_epoch_ends_with_the_bits_of_one_that_was_no
     wanted, found = read_result(whole.folder), read_result(torn.folder)
     assert wanted is not None
     assert found is not None
-    assert without_time(found["history"]) == without_time(wanted["history"])
+    assert without_time(found.history) == without_time(wanted.history)
     assert not is_whole(torn.folder / UNDER_WAY)
 
 

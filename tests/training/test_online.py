@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import ALONE, perform, tasks, tiny_feed, tiny_model, tiny_recipe
 
-from kd_ray.config import Augment
+from kd_ray.config import Augment, StudentOptions
 from kd_ray.errors import ConfigError
 from kd_ray.runs import Finished, result_model
 from kd_ray.training.feed import TensorFeed
@@ -18,6 +18,10 @@ from kd_ray.training.student import StudentFeeds, held_out, rows_shown
 
 SHIFT = Augment(shift=1)
 TRAIN = tiny_recipe("train.epochs=3", "train.precision='fp32'").train
+
+
+def student(override: str) -> StudentOptions:
+    return tiny_recipe(f"student.{override}").student
 
 
 def taught(feed: TensorFeed, members: int = 2) -> TaughtFeed:
@@ -38,26 +42,27 @@ def test_taught_rows_carry_the_logits_of_their_own_pixels() -> None:
     assert not batch.teacher_logits.requires_grad
 
 
-def test_a_variant_of_some_views_shows_the_first_ones_in_turn() -> None:
+def test_a_student_of_some_views_shows_the_first_ones_in_turn() -> None:
     feed = tiny_feed(views=4, augment=SHIFT)
-    shown = rows_shown(feed, "views-2", TRAIN, (), ALONE)
+    shown = rows_shown(feed, student("views=2"), TRAIN, (), ALONE)
     order = torch.arange(24)
     for epoch in (1, 2, 3, 4, 5):
         of_set = feed.batch(order, slice(None), (epoch - 1) % 2 + 1)
-        of_variant = shown.batch(order, slice(None), epoch)
-        assert torch.equal(of_variant.images, of_set.images)
-        assert torch.equal(of_variant.teacher_logits, of_set.teacher_logits)
+        of_student = shown.batch(order, slice(None), epoch)
+        assert torch.equal(of_student.images, of_set.images)
+        assert torch.equal(of_student.teacher_logits, of_set.teacher_logits)
 
 
-def test_a_variant_of_more_views_than_are_stored_is_refused() -> None:
+def test_a_student_of_more_views_than_are_stored_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 4 views, but it has 2"):
-        rows_shown(tiny_feed(views=2, augment=SHIFT), "views-4", TRAIN, (), ALONE)
+        rows_shown(tiny_feed(views=2, augment=SHIFT), student("views=4"), TRAIN, (), ALONE)
 
 
 def test_online_views_are_those_of_a_set_with_one_for_each_epoch() -> None:
     feed = tiny_feed(views=3, augment=SHIFT)
     plain = replace(feed, views=1, logits=None)
-    shown = rows_shown(plain, "online", TRAIN, [tiny_model(0).eval()], ALONE)
+    online = student("teacher_in_every_step=true")
+    shown = rows_shown(plain, online, TRAIN, [tiny_model(0).eval()], ALONE)
     order = torch.arange(24)
     seen = []
     for epoch in (1, 2, 3):
@@ -89,7 +94,7 @@ def test_an_online_student_is_that_of_as_many_stored_views_as_it_has_epochs(tmp_
     for name, value in weights[0].items():
         # Another batch size sums in another order, in the teacher's forward pass.
         torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-4)
-    losses = [results[v]["history"][-1]["train_loss"] for v in ("online", "distilled")]
+    losses = [results[v].history[-1]["train_loss"] for v in ("online", "distilled")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 

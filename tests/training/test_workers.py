@@ -247,12 +247,12 @@ def test_perform_all_on_two_workers_makes_every_artefact_once(two: Two, tmp_path
         assert ours is not None
         assert shared is not None
         assert task.title in first["stages"]
-        assert ours.identity == shared["identity"]
+        assert ours.identity == shared.identity
         if task.stage.name not in ("teach", "distill"):
-            assert ours.metrics["rows"] == shared["metrics"]["rows"]
+            assert ours.metrics["rows"] == shared.metrics["rows"]
             continue
         # Dropout draws differ between one worker and two, so the figures are alike, not equal.
-        for one, both in zip(ours.history, shared["history"], strict=True):
+        for one, both in zip(ours.history, shared.history, strict=True):
             assert one["learning_rate"] == both["learning_rate"]
             assert one["train_loss"] == pytest.approx(both["train_loss"], rel=0.2)
     assert read_manifest(folder / "run" / "transfer_set").files
@@ -268,8 +268,10 @@ def test_two_workers_combine_specialists_to_the_bytes_that_one_makes(two: Two, t
     ours = read_result(combine.folder)
     assert ours is not None
     assert theirs is not None
-    for key in ("sha256", "parents", "coverage", "combined"):
-        assert ours[key] == theirs[key]
+    assert ours.sha256 == theirs.sha256
+    assert ours.parents == theirs.parents
+    for key in ("coverage", "combined"):
+        assert ours.details[key] == theirs.details[key]
 
 
 def test_perform_all_raises_on_both_workers_what_stops_the_first(two: Two):

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_recipe
+from tiny import result_at, tiny_recipe
 from tiny_sweep import BASE, RATE, TEST, T, command, entries, killed, refused, reports, search
 
 from kd_ray.config import Recipe, load_recipe
 from kd_ray.errors import CheckpointError, ConfigError, KdRayError
 from kd_ray.pipeline import run as run_pipeline
 from kd_ray.report.summary import Summary
-from kd_ray.result import read_result
+from kd_ray.result import Result
 from kd_ray.training.checkpoint import epoch_folder, read_meta
 from tuning import open_sweep, resume_trial, retrain_trial
 from tuning.outcome import Sweep, TrialRow, figure
@@ -35,11 +35,9 @@ def runs_of(found: Sweep) -> Path:
     return found.folder.parent.parent
 
 
-def student(found: Sweep, run: str, seed: int = 0, variant: str = "distilled") -> dict[str, Any]:
+def student(found: Sweep, run: str, seed: int = 0, variant: str = "distilled") -> Result:
     """The result of a student in a run folder beside the sweep's."""
-    result = read_result(runs_of(found) / run / "student" / variant / f"seed-{seed}")
-    assert result is not None
-    return result
+    return result_at(runs_of(found) / run / "student" / variant / f"seed-{seed}")
 
 
 def at_once(found: Sweep, trial: TrialRow, epochs: int, runs: Path, *overrides: str) -> Summary:
@@ -58,10 +56,9 @@ def at_once(found: Sweep, trial: TrialRow, epochs: int, runs: Path, *overrides: 
 def test_a_trial_is_what_distilling_with_its_settings_makes(found: Sweep, tmp_path: Path) -> None:
     best = found.front[0]
     at_once(found, best, 3, tmp_path, "student.baselines=[]")
-    alone = read_result(tmp_path / "tiny" / "student" / "distilled" / "seed-0")
-    assert alone is not None
-    assert found.best[0]["weights_sha256"] == [alone["weights_sha256"]]
-    assert found.best[0]["test"] == alone["metrics"]
+    alone = result_at(tmp_path / "tiny" / "student" / "distilled" / "seed-0")
+    assert found.best[0]["weights_sha256"] == [alone.weights_sha256]
+    assert found.best[0]["test"] == alone.metrics
 
 
 def test_a_resumed_trial_is_bit_for_bit_what_so_many_epochs_at_once_make(
@@ -74,13 +71,12 @@ def test_a_resumed_trial_is_bit_for_bit_what_so_many_epochs_at_once_make(
     assert "goes on after epoch 3 of 5" in answer.output
     assert f"In {runs_of(found) / name}" in answer.output
     at_once(found, best, LONGER, tmp_path, "student.baselines=[]")
-    alone = read_result(tmp_path / "tiny" / "student" / "distilled" / "seed-0")
-    assert alone is not None
+    alone = result_at(tmp_path / "tiny" / "student" / "distilled" / "seed-0")
     longer = student(found, name)
-    assert longer["weights_sha256"] == alone["weights_sha256"]
-    assert longer["metrics"] == alone["metrics"]
-    assert longer["metrics"]["rows"] == TEST
-    assert (longer["epochs"], longer["resumed_from"], len(longer["history"])) == (5, 3, 5)
+    assert longer.weights_sha256 == alone.weights_sha256
+    assert longer.metrics == alone.metrics
+    assert longer.metrics["rows"] == TEST
+    assert (longer.epochs, longer.resumed_from, len(longer.history)) == (5, 3, 5)
     assert not (runs_of(found) / name / "student" / "labels").exists()
 
 
@@ -89,13 +85,12 @@ def test_a_resumed_trial_names_the_sweep_the_trial_and_the_weights_it_comes_from
 ) -> None:
     resume_trial(found.folder, 4, trial=1, local=True)
     longer = student(found, "tiny-trial-1-4-epochs")
-    parents = longer["parents"]
+    parents = longer.parents
     assert parents["trial"] == "1"
     assert "tiny" in parents["sweep"]
     trial = found.folder / "trial-0001" / "student" / "distilled" / "seed-0"
-    assert parents["checkpoint"] == (read_result(trial) or {})["weights_sha256"]
-    transfer_set = read_result(found.folder.parent / "transfer_set") or {}
-    assert parents["transfer_set"] == transfer_set["sha256"]
+    assert parents["checkpoint"] == result_at(trial).weights_sha256
+    assert parents["transfer_set"] == result_at(found.folder.parent / "transfer_set").sha256
     checkpoint = runs_of(found) / "tiny-trial-1-4-epochs" / "student" / "distilled" / "seed-0"
     assert read_meta(epoch_folder(checkpoint, 4)).parents == parents
 
@@ -124,9 +119,9 @@ def test_a_resumed_trial_that_was_interrupted_goes_on_to_the_same(
     resume_trial(found.folder, 6, trial=2, local=True, runs=ours)
     resume_trial(found.folder, 6, trial=2, local=True, runs=tmp_path / "b")
     place = Path("tiny-trial-2-6-epochs/student/distilled/seed-0")
-    results = [read_result(tmp_path / name / place) or {} for name in ("a", "b")]
-    assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
-    assert results[0]["resumed_from"] == 5
+    results = [result_at(tmp_path / name / place) for name in ("a", "b")]
+    assert results[0].weights_sha256 == results[1].weights_sha256
+    assert results[0].resumed_from == 5
 
 
 def test_resuming_leaves_the_trial_and_the_sweep_as_they_were(found: Sweep) -> None:
@@ -145,7 +140,7 @@ def test_a_trial_that_is_still_running_can_be_resumed_with_all_its_seeds(runs: P
     assert len(row.seconds.values) == 2
     for seed in (3, 5):
         place = runs / "tiny-trial-1-4-epochs" / "student" / "distilled" / f"seed-{seed}"
-        assert (read_result(place) or {})["resumed_from"] == 2
+        assert result_at(place).resumed_from == 2
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
@@ -193,11 +188,10 @@ def test_a_retrained_trial_has_fresh_seeds_and_its_baselines(found: Sweep, tmp_p
     at_once(found, best, 3, tmp_path, "train.seeds=[4, 2]")
     for seed in (4, 2):
         for variant in ("distilled", "labels"):
-            alone = read_result(tmp_path / "tiny" / "student" / variant / f"seed-{seed}")
-            assert alone is not None
+            alone = result_at(tmp_path / "tiny" / "student" / variant / f"seed-{seed}")
             again = student(found, name, seed, variant)
-            assert again["weights_sha256"] == alone["weights_sha256"]
-            assert again["metrics"]["rows"] == TEST
+            assert again.weights_sha256 == alone.weights_sha256
+            assert again.metrics["rows"] == TEST
     assert "±" in answer.output
 
 

@@ -2,12 +2,12 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tiny import result_at
 from tiny_sweep import (
     GOOD,
     POOR,
@@ -170,19 +170,20 @@ def test_only_the_winner_has_met_the_test_split(mixed: tuple[Sweep, list[SweepEv
     assert entry["recipe"]["train"]["lr"] == WINNER[RATE]
     results = [json.loads(file.read_text()) for file in found.folder.rglob("seed-*/result.json")]
     assert len(results) == 2
-    assert all(result.metrics["rows"] == VALIDATION for result in results)
-    assert {result.weights_sha256 for result in results} > set(entry["weights_sha256"])
+    assert all(result["metrics"]["rows"] == VALIDATION for result in results)
+    assert {result["weights_sha256"] for result in results} > set(entry["weights_sha256"])
 
 
 def test_the_sweeps_result_says_what_came_of_it(mixed: tuple[Sweep, list[SweepEvent]]) -> None:
     found = mixed[0]
     result = json.loads((found.folder / "result.json").read_text())
-    assert result.status == "finished"
-    counts = {name: result.metrics[name] for name in ("trials", "finished", "stopped", "failed")}
+    assert result["status"] == "finished"
+    counts = {name: result["metrics"][name] for name in ("trials", "finished", "stopped", "failed")}
     assert counts == {"trials": 4, "finished": 2, "stopped": 1, "failed": 1}
-    assert result.metrics["best_accuracy"] == found.best[0]["test"]["accuracy"]
-    transfer_set = read_result(found.folder.parent / "transfer_set") or {}
-    assert result.parents["transfer_set"] == transfer_set["sha256"]
+    assert result["metrics"]["best_accuracy"] == found.best[0]["test"]["accuracy"]
+    assert (
+        result["parents"]["transfer_set"] == result_at(found.folder.parent / "transfer_set").sha256
+    )
 
 
 def test_a_sweep_may_search_how_to_go_on_from_a_student(runs: Path, tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_seeds_of_a_trial_count_by_their_mean(runs: Path) -> None:
     (trial,) = found.trials
     students = trial_folder(found.folder, 0) / "student" / "distilled"
     assert sorted(folder.name for folder in students.iterdir()) == ["seed-3", "seed-5"]
-    results: list[dict[str, Any]] = [read_result(students / f"seed-{n}") or {} for n in (3, 5)]
+    results = [result_at(students / f"seed-{n}") for n in (3, 5)]
     for name in ("accuracy", "loss", "divergence"):
         figures = [result.metrics[name] for result in results]
         assert figures[0] != figures[1]

@@ -2,11 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import ALONE
+from tiny import ALONE, result_at
 from tiny_sweep import swept_recipe
 
 from kd_ray.errors import TrainingError
-from kd_ray.result import read_result
 from kd_ray.runs import Started, Task, perform_all, perform_interleaved
 from kd_ray.training.progress import Epoch, Step
 from kd_ray.transfer_set import read_manifest
@@ -36,8 +35,7 @@ def test_students_abreast_are_never_an_epoch_apart_and_come_out_as_one_after_ano
     ordered = students_of(base, tmp_path / "ordered", "[0, 1, 2]")
     list(perform_all(ordered, ALONE))
     for one, other in zip(tasks, ordered, strict=True):
-        results = [read_result(task.folder) or {} for task in (one, other)]
-        assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
+        assert result_at(one.folder).weights_sha256 == result_at(other.folder).weights_sha256
 
 
 def test_students_abreast_go_on_with_the_one_that_is_behind(base: Path, tmp_path: Path) -> None:
