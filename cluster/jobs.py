@@ -7,6 +7,7 @@ the cluster's own.
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -18,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from cluster.server import answering, job_client
+from kd_ray.catalog import suggestion
 from kd_ray.config import Recipe
 from kd_ray.errors import ClusterError
 from kd_ray.on_ray.session import shipped_code
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobDetails
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 LIVE = ("PENDING", "RUNNING")
 RUN_KEY, RECIPE_FILE = "kd-ray run", "recipe.toml"
 PASSED_ON = ("KD_RAY_DATA",)
-"""Variables of the user's that a job gets: places, and never a secret."""
+"""Variables of the user's environment that a job gets: places, and never a secret."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ class Job:
     """A job as the server knows it.
 
     Attributes:
-        id: for `logs`, `stop` and `status`.
+        id: the job's name in `logs`, `stop` and `status`.
         status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
-        command: that it runs.
+        command: arguments of `kd-ray` that it runs with.
         run: folder of the run that it makes.
         message: what the server says about it.
         started: UNIX seconds, or None.
         ended: UNIX seconds, or None.
-        exit_code: of the command, or None.
+        exit_code: exit code of the command, or None.
     """
 
     id: str
@@ -57,7 +59,7 @@ class Job:
 
     @property
     def is_live(self) -> bool:
-        """Whether it is still to end."""
+        """Whether it has not ended yet."""
         return self.status in LIVE
 
 
@@ -65,10 +67,10 @@ def submit(dashboard: str, command: Sequence[str], run: str, recipe: Recipe | No
     """Submits a command.
 
     Args:
-        dashboard: URL of the cluster's.
+        dashboard: URL of the cluster's dashboard.
         command: arguments of `kd-ray`, in which `recipe.toml` is the recipe that travels.
-        run: absolute folder or URL of the run that it makes, its key.
-        recipe: what travels; None if the command needs none.
+        run: absolute folder or URL of the run that the command makes; a job is known by it.
+        recipe: the recipe that travels; None if the command needs none.
 
     Returns:
         The job as it was accepted.
@@ -76,18 +78,17 @@ def submit(dashboard: str, command: Sequence[str], run: str, recipe: Recipe | No
     Raises:
         ClusterError: a live job makes the same run, or the server does not take it.
     """
-    client = job_client(dashboard)
     earlier = [job for job in jobs(dashboard) if job.run == run]
     for job in earlier:
         if job.is_live:
             raise ClusterError(
                 f"{run}: one job at a time may make a run, but {job.id} is {job.status.lower()}; "
-                f"see it with `kd-ray cluster logs {job.id} --follow`, end it with `kd-ray cluster "
-                f"stop {job.id}`, or choose another name with --set name=..."
+                f"watch it with `kd-ray cluster logs {job.id} --follow`, end it with "
+                f"`kd-ray cluster stop {job.id}`, or choose another name with --set name=..."
             )
     number = 1 + max((_number(job.id) for job in earlier), default=0)
-    with _luggage(recipe) as folder, answering(dashboard), _accepted():
-        given = client.submit_job(
+    with _luggage(recipe) as folder, _asking(dashboard, "run a job") as client:
+        job_id = client.submit_job(
             entrypoint=shlex.join(["python", "-m", "kd_ray", *command]),
             submission_id=f"{run.rstrip('/').rpartition('/')[2]}-{number}",
             metadata={RUN_KEY: run},
@@ -99,7 +100,7 @@ def submit(dashboard: str, command: Sequence[str], run: str, recipe: Recipe | No
                 },
             },
         )
-    return status(dashboard, given)
+    return status(dashboard, job_id)
 
 
 def _number(job_id: str) -> int:
@@ -122,27 +123,30 @@ def _luggage(recipe: Recipe | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _accepted() -> Iterator[None]:
-    """Turns what a job server refuses into a `ClusterError`."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        raise ClusterError(
-            f"the job server: must do what it is asked, but answered: {lines[-1][:300]}; look at "
-            "`kd-ray cluster jobs`"
-        ) from error
+def _asking(dashboard: str, request: str) -> Iterator["JobSubmissionClient"]:
+    """The client of a job server, whose refusal becomes a `ClusterError`."""
+    client = job_client(dashboard)
+    with answering(dashboard):
+        try:
+            yield client
+        except (RuntimeError, ValueError) as error:
+            code = re.search(r"status code (\d+)", str(error))
+            reason = [line for line in str(error).splitlines() if line.strip()][-1][:300]
+            raise ClusterError(
+                f"{dashboard}: the job server answered {code[1] if code else 'no'} to the request "
+                f"to {request}: {reason}; look at `kd-ray cluster jobs`"
+            ) from error
 
 
 def jobs(dashboard: str) -> list[Job]:
-    """All jobs of this project's that a cluster has and had, the oldest first.
+    """All jobs of kd-ray that a cluster has and had, the oldest first.
 
     Raises:
         ClusterError: the server does not answer.
     """
-    with answering(dashboard), _accepted():
-        found = job_client(dashboard).list_jobs()
-    ours = [_job(details) for details in found if RUN_KEY in (details.metadata or {})]
+    with _asking(dashboard, "list jobs") as client:
+        listed = client.list_jobs()
+    ours = [_job(details) for details in listed if RUN_KEY in (details.metadata or {})]
     return sorted(ours, key=lambda job: job.started or 0.0)
 
 
@@ -152,11 +156,13 @@ def status(dashboard: str, job_id: str) -> Job:
     Raises:
         ClusterError: there is none of this id, or the server does not answer.
     """
-    for job in jobs(dashboard):
-        if job.id == job_id:
-            return job
-    known = ", ".join(job.id for job in jobs(dashboard)) or "none"
-    raise ClusterError(f"job {job_id!r}: must be one that was submitted, but known are: {known}")
+    known = {job.id: job for job in jobs(dashboard)}
+    if job_id not in known:
+        raise ClusterError(
+            f"job {job_id!r}: must be one that was submitted to {dashboard}; "
+            f"{suggestion(job_id, known) if known else 'there is none yet'}"
+        )
+    return known[job_id]
 
 
 def _job(details: "JobDetails") -> Job:
@@ -181,8 +187,8 @@ def logs(dashboard: str, job_id: str) -> str:
         ClusterError: see `status`.
     """
     status(dashboard, job_id)
-    with answering(dashboard), _accepted():
-        return job_client(dashboard).get_job_logs(job_id)
+    with _asking(dashboard, "show logs") as client:
+        return client.get_job_logs(job_id)
 
 
 def follow(dashboard: str, job_id: str) -> Iterator[str]:
@@ -192,8 +198,8 @@ def follow(dashboard: str, job_id: str) -> Iterator[str]:
         ClusterError: see `status`.
     """
     status(dashboard, job_id)
-    lines = job_client(dashboard).tail_job_logs(job_id)
-    with answering(dashboard), _accepted(), asyncio.Runner() as runner:
+    with _asking(dashboard, "follow logs") as client, asyncio.Runner() as runner:
+        lines = client.tail_job_logs(job_id)
         while True:
             try:
                 yield runner.run(_next(lines))
@@ -212,8 +218,8 @@ def stop(dashboard: str, job_id: str) -> Job:
         ClusterError: see `status`.
     """
     if status(dashboard, job_id).is_live:
-        with answering(dashboard), _accepted():
-            job_client(dashboard).stop_job(job_id)
+        with _asking(dashboard, "stop a job") as client:
+            client.stop_job(job_id)
         for _ in follow(dashboard, job_id):
             pass
     return status(dashboard, job_id)

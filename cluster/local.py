@@ -37,11 +37,11 @@ class LocalCluster:
     """A cluster on this machine.
 
     Attributes:
-        name: under which it is found again.
-        tag: in the environment of all its processes.
+        name: name by which commands know it.
+        tag: value in the environment of all its processes.
         address: HOST:PORT of the head, for `--address`.
         dashboard: URL of the dashboard and the job server.
-        nodes: how many were started.
+        nodes: how many nodes were started.
     """
 
     name: str
@@ -52,7 +52,7 @@ class LocalCluster:
 
     @property
     def folder(self) -> Path:
-        """Where its description, logs and Ray's files are."""
+        """The folder of its description, logs and Ray's files."""
         return cluster_folder(self.name)
 
     def is_up(self) -> bool:
@@ -66,26 +66,29 @@ def node_tag(number: int) -> str:
 
 
 def cluster_folder(name: str) -> Path:
-    """Where a cluster of this name lies; short, as paths of sockets may be.
+    """The folder of a cluster of this name; its path is short, as those of sockets must be.
 
     Raises:
-        ClusterError: the name is not one for a folder, or the place belongs to another user.
+        ClusterError: the name is no folder's, or the folder belongs to another user.
     """
     if not name or not all(c.isalnum() or c in "-_" for c in name) or len(name) > 24:
         raise ClusterError(
-            f"--name: must be at most 24 letters, digits, - and _, but got {name!r}; choose another"
+            f"--name: must be 1 to 24 letters, digits, - and _, but got {name!r}; choose another"
         )
     home = Path(tempfile.gettempdir()) / f"kd-ray-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
     if home.is_symlink() or home.stat().st_uid != os.getuid():
-        raise ClusterError(f"{home}: must belong to you, but does not; remove it, or set TMPDIR")
+        raise ClusterError(
+            f"{home}: must be a folder of yours, for the files of clusters, but is a link or "
+            "another user's; remove it, or set TMPDIR to another folder"
+        )
     return home / name
 
 
 def find(name: str = "local") -> LocalCluster | None:
     """The cluster of that name, if its head lives."""
-    found = _described(name)
-    return found if found is not None and found.is_up() else None
+    cluster = _described(name)
+    return cluster if cluster is not None and cluster.is_up() else None
 
 
 def _described(name: str) -> LocalCluster | None:
@@ -96,7 +99,7 @@ def _described(name: str) -> LocalCluster | None:
         return None
     except (ValueError, TypeError) as error:
         raise ClusterError(
-            f"{file}: must describe a cluster, but does not ({error}); remove its folder"
+            f"{file}: must describe a cluster, but cannot be read ({error}); remove its folder"
         ) from error
 
 
@@ -111,25 +114,24 @@ def up(
 
     Args:
         nodes: the head is one of them.
-        cpus: that each node counts as; by default the machine's, shared out.
-        gpus: likewise; they are but counted, so a machine without any can try what GPUs would do.
-        name: to have several.
+        cpus: CPUs that each node counts as; by default the machine's, shared out.
+        gpus: GPUs that each node counts as; none need to be there, so that a machine without GPUs
+            can try how work is placed on them.
+        name: name of the cluster, as there may be several.
         listener: called with a line for each thing that happens.
 
     Raises:
         ClusterError: there is one already, or it does not come up.
     """
-    if nodes < 1:
-        raise ClusterError(f"--nodes: must be at least 1, but got {nodes}; ask for one or more")
-    if min(cpus or 0, gpus or 0) < 0:
-        raise ClusterError("--cpus, --gpus: must not be negative; leave them out for what there is")
+    for option, value, least in (("--nodes", nodes, 1), ("--cpus", cpus, 0), ("--gpus", gpus, 0)):
+        if value is not None and value < least:
+            raise ClusterError(f"{option}: must be at least {least}, but got {value}")
     folder = cluster_folder(name)
     with locked(folder.parent, name=f".{name}.lock"):
         if (there := find(name)) is not None:
             raise ClusterError(
-                f"cluster {name!r}: must be started once, but is up at {there.address}; end it "
-                f"with `kd-ray cluster down{'' if name == 'local' else f' --name {name}'}`, "
-                "or choose another --name"
+                f"cluster {name!r}: is up already, at {there.address}; end it with `kd-ray cluster "
+                f"down{'' if name == 'local' else f' --name {name}'}`, or choose another --name"
             )
         _forget(name)
         folder.mkdir(mode=0o700)
@@ -145,17 +147,17 @@ def up(
         )
         write_json(folder / DESCRIPTION, asdict(cluster))
         each = cpus if cpus is not None else max(1, (os.cpu_count() or 1) // nodes)
-        machines = [
+        options = [
             # A folder for each, as on machines of their own: one clears what it no longer needs.
             NodeOptions(each, gpus, "127.0.0.1", folder / f"ray-{number}", STORE_BYTES)
             for number in range(nodes)
         ]
         try:
-            command = head_command(machines[0], port=port, dashboard_port=dashboard_port)
+            command = head_command(options[0], port=port, dashboard_port=dashboard_port)
             _launch(cluster, 0, command)
             _wait(cluster, 1, listener)
             for number in range(1, nodes):
-                _launch(cluster, number, join_command(machines[number], cluster.address))
+                _launch(cluster, number, join_command(options[number], cluster.address))
             _wait(cluster, nodes, listener)
         except BaseException:
             down(name)
@@ -169,14 +171,14 @@ def _launch(cluster: LocalCluster, number: int, command: list[str]) -> None:
 
 
 def log_file(cluster: LocalCluster, number: int) -> Path:
-    """What `ray start` of a node printed."""
+    """The file with what `ray start` of a node printed."""
     return cluster.folder / f"{node_tag(number)}.log"
 
 
 def _wait(cluster: LocalCluster, nodes: int, listener: Callable[[str], None]) -> None:
     """Asks until so many nodes are alive; a node whose process ends has failed."""
     deadline = time.monotonic() + READY_S
-    told = nodes - 1
+    shown = nodes - 1
     answer = "nothing yet"
     while True:
         try:
@@ -185,9 +187,9 @@ def _wait(cluster: LocalCluster, nodes: int, listener: Callable[[str], None]) ->
             answer = f"{alive} nodes alive"
         except ClusterError as error:
             alive, answer = 0, str(error)
-        for number in range(told + 1, alive + 1):
+        for number in range(shown + 1, alive + 1):
             listener(f"  node {number} of {cluster.nodes} is up")
-        told = max(told, alive)
+        shown = max(shown, alive)
         if alive >= nodes:
             return
         fallen = [n for n in range(nodes) if not tagged(cluster.tag, node_tag(n))]
@@ -195,10 +197,10 @@ def _wait(cluster: LocalCluster, nodes: int, listener: Callable[[str], None]) ->
             lines = log_file(cluster, fallen[0]).read_text(errors="replace").strip().splitlines()
             answer = lines[-1] if lines else "nothing"
         if fallen or time.monotonic() > deadline:
+            what = f"node {fallen[0]} ended" if fallen else f"{alive} were after {READY_S:.0f} s"
             raise ClusterError(
-                f"cluster {cluster.name!r}: {nodes} nodes must come up within {READY_S:.0f} s, but "
-                f"{f'node {fallen[0]} ended' if fallen else 'they did not'} (it said last: "
-                f"{answer}); try fewer nodes"
+                f"cluster {cluster.name!r}: {nodes} nodes must come up, but {what}; the last that "
+                f"was said: {answer}; look into {cluster.folder}, or try fewer nodes"
             )
         time.sleep(POLL_S)
 
@@ -207,7 +209,7 @@ def down(name: str = "local") -> LocalCluster | None:
     """Ends a cluster's own processes, and no others, and removes its folder.
 
     Returns:
-        What was ended; None if there was none.
+        The cluster that was ended; None if there was none.
     """
     cluster = _described(name)
     _forget(name)

@@ -21,12 +21,12 @@ NOTICE_S = 30
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """What a node offers.
+    """Options of a node.
 
     Attributes:
-        cpus: CPUs that it counts as; None for all of the machine.
-        gpus: likewise.
-        ip: own address, as other nodes see it; None for the one of the default route.
+        cpus: CPUs that the node counts as; None for all of the machine.
+        gpus: GPUs that the node counts as; None for all of the machine.
+        ip: the node's address, as other nodes see it; None for that of the default route.
         temporary: Ray's folder for sessions, logs and sockets; None for its own choice.
         store_bytes: shared memory for Ray's objects; None for 30 % of the memory.
     """
@@ -37,8 +37,8 @@ class NodeOptions:
     temporary: Path | None = None
     store_bytes: int | None = None
 
-    def options(self) -> list[str]:
-        """The same for `ray start`."""
+    def arguments(self) -> list[str]:
+        """Arguments of `ray start`."""
         given = {
             "num-cpus": self.cpus,
             "num-gpus": self.gpus,
@@ -50,13 +50,13 @@ class NodeOptions:
 
 
 def head_command(
-    machine: NodeOptions, *, port: int, dashboard_port: int, dashboard_host: str = "127.0.0.1"
+    options: NodeOptions, *, port: int, dashboard_port: int, dashboard_host: str = "127.0.0.1"
 ) -> list[str]:
-    """A head in the foreground; `ray start` exits by itself when its raylet dies.
+    """The command of a head in the foreground; `ray start` exits by itself when its raylet dies.
 
     Raises:
-        ClusterError: the dashboard and with it the job server, which run what they are sent, would
-            be open to other machines without a token.
+        ClusterError: the job server, which runs what it is sent, would be open to other machines
+            without a token.
     """
     if dashboard_host not in LOOPBACK and os.environ.get("RAY_AUTH_MODE", "token") != "token":
         raise ClusterError(
@@ -65,7 +65,7 @@ def head_command(
             f"{os.environ['RAY_AUTH_MODE']!r}; unset that, or leave the dashboard on 127.0.0.1"
         )
     return [
-        *_start(machine),
+        *_start(options),
         "--head",
         f"--port={port}",
         f"--dashboard-host={dashboard_host}",
@@ -75,16 +75,16 @@ def head_command(
     ]
 
 
-def join_command(machine: NodeOptions, address: str) -> list[str]:
-    """A node of the cluster whose head is at `address`, in the foreground."""
-    return [*_start(machine), f"--address={address}"]
+def join_command(options: NodeOptions, address: str) -> list[str]:
+    """The command of a node in the foreground that joins the cluster whose head is at `address`."""
+    return [*_start(options), f"--address={address}"]
 
 
-def _start(machine: NodeOptions) -> list[str]:
+def _start(options: NodeOptions) -> list[str]:
     free = ("dashboard-agent-listen-port", "metrics-export-port", "min-worker-port")
     return [
         *(program("ray"), "start", "--block", "--disable-usage-stats"),
-        *machine.options(),
+        *options.arguments(),
         *(f"--{name}=0" for name in (*free, "max-worker-port")),
     ]
 
@@ -114,10 +114,10 @@ def node_environment(tags: Mapping[str, str], notice_s: int = NOTICE_S) -> dict[
 
 
 def provide_token() -> str:
-    """Makes sure that there is a token to start a cluster with; says where it is.
+    """Makes sure that there is a token to start a cluster with, and returns where it is.
 
-    It is looked for where Ray looks: RAY_AUTH_TOKEN_PATH, RAY_AUTH_TOKEN, then the user's own file,
-    which is made if there is none.
+    Ray looks for it in RAY_AUTH_TOKEN_PATH, RAY_AUTH_TOKEN, then the user's own file, which is made
+    if there is none.
 
     Raises:
         ClusterError: RAY_AUTH_TOKEN_PATH names no readable file.
@@ -126,7 +126,8 @@ def provide_token() -> str:
         if not os.access(named, os.R_OK):
             raise ClusterError(
                 f"RAY_AUTH_TOKEN_PATH: must name a file with the cluster's token, but {named} "
-                "cannot be read; write one there, or unset it for a token of your own"
+                "cannot be read; write the token there, or unset the variable for a token of your "
+                "own"
             )
         return named
     if os.environ.get("RAY_AUTH_TOKEN"):

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from kd_ray.errors import ClusterError
 from kd_ray.on_ray import check_cluster
+from kd_ray.on_ray.private import LOG_NAMES, dashboard_lookup
 from kd_ray.on_ray.session import prepare_environment
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ class NodeState:
     """A node as the head knows it.
 
     Attributes:
-        ip: its address.
+        ip: the node's address.
         alive: whether it answers.
         is_head: whether it is the head.
-        resources: what it counts as, such as CPU and GPU.
-        why: of a dead one, what Ray knows about that.
+        resources: amounts of what the node has, such as CPU and GPU.
+        why: what Ray knows about the end of a dead node.
     """
 
     ip: str
@@ -54,25 +55,24 @@ def dashboard_of(address: str) -> str:
         check_dashboard(address)
         return address
     check_cluster(address)
-    from ray.dashboard.utils import get_address_for_submission_client
-
     with _without_environment("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         try:
-            found = get_address_for_submission_client(address)
+            found = dashboard_lookup()(address)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(
-                f"--address {address}: the cluster must have a dashboard, but none was found "
-                f"({_first_line(error)}); start its head with one, see `kd-ray cluster up --head`"
+                f"--address {address}: a Ray cluster answers there, but without a dashboard "
+                f"({_first_line(error)}), which runs its jobs; start its head with `kd-ray cluster "
+                "up --head`"
             ) from error
     check_dashboard(found)
     return found
 
 
 def check_dashboard(url: str) -> None:
-    """Refuses a URL where nothing listens; the client would wait for minutes.
+    """Refuses a URL where nothing listens, for which the client would wait for minutes.
 
     Raises:
-        ClusterError: as said.
+        ClusterError: nothing listens there.
     """
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -80,8 +80,8 @@ def check_dashboard(url: str) -> None:
         socket.create_connection((parts.hostname or "", port), timeout=CONNECT_S).close()
     except OSError as error:
         raise ClusterError(
-            f"--address {url}: a cluster's dashboard must answer there, but "
-            f"{error.strerror or error}; look with `kd-ray cluster status`, or start a cluster "
+            f"--address {url}: a cluster's dashboard must answer there, but: "
+            f"{error.strerror or error}; give the address of a cluster that is up, or start one "
             "with `kd-ray cluster up`"
         ) from error
 
@@ -96,8 +96,8 @@ def job_client(dashboard: str) -> "JobSubmissionClient":
     with answering(dashboard), _without_environment("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         from ray.job_submission import JobSubmissionClient
 
-        for name in ("dashboard_sdk", "job.sdk"):  # they tell of uploads and of ends of logs
-            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
+        for name in LOG_NAMES:
+            logging.getLogger(name).setLevel(logging.ERROR)
         return JobSubmissionClient(dashboard)
 
 
@@ -140,13 +140,13 @@ def answering(dashboard: str) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         raise ClusterError(
-            f"{dashboard}: the cluster wants a token, and the one here is not it or there is none; "
-            "put the cluster's into a file and name that in RAY_AUTH_TOKEN_PATH"
+            f"{dashboard}: the cluster wants a token, but yours is another one or missing; put the "
+            "cluster's token into a file and name that in RAY_AUTH_TOKEN_PATH"
         ) from error
     except (ConnectionError, RequestException, RayStateApiException, OSError) as error:
         raise ClusterError(
-            f"{dashboard}: a cluster's dashboard must answer there, but: {_first_line(error)}; "
-            "look with `kd-ray cluster status` whether it is up"
+            f"{dashboard}: the cluster's dashboard must answer there, but: {_first_line(error)}; "
+            "see with `kd-ray cluster status` whether the cluster is up"
         ) from error
 
 

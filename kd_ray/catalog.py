@@ -1,4 +1,4 @@
-"""Names to things: every name in a recipe is a key of a dict literal, and a call is checked first.
+"""Catalogues: every name in a recipe is a key of a dict literal, and a call is checked first.
 
 A catalogue is a plain mapping from a name to a function. The function's signature is the schema of
 the table that names it in a recipe, so an option is declared once, where it is used.
@@ -6,15 +6,19 @@ the table that names it in a recipe, so an option is declared once, where it is 
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, ValidationError, create_model
+from pydantic_core import ErrorDetails
 
 from kd_ray.errors import UnknownNameError
 
 T = TypeVar("T")
-STRICT = ConfigDict(strict=True)
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+# Where a value may be one of several types, pydantic adds each type to the place of its problem.
+TYPE_IN_PLACE = re.compile(r"bool|int|float|str|(constrained|function|list|literal|tuple)[-\[].*")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -56,25 +60,62 @@ def call_problems(
     """
     hidden = set(given)
     parameters = {
-        name: parameter
+        name: (
+            parameter.annotation,
+            ... if parameter.default is inspect.Parameter.empty else parameter.default,
+        )
         for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
         if name not in hidden
     }
-    problems = [
-        f"{where}.{key}: unknown key; {suggestion(key, parameters)}"
-        for key in options
-        if key not in parameters
-    ]
-    for name, parameter in parameters.items():
-        if name not in options:
-            if parameter.default is inspect.Parameter.empty:
-                problems.append(f"{where}.{name}: this key is required")
-            continue
-        adapter = TypeAdapter(parameter.annotation, config=STRICT)
-        try:
-            adapter.validate_python(options[name])
-        except ValidationError as error:
-            for detail in error.errors():
-                place = ".".join(str(part) for part in (where, name, *detail["loc"]))
-                problems.append(f"{place}: {detail['msg']}, but got {detail['input']!r}")
+    schema: Any = create_model("Options", __config__=STRICT, **parameters)  # type: ignore[call-overload]
+    try:
+        schema.model_validate(dict(options))
+    except ValidationError as error:
+        return value_problems(error, where, lambda path: [] if path else list(parameters))
+    return []
+
+
+def value_problems(
+    error: ValidationError, where: str, keys_at: Callable[[Sequence[str]], Iterable[str]]
+) -> list[str]:
+    """What pydantic finds wrong with a table, one sentence each: place, rule, value.
+
+    Args:
+        error: pydantic's error about the table.
+        where: dotted place of the table, empty for a whole recipe.
+        keys_at: known keys of the table at a path below this one.
+    """
+    places: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    # A misspelt key comes first: it explains why the right one is missing.
+    for detail in sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden"):
+        parts = [str(part) for part in detail["loc"]]
+        path = tuple(part for part in parts if not TYPE_IN_PLACE.fullmatch(part))
+        places.setdefault(path, []).append(detail)
+    problems = []
+    for path, details in places.items():
+        place = ".".join((where, *path) if where else path)
+        kind = details[0]["type"]
+        if kind == "extra_forbidden":
+            rule = f"unknown key; {suggestion(path[-1], keys_at(path[:-1]))}"
+        elif kind == "missing":
+            rule = "this key is required; add it"
+        else:
+            rule = _broken_rule(details)
+        problems.append(f"{place}: {rule}" if place else rule)
     return problems
+
+
+def _broken_rule(details: Sequence[ErrorDetails]) -> str:
+    """The rule that a value breaks, and the value; `details` has one for each type it may have."""
+    # That a value of the right type is too large says more than which types it is not of.
+    wrong_type = [d["type"].endswith("_type") or d["type"] == "literal_error" for d in details]
+    if not all(wrong_type):
+        details = [d for d, wrong in zip(details, wrong_type, strict=True) if not wrong]
+    texts = [d["msg"].removeprefix("Value error, ") for d in details]
+    texts = [text.partition(" after validation")[0] for text in texts]
+    first, *others = dict.fromkeys(text[0].lower() + text[1:] for text in texts)
+    rule = " or ".join([first, *(text.removeprefix("input should be ") for text in others)])
+    if "got" in rule or details[0]["type"] == "value_error":
+        return rule
+    value = repr(details[0]["input"])
+    return f"{rule}, but got {value if len(value) <= 60 else value[:57] + '...'}"

@@ -203,6 +203,13 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     )
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may run on; all of the machine's where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def this_process(resources: Resources) -> Worker:
     """The one worker of `--local`.
 
@@ -214,7 +221,7 @@ def this_process(resources: Resources) -> Worker:
             f"--local: is one worker in this process, but resources.workers is "
             f"{resources.workers}; leave --local out, or use --workers 1"
         )
-    available = len(os.sched_getaffinity(0))
+    available = usable_cpus()
     threads = available if resources.cpus_per_worker == "auto" else resources.cpus_per_worker
     if threads > available:
         raise ClusterError(

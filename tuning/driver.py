@@ -101,7 +101,7 @@ def sweep(
     folder = run / SWEEP
     transfer_set = transfer_set_folder(opened, run).absolute()
     manifest = read_manifest(transfer_set)
-    if not manifest.plan.splits["validation"].rows:
+    if not manifest.plan.splits["validation"].rows and not _holds_out(opened):
         raise ConfigError(_no_validation(f"{transfer_set} has none"))
     with locked(folder):
         remove_drafts(folder)
@@ -151,16 +151,23 @@ def check_sweep(recipe: Recipe) -> SweepOptions:
     problems = space_problems(recipe, [catalogue_problems])
     if problems:
         raise ConfigError(f"recipe {recipe.name}: " + "\n  ".join(problems))
-    if recipe.transfer_set.path is None and recipe.data.validation == 0:
+    rows = recipe.data.validation > 0 or _holds_out(recipe)
+    if recipe.transfer_set.path is None and not rows:
         raise ConfigError(f"recipe {recipe.name}: {_no_validation('data.validation is 0')}")
     checked_points(recipe)
     return recipe.sweep
 
 
+def _holds_out(recipe: Recipe) -> bool:
+    """Whether students keep some of the transfer set's training rows for validation."""
+    return bool(recipe.train.hold_out or (recipe.sweep and recipe.sweep.hold_out))
+
+
 def _no_validation(got: str) -> str:
     return (
         f"trials are compared by validation rows, but {got}; carve some from the training split "
-        "with data.validation, so that the test split is left for the winner"
+        "with data.validation, or hold some rows of the transfer set out with sweep.hold_out, so "
+        "that the test split is left for the winner"
     )
 
 
@@ -180,13 +187,14 @@ def _write_recipe(folder: Path, recipe: Recipe) -> None:
 def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """What determines the trials of a sweep: dotted key -> value."""
     assert recipe.sweep is not None
+    left_out = {"trials", "max_failures"}
+    if not recipe.sweep.hold_out:  # as it was before there was this key
+        left_out.add("hold_out")
     parts: dict[str, Any] = {
         "student.model": recipe.student.model.model_dump(mode="json"),
         "objective": recipe.objective.model_dump(mode="json"),
         "train": recipe.train.model_dump(mode="json", exclude={"seeds"}),
-        "sweep": recipe.sweep.model_dump(
-            mode="json", exclude={"trials", "max_failures"}, exclude_none=True
-        ),
+        "sweep": recipe.sweep.model_dump(mode="json", exclude=left_out, exclude_none=True),
         "transfer_set": manifest.sha256,
     }
     quantizer = quantizer_table(recipe)

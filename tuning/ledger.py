@@ -7,6 +7,7 @@ and the pruner have all they had learned. Ray Tune only runs what the ledger han
 
 import math
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from kd_ray.config import Recipe, SweepOptions
 from kd_ray.errors import ConfigError, StorageError
 from kd_ray.runs.fit import check_same
 from kd_ray.training.loop import derived_seed
+from tuning.private import begun_trial
 from tuning.space import Settings, checked_points, settings_of, suggested
 from tuning.study_file import StudyFile
 
@@ -136,18 +138,13 @@ class Ledger:
         Raises:
             StorageError: the study cannot be written.
         """
-        import optuna
-
         resumed = bool(self._begun)
         if not resumed and self.handed_out >= self.options.trials:
             return None
         with _stored(self.study.study_name), _quiet():
             # What is drawn depends on the trials so far, not on where a driver was killed.
             self.study.sampler = make_sampler(self.options, self.handed_out)
-            if resumed:
-                trial = optuna.Trial(self.study, self._begun.pop(0)._trial_id)
-            else:
-                trial = self.study.ask()
+            trial = begun_trial(self.study, self._begun.pop(0)) if resumed else self.study.ask()
             self._live[trial.number] = trial
             # Of a trial that was begun, this gives the parameters it had.
             parameters = suggested(self.options, trial)
@@ -280,7 +277,7 @@ def open_study(folder: Path) -> "Study":
 
 def _keep(study: "Study", file: StudyFile) -> None:
     """Lets a local copy of a study's file live as long as the study that reads it."""
-    study.__dict__["_kd_ray_file"] = file
+    weakref.finalize(study, lambda kept: None, file)
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from kd_ray.config import Recipe, SoftWeight, SweepOptions
 from kd_ray.errors import ConfigError, StorageError
 from kd_ray.files import committed_file, write_json
+from kd_ray.report.html import rendered
 from kd_ray.units import bytes_shown, count_shown
-from tuning.space import Settings, settings_of
+from tuning.space import Settings, names_shown, settings_of, shown
+from tuning.trial import COSTS
 from tuning.trials import State
 
 if TYPE_CHECKING:
@@ -113,11 +115,45 @@ class Sweep:
             )
         return self.trials[number]
 
+    def cells(self, trial: TrialRow) -> dict[str, str]:
+        """A trial as a line of a table: heading -> text."""
+        settings = shown(trial.settings, self.options)
+        cells = {"trial": str(trial.number), "state": trial.state}
+        cells |= {name: settings.get(name, "-") for name in names_shown(self.options)}
+        cells["epochs"] = str(trial.epochs) if trial.epochs else "-"
+        known = {**trial.metrics, **dict(zip(self.options.metrics, trial.values, strict=False))}
+        for name in self.options.metrics:
+            cells[metric_name(name)] = figure(name, known[name]) if name in known else "-"
+        cells["seconds"] = "-" if trial.seconds is None else f"{trial.seconds:,.1f}"
+        return cells
+
+    def best_rows(self) -> list[dict[str, str]]:
+        """The best trial, or the Pareto front; with the test split where it is known."""
+        tests = {entry["trial"]: entry["test"] for entry in self.best}
+        rows = []
+        for trial in self.front:
+            cells = self.cells(trial)
+            del cells["state"]
+            test = tests.get(trial.number, {})
+            accuracy, errors = test.get("accuracy"), test.get("errors")
+            cells["test accuracy %"] = "-" if accuracy is None else f"{100 * accuracy:.2f}"
+            cells["test errors"] = "-" if errors is None else f"{errors:,.1f}".removesuffix(".0")
+            rows.append(cells)
+        return rows
+
     def _repr_html_(self) -> str:
         """The best trials, for notebooks."""
-        from tuning.page import best_table
+        rows = self.best_rows()
+        return rendered("table", rows=rows, lines=[] if rows else ["No trial has finished."])
 
-        return best_table(self)
+
+def metric_name(metric: str) -> str:
+    """What a person calls a metric.
+
+    >>> metric_name("accuracy"), metric_name("packed_bytes")
+    ('validation accuracy', 'packed bytes')
+    """
+    return ("" if metric in COSTS else "validation ") + metric.replace("_", " ")
 
 
 def figure(metric: str, value: float) -> str:

@@ -256,6 +256,8 @@ def trial_recipe(recipe: Recipe, settings: Mapping[str, Any], rules: Any = ()) -
     assert recipe.sweep is not None
     table = recipe.model_dump(mode="json", exclude_none=True, exclude={"sweep"})
     table["train"]["seeds"] = list(recipe.sweep.seeds)
+    if recipe.sweep.hold_out and not recipe.data.validation:
+        table["train"]["hold_out"] = recipe.sweep.hold_out
     for key, value in settings.items():
         _set(table, key, value)
     return parse_recipe(table, recipe.name, rules)

@@ -35,7 +35,7 @@ app.add_typer(cluster)
 
 @app.callback(invoke_without_command=True)
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     """Distributed knowledge distillation on Ray."""
     if version:
@@ -48,7 +48,7 @@ def root(
 @app.command()
 @answered
 def quickstart(training: TrainingOptions) -> None:
-    """The whole path on real handwritten digits, on a CPU, in about a minute."""
+    """Run the whole path on real handwritten digits, on a CPU, in about a minute."""
     perform("quickstart", PLAIN_STAGES, training)
 
 
@@ -70,7 +70,7 @@ def _add_stage_command(name: str, stages: tuple[str, ...] | None, about: str) ->
 _add_stage_command(
     "run",
     None,
-    "Every stage of a recipe in order: teach, label, specialists if it has any, distill.",
+    "Run every stage of a recipe in order: teach, label, specialists if it has any, distill.",
 )
 _add_stage_command("teach", ("teach",), "Train the teacher (every member of the ensemble).")
 _add_stage_command("label", ("label",), "Write the teacher's logits into the transfer set.")
@@ -82,7 +82,8 @@ _add_stage_command(
 _add_stage_command(
     "specialize",
     SPECIAL_STAGES,
-    "Specialists for classes that the teacher confuses, and their student; with what they need.",
+    "Train specialists for classes that the teacher confuses, and their student; with what they "
+    "need.",
 )
 
 
@@ -105,10 +106,10 @@ def check(recipe: RecipeArgument, overrides: SetOption = None) -> None:
 @app.command()
 @answered
 def evaluate(
-    path: Annotated[str, typer.Argument(help="A checkpoint, or a finished training's folder.")],
+    path: Annotated[str, typer.Argument(help="Checkpoint, or folder of a finished training.")],
     data_root: DataOption = None,
 ) -> None:
-    """Figures of a checkpoint on its dataset's test split."""
+    """Evaluate a checkpoint on the test split of its dataset."""
     from rich.console import Console
 
     from kd_ray.artefacts import evaluate_checkpoint
@@ -123,17 +124,17 @@ def evaluate(
 def audit(
     transfer_set: Annotated[str, typer.Argument(help="Folder of a transfer set.")],
     run: Annotated[
-        str | None, typer.Option("--run", help="Run folder of its teachers, if not its parent.")
+        str | None, typer.Option(help="Run folder of its teachers; its parent folder by default.")
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", help="Sampled rows per split.")] = 1000,
-    every: Annotated[bool, typer.Option("--all", help="All rows instead of a sample.")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Of the sample.")] = 0,
+    rows: Annotated[int, typer.Option(help="Rows to compare in each split.")] = 1000,
+    every: Annotated[bool, typer.Option("--all", help="Compare all rows, not a sample.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed that chooses the rows.")] = 0,
     data_root: DataOption = None,
 ) -> None:
     """Re-run the teacher on sampled rows; exit 1 if a stored logit is not the teacher's."""
     from kd_ray.artefacts import audit_transfer_set
 
-    found = audit_transfer_set(
+    result = audit_transfer_set(
         transfer_set,
         run,
         root=str(data_root) if data_root else None,
@@ -141,15 +142,15 @@ def audit(
         seed=seed,
     )
     typer.echo(
-        f"{transfer_set}: {found.rows:,} rows compared with their teacher's logits, "
-        f"largest difference {found.largest_error:.2e}"
+        f"{transfer_set}: {result.rows:,} rows compared with their teacher's logits, "
+        f"largest difference {result.largest_error:.2e}"
     )
-    for what, wrong in (("logits", found.wrong_logits), ("label", found.wrong_labels)):
+    for what, wrong in (("logits", result.wrong_logits), ("label", result.wrong_labels)):
         for split, row in wrong[:10]:
             typer.echo(f"  {split} row {row}: the {what} stored there are not right")
         if len(wrong) > 10:
             typer.echo(f"  and {len(wrong) - 10} more rows with wrong {what}")
-    if not found.passed:
+    if not result.passed:
         raise typer.Exit(1)
     typer.echo("  every one is its teacher's, every label is the dataset's")
 
@@ -157,9 +158,9 @@ def audit(
 @app.command()
 @answered
 def inspect(
-    path: Annotated[str, typer.Argument(help="A run folder, checkpoint or transfer set.")],
+    path: Annotated[str, typer.Argument(help="Run folder, checkpoint or transfer set.")],
 ) -> None:
-    """Say what lies at a path."""
+    """Describe what lies at a path."""
     from rich.console import Console
 
     from kd_ray.artefacts import inspect as look
@@ -172,7 +173,7 @@ def inspect(
 @app.command()
 @answered
 def report(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
+    run: Annotated[str, typer.Argument(help="Run folder to report on.")],
 ) -> None:
     """Write report.html: the figures of a run and its curves, in one file."""
     from kd_ray.report.page import write_report

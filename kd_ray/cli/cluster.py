@@ -2,11 +2,13 @@
 
 import os
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
-from kd_ray.cli.options import AddressOption, answered
+from cluster.commands import COMMANDS
+from kd_ray.cli.options import INTERRUPTED, answered
 from kd_ray.cli.render import render
 
 cluster = typer.Typer(
@@ -17,67 +19,85 @@ cluster = typer.Typer(
 
 cluster.command("render")(render)
 
-NameOption = Annotated[str, typer.Option("--name", help="To have several on this machine.")]
-CpusOption = Annotated[int | None, typer.Option("--cpus", help="CPUs that a node counts as.")]
-GpusOption = Annotated[int | None, typer.Option("--gpus", help="GPUs that a node counts as.")]
-IpOption = Annotated[
-    str | None, typer.Option("--node-ip", help="Own address, as other machines see it.")
-]
-JobArgument = Annotated[str, typer.Argument(help="Of a job; `jobs` lists them.", metavar="ID")]
+NameOption = Annotated[str, typer.Option(help="Name of a cluster that runs on this machine.")]
+JobArgument = Annotated[str, typer.Argument(help="Job, as `jobs` lists them.", metavar="ID")]
 
 
-def dashboard_at(address: str | None, name: str = "local") -> str:
-    """The dashboard of the cluster that a command means: at an address, or the local one.
+@dataclass(frozen=True)
+class NodeChoice:
+    """The node that this machine becomes, or each of those that it becomes."""
 
-    Raises:
-        ClusterError: there is none.
-    """
-    from cluster.local import find
-    from cluster.server import dashboard_of
-    from kd_ray.errors import ClusterError
+    cpus: Annotated[int | None, typer.Option(help="CPUs that a node counts as having.")] = None
+    gpus: Annotated[int | None, typer.Option(help="GPUs that a node counts as having.")] = None
+    node_ip: Annotated[
+        str | None, typer.Option(help="Address of this machine, as other machines see it.")
+    ] = None
 
-    address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
-    if address:
-        return dashboard_of(address)
-    found = find(name)
-    if found is None:
-        raise ClusterError(
-            "--address: must be given, as no cluster is up on this machine; start one with "
-            "`kd-ray cluster up`, or give HOST:PORT of a head or http://HOST:PORT of its dashboard"
-        )
-    return found.dashboard
+
+@dataclass(frozen=True)
+class ClusterAddress:
+    """Which cluster a command speaks with: one at an address, or one on this machine."""
+
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Head of the cluster, or URL of its dashboard."),
+    ] = None
+    name: NameOption = "local"
+
+    def dashboard(self) -> str:
+        """The URL of its dashboard.
+
+        Raises:
+            ClusterError: there is no such cluster.
+        """
+        from cluster.local import find
+        from cluster.server import dashboard_of
+        from kd_ray.errors import ClusterError
+
+        api_server, head = map(os.environ.get, ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
+        if address := self.address or api_server or head:
+            return dashboard_of(address)
+        local = find(self.name)
+        if local is None:
+            raise ClusterError(
+                f"--address: no cluster {self.name!r} is up on this machine; start one with "
+                "`kd-ray cluster up`, or give HOST:PORT of a head or http://HOST:PORT of its "
+                "dashboard"
+            )
+        return local.dashboard
 
 
 @cluster.command()
 @answered
 def up(
-    nodes: Annotated[int, typer.Option("--nodes", help="Nodes, the head among them.")] = 2,
-    cpus: CpusOption = None,
-    gpus: GpusOption = None,
-    name: NameOption = "local",
+    nodes: Annotated[int, typer.Option(help="Number of nodes, the head among them.")] = 2,
     head: Annotated[
-        bool, typer.Option("--head", help="The head of real machines, in the foreground.")
+        bool, typer.Option("--head", help="Be the head of real machines, in the foreground.")
     ] = False,
-    port: Annotated[int, typer.Option("--port", help="Of a head.")] = 6379,
+    port: Annotated[int, typer.Option(help="Port that the head listens on, with --head.")] = 6379,
     dashboard_host: Annotated[
-        str, typer.Option("--dashboard-host", help="Where a head's dashboard listens.")
+        str, typer.Option(help="Address where the dashboard listens, with --head.")
     ] = "127.0.0.1",
-    dashboard_port: Annotated[int, typer.Option("--dashboard-port", help="Of a head.")] = 8265,
-    node_ip: IpOption = None,
+    dashboard_port: Annotated[int, typer.Option(help="Port of the dashboard, with --head.")] = 8265,
+    name: NameOption = "local",
+    *,
+    node: NodeChoice,
 ) -> None:
     """Start a cluster of several nodes on this machine; with --head, the head of real machines."""
     from cluster import local
     from cluster import nodes as ray_nodes
 
     if not head:
-        started = local.up(nodes, cpus=cpus, gpus=gpus, name=name, listener=typer.echo)
+        started = local.up(nodes, node.cpus, node.gpus, name, typer.echo)
         typer.echo(f"Up: --address {started.address}, dashboard {started.dashboard}")
         typer.echo(f"Logs in {started.folder}; end it with: kd-ray cluster down", nl=False)
         typer.echo("" if name == "local" else f" --name {name}")
         return
-    machine = ray_nodes.NodeOptions(cpus=cpus, gpus=gpus, ip=node_ip)
     command = ray_nodes.head_command(
-        machine, port=port, dashboard_port=dashboard_port, dashboard_host=dashboard_host
+        ray_nodes.NodeOptions(node.cpus, node.gpus, node.node_ip),
+        port=port,
+        dashboard_port=dashboard_port,
+        dashboard_host=dashboard_host,
     )
     typer.echo(f"The token that nodes and clients need: {ray_nodes.provide_token()}")
     become(command)
@@ -86,17 +106,19 @@ def up(
 @cluster.command()
 @answered
 def join(
-    address: Annotated[str, typer.Argument(help="HOST:PORT of the head.", metavar="ADDRESS")],
-    cpus: CpusOption = None,
-    gpus: GpusOption = None,
-    node_ip: IpOption = None,
+    address: Annotated[
+        str, typer.Argument(help="HOST:PORT of the cluster's head.", metavar="ADDRESS")
+    ],
+    *,
+    node: NodeChoice,
 ) -> None:
     """Make this machine a node of a cluster, in the foreground, for a supervisor to restart."""
     from cluster import nodes as ray_nodes
     from kd_ray.on_ray import check_cluster
 
     check_cluster(address)
-    become(ray_nodes.join_command(ray_nodes.NodeOptions(cpus=cpus, gpus=gpus, ip=node_ip), address))
+    options = ray_nodes.NodeOptions(node.cpus, node.gpus, node.node_ip)
+    become(ray_nodes.join_command(options, address))
 
 
 def become(command: list[str]) -> None:
@@ -125,50 +147,54 @@ def down(name: NameOption = "local") -> None:
 @cluster.command()
 @answered
 def status(
-    job: Annotated[str | None, typer.Argument(help="A job, instead.", metavar="ID")] = None,
-    address: AddressOption = None,
-    name: NameOption = "local",
+    job: Annotated[
+        str | None, typer.Argument(help="Job to show instead of the cluster.", metavar="ID")
+    ] = None,
+    *,
+    target: ClusterAddress,
 ) -> None:
-    """Nodes, resources and jobs of a cluster; or one job."""
+    """Show the nodes, resources and jobs of a cluster, or one job."""
     from rich.console import Console
 
     from cluster import jobs as job_server
     from cluster.server import node_states
     from kd_ray.cli.cluster_tables import job_facts, jobs_table, nodes_table
 
-    dashboard = dashboard_at(address, name)
+    dashboard = target.dashboard()
     if job is not None:
         Console().print(job_facts(job_server.status(dashboard, job)))
         return
     Console().print(nodes_table(dashboard, node_states(dashboard)))
-    if found := job_server.jobs(dashboard):
-        Console().print(jobs_table(found))
+    if jobs := job_server.jobs(dashboard):
+        Console().print(jobs_table(jobs))
 
 
 @cluster.command("jobs")
 @answered
-def list_jobs(address: AddressOption = None, name: NameOption = "local") -> None:
+def list_jobs(target: ClusterAddress) -> None:
     """List the jobs of a cluster."""
     from rich.console import Console
 
     from cluster import jobs as job_server
     from kd_ray.cli.cluster_tables import jobs_table
 
-    Console().print(jobs_table(job_server.jobs(dashboard_at(address, name))))
+    Console().print(jobs_table(job_server.jobs(target.dashboard())))
 
 
 @cluster.command()
 @answered
 def logs(
     job: JobArgument,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends.")] = False,
-    address: AddressOption = None,
-    name: NameOption = "local",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on printing until the job ends.")
+    ] = False,
+    *,
+    target: ClusterAddress,
 ) -> None:
     """Print what a job has printed."""
     from cluster import jobs as job_server
 
-    dashboard = dashboard_at(address, name)
+    dashboard = target.dashboard()
     parts = job_server.follow(dashboard, job) if follow else [job_server.logs(dashboard, job)]
     for part in parts:
         typer.echo(part, nl=False)
@@ -176,11 +202,11 @@ def logs(
 
 @cluster.command()
 @answered
-def stop(job: JobArgument, address: AddressOption = None, name: NameOption = "local") -> None:
+def stop(job: JobArgument, target: ClusterAddress) -> None:
     """Ask a job to end, and wait until it has; submitted again, it goes on."""
     from cluster import jobs as job_server
 
-    ended = job_server.stop(dashboard_at(address, name), job)
+    ended = job_server.stop(target.dashboard(), job)
     typer.echo(f"{ended.id}: {ended.status.lower()}")
 
 
@@ -190,21 +216,24 @@ def submit(
     context: typer.Context,
     command: Annotated[
         list[str],
-        typer.Argument(help="What would follow `kd-ray` here.", metavar="-- COMMAND"),
+        typer.Argument(
+            help=f"What would follow `kd-ray` here; it begins with {', '.join(COMMANDS)}.",
+            metavar="-- COMMAND",
+        ),
     ],
-    address: AddressOption = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Show its progress; exit with its exit code.")
+        bool, typer.Option("--wait", help="Show the job's progress, and exit with its exit code.")
     ] = False,
-    name: NameOption = "local",
+    *,
+    target: ClusterAddress,
 ) -> None:
-    """Run a command on a cluster: kd-ray cluster submit -- tune run mnist --trials 32."""
+    """Run a command on a cluster: kd-ray cluster submit -- tune run mnist-sweep --trials 32."""
     from cluster import jobs as job_server
     from kd_ray.cli.submitted import travelling
 
     root: Any = context.find_root().command
     luggage = travelling(root, command)
-    dashboard = dashboard_at(address, name)
+    dashboard = target.dashboard()
     job = job_server.submit(dashboard, luggage.command, luggage.run, luggage.recipe)
     typer.echo(f"{job.id}: submitted to {dashboard}; it writes {luggage.run}")
     if not wait:
@@ -219,7 +248,7 @@ def submit(
             f"kd-ray cluster stop {job.id}",
             err=True,
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     ended = job_server.status(dashboard, job.id)
     if ended.status != "SUCCEEDED":
         typer.echo(f"kd-ray: {ended.id}: {ended.status.lower()}: {ended.message}", err=True)

@@ -16,19 +16,20 @@ from kd_ray.errors import KdRayError
 
 INTERRUPTED = 130
 
-RecipeArgument = Annotated[str, typer.Argument(help="A .toml file, or a shipped recipe's name.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(help="Path of a .toml file, or the name of a shipped recipe.")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."
+    ),
 ]
 RunsOption = Annotated[
-    str, typer.Option("--runs", metavar="PLACE", help="Folder of run folders, or its URL.")
-]
-AddressOption = Annotated[
-    str | None, typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster to run on.")
+    str, typer.Option(metavar="PLACE", help="Folder of run folders, or its URL.")
 ]
 DataOption = Annotated[
-    Path | None, typer.Option("--data-root", help="Folder of the dataset's files.")
+    Path | None, typer.Option(help="Folder of the dataset's files; as in the recipe by default.")
 ]
 
 
@@ -45,10 +46,13 @@ class PlacementOptions:
     """The options of every command that trains."""
 
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Processes that train one model together.")
+        int | None, typer.Option(help="Processes that train one model together.")
     ] = None
-    address: AddressOption = None
-    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Ray cluster to run on; this machine by default."),
+    ] = None
+    local: Annotated[bool, typer.Option("--local", help="Use this process instead of Ray.")] = False
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Ray's own log lines.")] = False
 
     @property

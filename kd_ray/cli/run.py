@@ -1,5 +1,6 @@
 """Running stages with a display, and what is printed when they are done."""
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from kd_ray.cli.tables import closing_lines, closing_table, coverage_table
 from kd_ray.files import to_path
 from kd_ray.pipeline import open_recipe
 from kd_ray.pipeline import run as run_stages
+from kd_ray.report.summary import Summary
 
 
 def run_with_display(
@@ -33,9 +35,20 @@ def run_with_display(
         summary = run_stages(recipe, runs=runs, stages=stages, **where, listener=display.show)
     if summary.rows:
         console.print(closing_table(summary, console.width))
+    print_closing(console, summary, to_path(runs) / recipe.name)
+
+
+def print_closing(console: Console, summary: Summary, folder: Path) -> None:
+    """Prints what the tables of models do not say, and where everything lies.
+
+    Args:
+        console: to print on.
+        summary: of a run.
+        folder: of the run, as it was typed.
+    """
     covered = coverage_table(summary)
     if covered is not None:
         console.print(covered)
     for line in closing_lines(summary):
         console.print(line, highlight=False)
-    console.print(f"In {to_path(runs) / recipe.name}", highlight=False, markup=False)
+    console.print(f"In {folder}", highlight=False, markup=False)

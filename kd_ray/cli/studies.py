@@ -17,12 +17,14 @@ def exercises(
     recipe: RecipeArgument = "svhn-q3",
     temperatures: Annotated[
         str,
-        typer.Option("--temperatures", help="Temperatures of the soft terms, separated by commas."),
+        typer.Option(
+            "--temperatures", help="Temperatures T of the soft terms, with commas between."
+        ),
     ] = "1,2,4,8,15,20",
     *,
     training: TrainingOptions,
 ) -> None:
-    """Four objectives over temperatures from one teacher: labels, soft targets, both, a control."""
+    """Compare labels, soft targets, both and a control over temperatures, from one teacher."""
     from kd_ray.files import to_path
     from kd_ray.pipeline import open_recipe
     from kd_ray.studies.exercises import exercises_study
@@ -38,12 +40,12 @@ def views(
     recipe: RecipeArgument = "mnist-views",
     numbers: Annotated[
         str,
-        typer.Option("--views", help="Numbers of stored views to compare, separated by commas."),
+        typer.Option("--views", help="Numbers of stored views to compare, with commas between."),
     ] = "1,2,4,8,16",
     *,
     training: TrainingOptions,
 ) -> None:
-    """Accuracy over stored views, beside a teacher that is run in every step on new views."""
+    """Compare numbers of stored views with a teacher that is run in every step on new ones."""
     from kd_ray.files import to_path
     from kd_ray.pipeline import open_recipe
     from kd_ray.studies.views import views_study
@@ -57,20 +59,19 @@ def views(
 
 @answered
 def reproduce(
-    name: Annotated[str, typer.Argument(help="The dataset of the experiments: mnist.")] = "mnist",
+    name: Annotated[str, typer.Argument(help="Dataset of the experiments: mnist.")] = "mnist",
     quick: Annotated[
-        bool, typer.Option("--quick", help="Shorter trainings and fewer seeds: 25 minutes at most.")
+        bool,
+        typer.Option("--quick", help="Train for less time with fewer seeds: 25 minutes at most."),
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            "--only", metavar="NAME", help="Perform this experiment alone; may be repeated."
-        ),
+        typer.Option("--only", metavar="NAME", help="Run this experiment alone; may be repeated."),
     ] = None,
     *,
     training: TrainingOptions,
 ) -> None:
-    """The paper's experiments from shared artefacts, beside the paper's own figures."""
+    """Run the paper's experiments from shared artefacts, and show the paper's figures beside."""
     from kd_ray.studies.paper import reproduction, scale_of
 
     scale = scale_of(name, quick=quick)
@@ -95,7 +96,8 @@ def study_with_display(study: "Study", runs: str) -> None:
     from rich.console import Console
 
     from kd_ray.cli.display import Display
-    from kd_ray.cli.tables import closing_lines, coverage_table, fitting_table
+    from kd_ray.cli.run import print_closing
+    from kd_ray.cli.tables import fitting_table
     from kd_ray.errors import KdRayError
     from kd_ray.files import to_path
     from kd_ray.studies.study import PartBegins
@@ -120,13 +122,7 @@ def study_with_display(study: "Study", runs: str) -> None:
     for path in answer.files:
         console.print(f"{folder / path.name}: written", highlight=False)
     if len(study.parts) == 1:
-        summary = study.parts[0].summary
-        covered = coverage_table(summary)
-        if covered is not None:
-            console.print(covered)
-        for line in closing_lines(summary):
-            console.print(line, highlight=False)
-        console.print(f"In {folder}", highlight=False, markup=False)
+        print_closing(console, study.parts[0].summary, folder)
     if study.failures:
         named = "; ".join(
             f"{failure.part} (of {', '.join(failure.questions) or 'all experiments'}): "

@@ -8,7 +8,6 @@ from rich.console import Console
 from kd_ray.cli.display import Display
 from kd_ray.cli.sweep_display import SweepDisplay
 from kd_ray.cli.tables import closing_lines, closing_table, facts, fitting_table
-from kd_ray.cli.wording import duration
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 from kd_ray.pipeline import open_recipe
@@ -16,8 +15,8 @@ from kd_ray.report.summary import Summary
 from kd_ray.runs import Event, Task
 from tuning.carry_on import chosen
 from tuning.driver import check_sweep, open_sweep, sweep
-from tuning.outcome import BEST, PAGE, TRIALS, Sweep, TrialRow, figure
-from tuning.space import names_shown, shown
+from tuning.outcome import BEST, PAGE, TRIALS, Sweep
+from tuning.space import names_shown
 
 Listener = Callable[[Task, Event], None]
 
@@ -35,6 +34,12 @@ def sweep_with_display(
     console = Console()
     recipe = open_recipe(source, overrides)
     options = check_sweep(recipe)
+    if options.hold_out and not recipe.data.validation:
+        console.print(
+            f"Trials are compared by {options.hold_out:.0%} of the transfer set's training rows, "
+            "on which none of them is trained.",
+            highlight=False,
+        )
     with Display(console) as stages, SweepDisplay(console, options) as trials:
         found = sweep(
             recipe,
@@ -59,7 +64,7 @@ def sweep_with_display(
 def show_trials(path: str) -> None:
     """Prints every trial of a sweep."""
     found = open_sweep(path)
-    rows = [_cells(found, trial) for trial in found.trials]
+    rows = [found.cells(trial) for trial in found.trials]
     console = Console()
     if not rows:
         console.print(f"{path}: no trial has been begun", highlight=False, markup=False)
@@ -136,7 +141,7 @@ def _print_best(console: Console, found: Sweep) -> None:
     rows = []
     for trial in found.front:
         test = tests.get(trial.number)
-        cells = _cells(found, trial)
+        cells = found.cells(trial)
         del cells["state"], cells["seconds"]
         if test is not None:
             cells["test %"] = f"{100 * test['accuracy']:.2f}"
@@ -150,16 +155,3 @@ def _print_table(console: Console, found: Sweep, what: str, rows: list[dict[str,
     leaving = ["seconds", "epochs", *reversed(names_shown(found.options))]
     title = f"{found.recipe.name}: {what}"
     console.print(fitting_table(title, rows, console.width, leaving))
-
-
-def _cells(found: Sweep, trial: TrialRow) -> dict[str, str]:
-    """Heading -> text."""
-    settings = shown(trial.settings, found.options)
-    cells = {"trial": str(trial.number), "state": trial.state}
-    cells |= {name: settings.get(name, "-") for name in names_shown(found.options)}
-    cells["epochs"] = str(trial.epochs) if trial.epochs else "-"
-    for metric in found.options.metrics:
-        value = trial.metrics.get(metric)
-        cells[metric] = "-" if value is None else figure(metric, value)
-    cells["seconds"] = duration(trial.seconds)
-    return cells

@@ -16,12 +16,11 @@ SweepArgument = Annotated[
     str, typer.Argument(help="Run folder of a sweep, or its URL.", metavar="SWEEP")
 ]
 TrialOption = Annotated[
-    int | None, typer.Option("--trial", help="Number of the trial; the best one by default.")
+    int | None, typer.Option(help="Number of the trial; the best one by default.")
 ]
 HomeOption = Annotated[
     str | None,
     typer.Option(
-        "--runs",
         metavar="PLACE",
         help="Folder of run folders, or its URL; the one that the sweep lies in by default.",
     ),
@@ -33,7 +32,7 @@ HomeOption = Annotated[
 def run_sweep(
     recipe: RecipeArgument,
     trials: Annotated[
-        int | None, typer.Option("--trials", help="Trials in all, as sweep.trials of the recipe.")
+        int | None, typer.Option(help="Trials in all, as sweep.trials of the recipe.")
     ] = None,
     *,
     training: TrainingOptions,
@@ -67,9 +66,7 @@ def best(sweep: SweepArgument) -> None:
 @answered
 def resume(
     sweep: SweepArgument,
-    epochs: Annotated[
-        int, typer.Option("--epochs", help="Epochs in all, those that the trial has included.")
-    ],
+    epochs: Annotated[int, typer.Option(help="Epochs in all, those that the trial has included.")],
     trial: TrialOption = None,
     runs: HomeOption = None,
     *,
@@ -99,13 +96,12 @@ def retrain(
     seeds: Annotated[
         str | None,
         typer.Option(
-            "--seeds",
             help="Seeds of the students, with commas between; by default three that the sweep did "
             "not use.",
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Epochs in all; as in the sweep by default.")
+        int | None, typer.Option(help="Epochs in all; as in the sweep by default.")
     ] = None,
     trial: TrialOption = None,
     runs: HomeOption = None,

@@ -1,20 +1,17 @@
 """Recipes: their schema and the strict reader (floor 1)."""
 
-from kd_ray.config.objective import Objective
-from kd_ray.config.quantizer import LayerOptions, QuantizerOptions
+from kd_ray.config.objective import Objective, SoftWeight
+from kd_ray.config.quantizer import QuantizerOptions
 from kd_ray.config.read import load_recipe, parse_recipe, recipe_names, recipe_text
-from kd_ray.config.schema import DataOptions, Recipe, Resources, StudentOptions
-from kd_ray.config.soft_weight import SoftWeight
-from kd_ray.config.specialists import SpecialistOptions
+from kd_ray.config.schema import DataOptions, Recipe, Resources
 from kd_ray.config.sweep import Range, SweepOptions
 from kd_ray.config.table import Named
-from kd_ray.config.teaching import TeacherOptions, TransferSetOptions
+from kd_ray.config.teaching import SpecialistOptions, TeacherOptions, TransferSetOptions
 from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
 
 __all__ = [
     "Augment",
     "DataOptions",
-    "LayerOptions",
     "Named",
     "Objective",
     "QuantizerOptions",
@@ -23,7 +20,6 @@ __all__ = [
     "Resources",
     "SoftWeight",
     "SpecialistOptions",
-    "StudentOptions",
     "StudentTrain",
     "SweepOptions",
     "TeacherOptions",

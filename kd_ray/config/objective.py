@@ -1,11 +1,77 @@
 """`[objective]`: what a student minimizes."""
 
-from typing import Annotated, Literal, Self
+import math
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
-from kd_ray.config.soft_weight import SoftWeight, SoftWeightField
-from kd_ray.config.table import Share, Table
+from kd_ray.config.table import Count, EachOnce, Share, Table
+
+SOFT_WEIGHT_RULE = 'must be a number >= 0, "T^2" or a multiple such as "0.5*T^2"'
+
+
+class SoftWeight(BaseModel):
+    """Weight c of the soft term: a number, or a multiple of T squared.
+
+    c multiplies the soft cross-entropy literally. The soft gradients shrink by 1/T^2 (Hinton et al.
+    2015, section 2), so `"T^2"` keeps both terms in proportion while T moves.
+
+    >>> SoftWeight.parse("0.5*T^2").value(4.0)
+    8.0
+    >>> SoftWeight.parse(3).value(4.0)
+    3.0
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    factor: float
+    times_temperature_squared: bool
+
+    def value(self, temperature: float) -> float:
+        """The number c at this temperature."""
+        return self.factor * (temperature**2 if self.times_temperature_squared else 1.0)
+
+    @classmethod
+    def parse(cls, value: Any) -> "SoftWeight":
+        """Reads `3`, `"3"`, `"T^2"` or `"0.5*T^2"`.
+
+        Raises:
+            ValueError: it is none of these, or not finite and at least 0.
+        """
+        if isinstance(value, SoftWeight):
+            return value
+        text = "" if isinstance(value, bool) else str(value).strip()
+        squared = re.fullmatch(r"(?:(.+)\*\s*)?T\^2", text)
+        try:
+            factor = float((squared[1] or 1) if squared else text)
+        except ValueError:
+            factor = math.nan
+        if not 0 <= factor < math.inf:
+            raise ValueError(f"{SOFT_WEIGHT_RULE}, but got {value!r}")
+        return cls(factor=factor, times_temperature_squared=squared is not None)
+
+    def __str__(self) -> str:
+        """The weight as it is written in a recipe."""
+        if not self.times_temperature_squared:
+            return f"{self.factor:g}"
+        return "T^2" if self.factor == 1 else f"{self.factor!r}*T^2"
+
+    def written(self) -> float | str:
+        """The value to put back into a recipe."""
+        return str(self) if self.times_temperature_squared else self.factor
+
+
+SoftWeightField = Annotated[
+    SoftWeight, BeforeValidator(SoftWeight.parse), PlainSerializer(SoftWeight.written)
+]
 
 
 class Objective(Table):
@@ -26,7 +92,9 @@ class Objective(Table):
     ensemble: Literal["arithmetic", "geometric"] = "arithmetic"
     """How several teachers' distributions are averaged."""
 
-    members: int | list[Annotated[int, Field(ge=0)]] | None = None
+    members: (
+        Count | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), EachOnce] | None
+    ) = None
     """Which of several teachers are averaged: the first so many, or those of these numbers."""
 
     member_weights: list[Annotated[float, Field(ge=0)]] | None = None
@@ -36,36 +104,18 @@ class Objective(Table):
     """c falls linearly to (1 - soft_decay) of itself over the run."""
 
     @model_validator(mode="after")
-    def _something_to_learn(self) -> Self:
+    def _rules(self) -> Self:
         if self.hard_weight == 0 and self.soft_weight.factor == 0:
             raise ValueError(
                 "hard_weight and soft_weight must not both be 0; there is nothing to learn from"
             )
-        return self
-
-    @field_validator("members")
-    @classmethod
-    def _some_members(cls, value: int | list[int] | None) -> int | list[int] | None:
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"members must be at least 1, but got {value}")
-        if isinstance(value, list) and (not value or len(set(value)) != len(value)):
-            raise ValueError(f"members must be one number or more, each once, but got {value}")
-        return value
-
-    @field_validator("member_weights")
-    @classmethod
-    def _positive_sum(cls, value: list[float] | None) -> list[float] | None:
-        if value is not None and sum(value) <= 0:
-            raise ValueError(f"member_weights must sum to something positive, but got {value}")
-        return value
-
-    @model_validator(mode="after")
-    def _a_weight_for_each_member(self) -> Self:
-        members = self.members
-        count = len(members) if isinstance(members, list) else members
-        if self.member_weights is not None and count not in (None, len(self.member_weights)):
+        weights = self.member_weights
+        if weights is not None and sum(weights) <= 0:
+            raise ValueError(f"member_weights must sum to something positive, but got {weights}")
+        count = len(self.members) if isinstance(self.members, list) else self.members
+        if weights is not None and count not in (None, len(weights)):
             raise ValueError(
                 f"member_weights must be one for each of the {count} members, but there are "
-                f"{len(self.member_weights)}"
+                f"{len(weights)}"
             )
         return self

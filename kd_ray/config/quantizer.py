@@ -24,10 +24,10 @@ class LayerOptions(Table):
     """`[student.quantizer.layers]`: other bits for the layers that a pattern names."""
 
     weight_bits: BitCount | None = None
-    """Of the layer's weights."""
+    """Bits of the layer's weights."""
 
     activation_bits: BitCount | None = None
-    """Of the layer's inputs."""
+    """Bits of the layer's inputs."""
 
 
 class QuantizerOptions(Table):
@@ -37,13 +37,13 @@ class QuantizerOptions(Table):
     """DoReFa-Net, the course exercise's block, LSQ, or PACT's activations with DoReFa's weights."""
 
     weight_bits: BitCount = FLOAT_BITS
-    """Of weights: 1 to 8, or 32 for float."""
+    """Bits of weights: 1 to 8, or 32 for float."""
 
     activation_bits: BitCount = FLOAT_BITS
-    """Of the inputs of layers: 1 to 8, or 32 for float."""
+    """Bits of the inputs of layers: 1 to 8, or 32 for float."""
 
     gradient_bits: BitCount = FLOAT_BITS
-    """Of the gradients of layers' outputs: 1 to 8, or 32 for float; dorefa alone has them."""
+    """Bits of the gradients of layers' outputs: 1 to 8, or 32 for float; dorefa alone has them."""
 
     first_last_float: bool | None = None
     """Whether the first and the last layer stay float; unset, both do, but megvii's first one."""

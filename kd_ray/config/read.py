@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from kd_ray.catalog import suggestion
+from kd_ray.catalog import suggestion, value_problems
 from kd_ray.config.schema import Recipe
 from kd_ray.config.table import Named
 from kd_ray.errors import ConfigError
@@ -76,7 +76,7 @@ def parse_recipe(table: dict[str, Any], place: str, rules: Iterable[Rule] = ()) 
     try:
         recipe = Recipe.model_validate(table)
     except ValidationError as error:
-        raise ConfigError(_listed(place, _problems(error))) from None
+        raise ConfigError(_listed(place, value_problems(error, "", _keys_at))) from None
     problems = [problem for rule in rules for problem in rule(recipe)]
     if problems:
         raise ConfigError(_listed(place, problems))
@@ -120,28 +120,7 @@ def _listed(place: str, problems: list[str]) -> str:
     return f"{place}: {len(problems)} problems\n" + "\n".join(f"  {p}" for p in problems)
 
 
-def _problems(error: ValidationError) -> list[str]:
-    found = []
-    for detail in error.errors():
-        path = [str(part) for part in detail["loc"] if not str(part).startswith("literal[")]
-        where = ".".join(path)
-        if detail["type"] == "extra_forbidden":
-            found.append(f"{where}: unknown key; {suggestion(path[-1], _keys_at(path[:-1]))}")
-        elif detail["type"] == "missing":
-            found.append(f"{where}: this key is required; add it")
-        else:
-            rule = detail["msg"].removeprefix("Value error, ")
-            got = "" if "got" in rule or detail["type"] == "value_error" else _got(detail["input"])
-            found.append(f"{where}{': ' if where else ''}{rule[0].lower()}{rule[1:]}{got}")
-    return list(dict.fromkeys(found))
-
-
-def _got(value: Any) -> str:
-    text = repr(value)
-    return f", but got {text if len(text) <= 60 else text[:57] + '...'}"
-
-
-def _keys_at(path: list[str]) -> list[str]:
+def _keys_at(path: Sequence[str]) -> list[str]:
     model: type[BaseModel] = Recipe
     parts = iter(path)
     for part in parts:

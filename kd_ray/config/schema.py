@@ -6,14 +6,13 @@ that go with them, are checked by the floors that have the catalogues, against t
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from kd_ray.config.objective import Objective
 from kd_ray.config.quantizer import QuantizerOptions
-from kd_ray.config.specialists import SpecialistOptions
 from kd_ray.config.sweep import SweepOptions
-from kd_ray.config.table import Entry, Name, Seed, Table
-from kd_ray.config.teaching import TeacherOptions, TransferSetOptions
+from kd_ray.config.table import Count, EachOnce, Entry, Name, Seed, Share, Table
+from kd_ray.config.teaching import SpecialistOptions, TeacherOptions, TransferSetOptions
 from kd_ray.config.training import StudentTrain, Train
 
 
@@ -39,7 +38,7 @@ class DataOptions(Table):
     """Share of them whose labels are known, the same for every class: teachers learn from these
     rows alone; the others are in transfer sets without a label."""
 
-    classes: list[str] | None = None
+    classes: Annotated[list[str] | None, Field(min_length=2), EachOnce] = None
     """Keep only these classes, by name, in every split; K becomes their number."""
 
     standardize: bool = True
@@ -50,8 +49,6 @@ class DataOptions(Table):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
-            raise ValueError(f"classes must be at least two different names, got {self.classes}")
         if (self.name == "imagefolder") != (self.image_size is not None):
             raise ValueError(
                 'image_size goes with name = "imagefolder", and is needed there, '
@@ -80,9 +77,9 @@ class StudentOptions(Table):
     """Run the teacher in every step, on a new view for each epoch, instead of reading its stored
     logits: what these are compared with."""
 
-    baselines: list[Literal["labels", "smoothing", "softened-labels", "online"]] = Field(
-        default=["labels"]
-    )
+    baselines: Annotated[
+        list[Literal["labels", "smoothing", "softened-labels", "online"]], EachOnce
+    ] = Field(default=["labels"])
     """Trained beside the distilled student on the same rows with the same budget: hard labels only,
     hard labels smoothed by 0.1, hard labels with labels at temperature T as soft targets, and the
     same objective with the teacher run in every step on new views instead of stored logits."""
@@ -96,18 +93,11 @@ class StudentOptions(Table):
             )
         return self
 
-    @field_validator("baselines")
-    @classmethod
-    def _each_once(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"each baseline may be named once, but got {value}")
-        return value
-
 
 class Resources(Table):
     """`[resources]`: what a run may use. Nothing here changes what is computed but float order."""
 
-    workers: int = Field(default=1, ge=1)
+    workers: Count = 1
     """Processes that train one model together."""
 
     elastic: Literal[False] | Annotated[tuple[int, int], Field(strict=False)] = False
@@ -117,10 +107,10 @@ class Resources(Table):
     placement: Literal["pack", "spread"] = "pack"
     """Workers of one model on as few nodes as possible, or on as many."""
 
-    cpus_per_worker: int | Literal["auto"] = "auto"
+    cpus_per_worker: Count | Literal["auto"] = "auto"
     """CPU threads of a worker; auto shares the CPUs out evenly."""
 
-    gpus_per_worker: float | Literal["auto"] = "auto"
+    gpus_per_worker: Share | Literal["auto"] = "auto"
     """0, 1, or a fraction, as which several workers or trials share a GPU; auto is one GPU if there
     is one for every worker, else none."""
 
@@ -129,13 +119,6 @@ class Resources(Table):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        if self.cpus_per_worker != "auto" and self.cpus_per_worker < 1:
-            raise ValueError(f"cpus_per_worker must be >= 1, but got {self.cpus_per_worker}")
-        if self.gpus_per_worker != "auto" and not 0 <= self.gpus_per_worker <= 1:
-            raise ValueError(
-                "gpus_per_worker must be 0, 1 or a fraction between them, "
-                f"but got {self.gpus_per_worker}"
-            )
         if self.elastic and not 1 <= self.elastic[0] <= self.elastic[1]:
             raise ValueError(
                 f"elastic must be [fewest, most] workers with 1 <= fewest <= most, but got "

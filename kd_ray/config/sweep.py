@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from kd_ray.config.table import Seed, Table
+from kd_ray.config.table import Count, EachOnce, Seed, Seeds, Table
 
 Direction = Literal["maximize", "minimize"]
 Metric = Literal[
@@ -30,25 +30,25 @@ class Range(Table):
     """One entry of `[sweep.space]`: the values that a key of the recipe may take."""
 
     uniform: list[float] | None = None
-    """From the first to the second number."""
+    """Numbers between the two, evenly."""
 
     log_uniform: list[float] | None = None
-    """The same, evenly over the logarithm."""
+    """Numbers between the two, evenly over the logarithm."""
 
     integer: list[int] | None = None
-    """Whole numbers from the first to the second."""
+    """Whole numbers from the first to the second, both included."""
 
     log_integer: list[int] | None = None
-    """The same, evenly over the logarithm."""
+    """Whole numbers from the first to the second, evenly over the logarithm."""
 
-    choice: list[Value] | None = None
-    """These values."""
+    choice: Annotated[list[Value] | None, Field(min_length=1), EachOnce] = None
+    """One of these values."""
 
     times: Literal["T^2"] | None = None
-    """Of objective.soft_weight: numbers are c / T^2, so that T can be searched beside it."""
+    """For objective.soft_weight alone: numbers are c / T^2, so that T can be searched beside it."""
 
     or_zero: bool = False
-    """Of objective.soft_weight: 0, no soft term at all, is one more choice."""
+    """For objective.soft_weight alone: 0, no soft term at all, is one more choice."""
 
     @property
     def ends(self) -> list[float] | list[int]:
@@ -75,8 +75,6 @@ class Range(Table):
         if self.or_zero and kind == "choice":
             raise ValueError("or_zero goes with a range; put 0 among the choices instead")
         if kind == "choice":
-            if not values or any(value in values[:at] for at, value in enumerate(values)):
-                raise ValueError(f"choice must be one value or more, each once, but got {values}")
             return self
         if len(values) != 2 or not values[0] < values[1]:
             raise ValueError(
@@ -97,14 +95,16 @@ class SweepOptions(Table):
     space: dict[str, Range] = Field(min_length=1)
     """Key of the recipe -> the values it may take; keys of objective, student and train."""
 
-    trials: int = Field(default=32, ge=1)
+    trials: Count = 32
     """Students in all; asking for more later goes on with a finished sweep."""
 
-    metric: Annotated[list[Metric], BeforeValidator(_listed)] = Field(default=["accuracy"])
-    """On the validation rows, or a cost of the model; several are several objectives."""
+    metric: Annotated[list[Metric], EachOnce, BeforeValidator(_listed)] = Field(
+        default=["accuracy"], min_length=1
+    )
+    """Figures on the validation rows, or costs of the model; several are several objectives."""
 
     direction: Annotated[list[Direction] | None, BeforeValidator(_listed)] = None
-    """Of each metric; unset, accuracy and agreement are maximized and the rest is minimized."""
+    """Direction of each metric; unset, accuracy and agreement are maximized, others minimized."""
 
     sampler: Literal["tpe", "random", "grid", "nsga2", "gp"] = "tpe"
     """How Optuna chooses the next point; grid goes through all choices."""
@@ -113,17 +113,21 @@ class SweepOptions(Table):
     """Which trials are stopped early, by their epochs; unset, asha, or none where there are several
     objectives."""
 
-    grace: int = Field(default=3, ge=1)
+    grace: Count = 3
     """Epochs before a trial may be stopped."""
 
     reduction: int = Field(default=3, ge=2)
     """One trial in so many goes on at each of asha's rungs."""
 
-    seeds: list[Seed] = Field(default=[0], min_length=1)
+    seeds: Seeds = Field(default=[0])
     """Students of one trial, which is as good as their mean."""
 
     seed: Seed = 0
-    """Of the sampler."""
+    """Seed of the sampler."""
+
+    hold_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the transfer set's training rows that trials are compared by instead of trained on,
+    where data.validation is 0; it takes the place of train.hold_out."""
 
     enqueue: list[dict[str, Value]] | None = None
     """Points to try first, key -> value as in a recipe; keys left out are sampled. Unset, c = T^2
@@ -148,13 +152,6 @@ class SweepOptions(Table):
     def stopping(self) -> Literal["asha", "median", "none"]:
         """The scheduler, filled in."""
         return self.scheduler or ("asha" if len(self.metrics) == 1 else "none")
-
-    @field_validator("seeds", "metric")
-    @classmethod
-    def _each_once(cls, value: Any) -> Any:
-        if isinstance(value, list) and (not value or len(set(value)) != len(value)):
-            raise ValueError(f"must be one or more, each once, but got {value}")
-        return value
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

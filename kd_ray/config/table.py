@@ -2,10 +2,23 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+
+def _each_once(values: list[Any] | None) -> list[Any] | None:
+    if values is not None and any(value in values[:at] for at, value in enumerate(values)):
+        raise ValueError(f"must have each value once, but got {values}")
+    return values
+
+
+EachOnce = AfterValidator(_each_once)
+"""A list without repetitions."""
+
+Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PartialShare = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seeds = Annotated[list[Seed], Field(min_length=1), EachOnce]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 

@@ -2,9 +2,9 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from kd_ray.config.table import Entry, Named, Seed, Table
+from kd_ray.config.table import Count, Entry, Named, PartialShare, Seed, Seeds, Table
 
 
 class Augment(Table):
@@ -31,10 +31,10 @@ class Augment(Table):
 class Train(Table):
     """Keys that `[teacher.train]` and `[train]` share."""
 
-    epochs: int = Field(default=20, ge=1)
+    epochs: Count = 20
     """Passes over the rows; one view of every image each."""
 
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: Count = 128
     """Images in a step over all workers together."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
@@ -43,14 +43,14 @@ class Train(Table):
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate; the schedule scales it."""
 
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    momentum: PartialShare = 0.9
     """SGD's momentum, or Adam's beta1; a one-cycle schedule moves it."""
 
     nesterov: bool = True
     """Nesterov's momentum, for SGD."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """As torch.optim defines it for the optimizer."""
+    """Weight decay as torch.optim defines it for the optimizer."""
 
     schedule: Entry = Named(name="cosine")
     """A key of the schedule catalogue (constant, cosine, one-cycle, step), or a table."""
@@ -58,7 +58,7 @@ class Train(Table):
     grad_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the whole gradient; none for no clipping."""
 
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: PartialShare = 0.0
     """Share of the hard label's mass that is spread over all classes."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -67,7 +67,7 @@ class Train(Table):
     keep: Literal["best", "last"] = "last"
     """Which epoch is the result; best needs validation rows."""
 
-    patience: int | None = Field(default=None, ge=1)
+    patience: Count | None = None
     """Stop after this many epochs without a better validation accuracy."""
 
     compile: bool = False
@@ -93,16 +93,9 @@ class TeacherTrain(Train):
 class StudentTrain(Train):
     """`[train]`: how a student is trained."""
 
-    seeds: list[Seed] = Field(default=[0], min_length=1)
+    seeds: Seeds = Field(default=[0])
     """One student for each seed; figures are their mean and spread."""
 
-    hold_out: float = Field(default=0.0, ge=0, lt=1)
+    hold_out: PartialShare = 0.0
     """Share of the transfer set's training rows that are not trained on, to choose among epochs by,
     where there are no validation rows."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _each_once(cls, value: list[int]) -> list[int]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"each seed may be named once, but got {value}")
-        return value

@@ -25,7 +25,7 @@ from kd_ray.datasets.selection import (
 )
 from kd_ray.datasets.storage import given_root
 from kd_ray.datasets.svhn import read_svhn
-from kd_ray.datasets.views import check_augment, render, uniform
+from kd_ray.datasets.views import check_augment, render
 from kd_ray.errors import DataError, UnknownNameError
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "hidden_labels",
     "open_dataset",
     "render",
-    "uniform",
 ]
 
 DATASETS: Mapping[str, Callable[[DataOptions], Dataset]] = {

@@ -31,7 +31,7 @@ def _read(name: str, options: DataOptions) -> Dataset:
     checksums = dict([*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])])
     root = data_root(options)
     files = [f"{kind.base_folder}/{file}" for file in checksums]
-    need_files(options.name, root, files, lambda draft: kind(draft, download=True))
+    need_files(options.name, root, files, name)
     for file, checksum in checksums.items():
         _check_official(root / kind.base_folder / file, checksum)
 
@@ -46,8 +46,7 @@ def _read(name: str, options: DataOptions) -> Dataset:
 
     train, class_names = split("train", True)
     test, _ = split("test", False)
-    none = Split("validation", train.images[:0], train.labels[:0])
-    return Dataset(options.name, class_names, train=train, validation=none, test=test)
+    return Dataset.of_two(options.name, class_names, train, test)
 
 
 def _check_official(path: Path, checksum: str) -> None:

@@ -28,7 +28,7 @@ class Split:
 
     @property
     def rows(self) -> int:
-        """N."""
+        """The number N of rows."""
         return len(self.labels)
 
     @cached_property
@@ -62,6 +62,14 @@ class Dataset:
     validation: Split
     test: Split
     standardized: bool = True
+
+    @classmethod
+    def of_two(
+        cls, name: str, class_names: tuple[str, ...], train: Split, test: Split
+    ) -> "Dataset":
+        """A dataset as it is published: without validation rows."""
+        none = Split("validation", train.images[:0], train.labels[:0])
+        return cls(name, class_names, train=train, validation=none, test=test)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -4,12 +4,11 @@ import numpy as np
 import torch
 
 from kd_ray.config import DataOptions
-from kd_ray.datasets.dataset import Dataset, Split
-from kd_ray.datasets.selection import TEST, sample_of_each_class
+from kd_ray.datasets.dataset import Dataset
+from kd_ray.datasets.selection import with_test_share
 
 CLASS_NAMES = tuple("0123456789")
 TEST_SHARE = 0.25
-TEST_SEED = 0  # part of what the dataset is: figures on it are comparable across recipes
 
 
 def read_digits(options: DataOptions) -> Dataset:
@@ -22,11 +21,4 @@ def read_digits(options: DataOptions) -> Dataset:
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
-    test = sample_of_each_class(labels, TEST_SHARE, TEST_SEED, TEST)
-    return Dataset(
-        options.name,
-        CLASS_NAMES,
-        train=Split("train", images[~test], labels[~test]),
-        validation=Split("validation", images[:0], labels[:0]),
-        test=Split("test", images[test], labels[test]),
-    )
+    return with_test_share(options.name, CLASS_NAMES, images, labels, TEST_SHARE)

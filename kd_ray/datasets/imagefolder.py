@@ -9,12 +9,11 @@ from torch import Tensor
 
 from kd_ray.config import DataOptions
 from kd_ray.datasets.dataset import Dataset, Split
-from kd_ray.datasets.selection import TEST, sample_of_each_class
+from kd_ray.datasets.selection import with_test_share
 from kd_ray.datasets.storage import ENVIRONMENT_VARIABLE, given_root
 from kd_ray.errors import ConfigError, DataError
 
 TEST_SHARE = 0.2
-TEST_SEED = 0  # part of what the dataset is: figures on it are comparable across recipes
 
 
 def read_imagefolder(options: DataOptions) -> Dataset:
@@ -51,13 +50,8 @@ def read_imagefolder(options: DataOptions) -> Dataset:
             f"{root}: train and test must have the same class folders, but only one of them has "
             f"{', '.join(odd)}; add or remove these"
         )
-    return Dataset(
-        options.name,
-        class_names,
-        train=Split("train", images, labels),
-        validation=Split("validation", images[:0], labels[:0]),
-        test=Split("test", test_images, test_labels),
-    )
+    test = Split("test", test_images, test_labels)
+    return Dataset.of_two(options.name, class_names, Split("train", images, labels), test)
 
 
 def _carved(root: Path, name: str, size: int) -> Dataset:
@@ -68,14 +62,7 @@ def _carved(root: Path, name: str, size: int) -> Dataset:
             f"{root / class_names[int(counts.argmin())]}: must hold at least two pictures, one to "
             "learn from and one to test on, but holds one; add pictures"
         )
-    test = sample_of_each_class(labels, TEST_SHARE, TEST_SEED, TEST)
-    return Dataset(
-        name,
-        class_names,
-        train=Split("train", images[~test], labels[~test]),
-        validation=Split("validation", images[:0], labels[:0]),
-        test=Split("test", images[test], labels[test]),
-    )
+    return with_test_share(name, class_names, images, labels, TEST_SHARE)
 
 
 def _read(folder: Path, size: int) -> tuple[tuple[str, ...], Tensor, Tensor]:

@@ -44,19 +44,13 @@ def read_fashion_mnist(options: DataOptions) -> Dataset:
 
 def _read(folder: str, class_names: tuple[str, ...], options: DataOptions) -> Dataset:
     """The dataset in `root/folder/raw`; `folder` is also the name of torchvision's class."""
-
-    def fetch(draft: Path) -> None:
-        import torchvision
-
-        getattr(torchvision.datasets, folder)(draft, download=True)
-
     root = data_root(options)
     files = {
         (split, kind): f"{folder}/raw/{split}-{kind}-ubyte"
         for split in ("train", "t10k")
         for kind in ("images-idx3", "labels-idx1")
     }
-    need_files(options.name, root, list(files.values()), fetch)
+    need_files(options.name, root, list(files.values()), folder)
 
     def split(name: str, prefix: str) -> Split:
         image_file = root / files[prefix, "images-idx3"]
@@ -81,8 +75,7 @@ def _read(folder: str, class_names: tuple[str, ...], options: DataOptions) -> Da
             f"{tuple(train.images.shape[2:])} and {tuple(test.images.shape[2:])}; "
             "fetch the files again"
         )
-    none = Split("validation", train.images[:0], train.labels[:0])
-    return Dataset(options.name, class_names, train=train, validation=none, test=test)
+    return Dataset.of_two(options.name, class_names, train, test)
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from kd_ray.batch import UNLABELLED
 from kd_ray.catalog import suggestion
 from kd_ray.datasets.counter_random import hashed
+from kd_ray.datasets.dataset import Dataset, Split
 from kd_ray.errors import ConfigError, UnknownNameError
 
 # Draws are numbered apart from those of the views.
@@ -66,7 +67,7 @@ def known_labels(labels: Tensor, share: float, seed: int) -> Tensor:
 
     Args:
         labels: `(N,)` int64, 0 to K - 1.
-        share: of every class, rounded to whole rows, at least one.
+        share: share of every class, rounded to whole rows, at least one.
         seed: chooses the rows; those of a smaller share are among those of a larger one.
 
     Returns:
@@ -106,6 +107,28 @@ def sample_of_each_class(labels: Tensor, share: float, seed: int, purpose: int) 
     ranks, counts = _ranks(groups, seed, purpose)
     quotas = (counts.double() * share + 0.5).long().clamp(min=1)
     return ranks < quotas[groups]
+
+
+def with_test_share(
+    name: str, class_names: tuple[str, ...], images: Tensor, labels: Tensor, share: float
+) -> Dataset:
+    """A dataset that has no test split of its own: a fixed share of every class becomes that.
+
+    Args:
+        name: name of the dataset.
+        class_names: K names.
+        images: `(N, C, H, W)` uint8.
+        labels: `(N,)` int64.
+        share: share of the rows of every class.
+    """
+    # The seed is part of what the dataset is: figures on it are comparable across recipes.
+    test = sample_of_each_class(labels, share, 0, TEST)
+    return Dataset.of_two(
+        name,
+        class_names,
+        Split("train", images[~test], labels[~test]),
+        Split("test", images[test], labels[test]),
+    )
 
 
 def validation_rows(labels: Tensor, rows: int, seed: int) -> Tensor:

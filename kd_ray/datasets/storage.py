@@ -6,18 +6,18 @@ leaves nothing that looks like data.
 
 import contextlib
 import hashlib
-import http.client
-import io
+import json
 import os
 import shutil
-import socket
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kd_ray.config import DataOptions
-from kd_ray.errors import DataError, KdRayError
+from kd_ray.errors import DataError, StorageError
 from kd_ray.files import locked, sync
 
 ENVIRONMENT_VARIABLE = "KD_RAY_DATA"
@@ -25,16 +25,15 @@ DRAFT = ".tmp-kd-ray-download"
 SILENCE_S = 10.0  # a server that says nothing for so long is taken for dead
 OTHER_PROCESS_S = 1800.0  # a process waits so long for another one's download
 
-DOWNLOAD_ERRORS = (
-    OSError,  # includes URLError, timeouts and bad gzip files
-    RuntimeError,  # torchvision's, for a wrong checksum
-    EOFError,
-    ValueError,
-    http.client.HTTPException,
-    tarfile.TarError,
-    zlib.error,
-    KdRayError,
-)
+DOWNLOAD = """
+import json, socket, sys
+import torchvision
+name, folder, silence_s, options = sys.argv[1:]
+socket.setdefaulttimeout(float(silence_s))
+for each in json.loads(options):
+    getattr(torchvision.datasets, name)(folder, download=True, **each)
+"""
+"""A program for a process of its own: torchvision prints, and waits for silent servers for ever."""
 
 
 def data_root(options: DataOptions) -> Path:
@@ -56,15 +55,20 @@ def given_root(options: DataOptions) -> Path | None:
 
 
 def need_files(
-    name: str, root: Path, files: Sequence[str], fetch: Callable[[Path], object]
+    name: str,
+    root: Path,
+    files: Sequence[str],
+    kind: str,
+    options: Sequence[Mapping[str, Any]] = ({},),
 ) -> None:
     """Makes sure that the files are there, by downloading those that are not.
 
     Args:
-        name: of the dataset.
+        name: name of the dataset.
         root: folder that `files` are relative to.
         files: relative paths.
-        fetch: downloads all the files to the folder it is given, laid out like `root`.
+        kind: name of torchvision's class that downloads them.
+        options: arguments of that class; it is called once with each.
 
     Raises:
         DataError: a file is missing, and the download failed.
@@ -76,13 +80,12 @@ def need_files(
         with locked(root / DRAFT, wait_s=OTHER_PROCESS_S):
             missing = _missing(root, files)  # another process may have fetched them meanwhile
             if missing:
-                _download(root, missing, fetch)
-    except DOWNLOAD_ERRORS as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+                _download(root, missing, kind, options)
+    except (OSError, StorageError) as error:
         missing = _missing(root, files) or list(files)
         raise DataError(
             f"{name}: {root} must hold {', '.join(missing)}, but not all of that is there and the "
-            f"download failed ({lines[-1]}); put the files there, or set data.root or "
+            f"download failed ({error}); put the files there, or set data.root or "
             f"{ENVIRONMENT_VARIABLE} to the folder that has them"
         ) from error
     finally:
@@ -96,28 +99,20 @@ def _missing(root: Path, files: Sequence[str]) -> list[str]:
     return [file for file in files if not os.path.isfile(root / file)]
 
 
-def _download(root: Path, files: Sequence[str], fetch: Callable[[Path], object]) -> None:
-    draft = root / DRAFT / "files"
-    shutil.rmtree(draft, ignore_errors=True)  # a killed process may have left half a download
-    draft.mkdir()
-    talk = io.StringIO()  # torchvision prints, and draws a progress bar
-    with _impatient(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
-        fetch(draft)
+def _download(
+    root: Path, files: Sequence[str], kind: str, options: Sequence[Mapping[str, Any]]
+) -> None:
+    # A new folder each time: a killed process may have left half a download, and a child.
+    draft = Path(tempfile.mkdtemp(dir=root / DRAFT))
+    command = [sys.executable, "-P", "-c", DOWNLOAD]
+    command += [kind, str(draft), str(SILENCE_S), json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise OSError((done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1])
     for file in files:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         sync(draft / file)
         os.replace(draft / file, root / file)
-
-
-@contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """Sockets give up after `SILENCE_S`; torchvision has no option for it."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE_S)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def md5_of(path: Path) -> str:

@@ -25,19 +25,10 @@ def read_svhn(options: DataOptions) -> Dataset:
     Other files of the same format are read as well, with a warning: figures on them are not
     figures on SVHN.
     """
-
-    def fetch(draft: Path) -> None:
-        import torchvision
-
-        for split in FILES:
-            torchvision.datasets.SVHN(draft, split=split, download=True)
-
     root = data_root(options)
-    need_files(options.name, root, list(FILES.values()), fetch)
-    train = _read("train", root)
-    test = _read("test", root)
-    none = Split("validation", train.images[:0], train.labels[:0])
-    return Dataset(options.name, CLASS_NAMES, train=train, validation=none, test=test)
+    splits = [{"split": split} for split in FILES]
+    need_files(options.name, root, list(FILES.values()), "SVHN", splits)
+    return Dataset.of_two(options.name, CLASS_NAMES, _read("train", root), _read("test", root))
 
 
 def _read(split: str, root: Path) -> Split:

@@ -12,8 +12,6 @@ from kd_ray.config import Augment
 from kd_ray.datasets.counter_random import below, uniform
 from kd_ray.errors import ConfigError
 
-__all__ = ["check_augment", "render", "rotated", "uniform"]
-
 # Which draw is for what. A number never changes its meaning, or stored logits would lose their
 # pixels; and none depends on which other augmentations are on.
 ROTATE = 0

@@ -71,9 +71,9 @@ def committed_folder(path: Path, *, last: str | None = None) -> Iterator[Path]:
     An older folder at `path` is replaced.
 
     Args:
-        path: of the folder; only files may be put into it.
+        path: the folder; only files may be put into it.
         last: name of the file that makes a folder in a store whole; without it, the folder is not
-            there for whoever reads.
+            there for its readers.
 
     Raises:
         StorageError: it cannot be written, or another process has taken the folder over.

@@ -1,7 +1,7 @@
 """A lease on a folder in a store, where no kernel lets go of the lock of a process that died.
 
 The holder writes a small file anew every few seconds. One that has not changed while another
-process watched it for long enough has no holder any more; nobody compares clocks. A dead holder
+process watched it for long enough has no holder any more; no clocks are compared. A dead holder
 that was on this machine is known at once.
 """
 
@@ -23,7 +23,7 @@ from kd_ray.files.stored import StoredPath
 
 RENEW_S = 4.0
 LEASE_S = 20.0
-"""Without a change, after which a holder counts as dead; several renewals may fail until then."""
+"""Seconds without a change after which a holder counts as dead: several renewals may fail."""
 SETTLE_S = 0.5
 WATCH_S = 0.25
 
@@ -34,7 +34,7 @@ class Lease:
     """A lease that this process holds, renewed by a thread."""
 
     def __init__(self, path: StoredPath) -> None:
-        """Of the file at `path`, not yet taken."""
+        """A lease in the file at `path`, not yet taken."""
         self.path = path
         self._token = secrets.token_hex(8)
         self._beat = 0
@@ -173,7 +173,7 @@ def _acquire(lease: Lease, wait_s: float) -> None:
 
 
 def in_use(folder: object, holder: str) -> str:
-    """What whoever comes second is told."""
+    """The message for the process that comes second."""
     return (
         f"{folder}: one process at a time may write a run folder, but process {holder} is using "
         "it; wait for it, end it, or choose another name with --set name=..."
@@ -181,7 +181,7 @@ def in_use(folder: object, holder: str) -> str:
 
 
 def read_lease(path: StoredPath) -> dict[str, Any] | None:
-    """What the holder has written, or None if nobody holds it."""
+    """The content that the holder has written, or None if there is no holder."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -202,7 +202,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """What tells apart machines, their boots, and containers that count processes anew."""
+    """A text for this machine, this boot of it, and this container, where processes are counted."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

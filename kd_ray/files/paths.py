@@ -52,7 +52,7 @@ def to_path(text: str | Path) -> Path:
 
 
 def stored(path: object) -> StoredPath | None:
-    """The same path if it lies in an object store, else None."""
+    """The given path if it lies in an object store, else None."""
     return path if isinstance(path, StoredPath) else None
 
 

@@ -20,7 +20,7 @@ ENVIRONMENT = ("AWS_", "GOOGLE_", "STORAGE_EMULATOR_HOST")
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 CLIENTS = {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs"}
 REACH_S = 12.0
-"""For a store's first answer; a sentence after that is better than an endless wait."""
+"""Seconds that a store has for its first answer: an error is better than an endless wait."""
 
 
 def store(scheme: str) -> Any:

@@ -51,7 +51,7 @@ class StoredPath:
 
     @property
     def key(self) -> str:
-        """As the clients want it: bucket, slash, key."""
+        """The path as the clients want it: bucket, slash, key."""
         return str(self._path)
 
     @property
@@ -66,7 +66,7 @@ class StoredPath:
 
     @property
     def suffix(self) -> str:
-        """Of the name, with its dot."""
+        """The suffix of the name, with its dot."""
         return self._path.suffix
 
     @property
@@ -80,7 +80,7 @@ class StoredPath:
         return self._at(self._path.parent)
 
     def with_name(self, name: str) -> "StoredPath":
-        """Its neighbour of that name."""
+        """The path beside it of that name."""
         return self._at(self._path.with_name(name))
 
     def relative_to(self, other: "StoredPath") -> PurePosixPath:
@@ -94,14 +94,14 @@ class StoredPath:
         return self._path.relative_to(other._path)
 
     def absolute(self) -> "StoredPath":
-        """Itself."""
+        """The path itself."""
         return self
 
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing; a store has no empty folders."""
+        """Does nothing; a store has no empty folders."""
 
     def stat(self) -> SimpleNamespace:
-        """Its size in bytes, as `st_size`.
+        """The size of the file in bytes, as `st_size`.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -134,7 +134,7 @@ class StoredPath:
             return None
 
     def read_bytes(self) -> bytes:
-        """All of a file.
+        """The bytes of a file.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -144,7 +144,7 @@ class StoredPath:
             return bytes(self.files.cat_file(self.key))
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """All of a text file; see `read_bytes`."""
+        """The text of a file; see `read_bytes`."""
         return self.read_bytes().decode(encoding)
 
     def glob(self, pattern: str) -> Iterator["StoredPath"]:
@@ -225,7 +225,7 @@ class StoredPath:
         """Writes a small file whole.
 
         Args:
-            content: of the file.
+            content: bytes of the file.
             anew: only if there is none, as far as the store can tell.
 
         Raises:

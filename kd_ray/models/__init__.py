@@ -48,14 +48,14 @@ def build_model(
         options: keyword arguments of the entry; torchvision's models take none.
         shape: `(C, H, W)` of an image.
         classes: K.
-        seed: of the weights; the process's own random state is left as it was.
+        seed: seed of the weights; the process's own random state is left as it was.
 
     Raises:
         UnknownNameError: no such model.
         ConfigError: an option breaks a rule, or the model does not take such images.
     """
     _check_name(name)
-    if problems := _option_problems("model", name, options):
+    if problems := _option_problems(f"model '{name}'", name, options):
         raise ConfigError("; ".join(problems))
     # Only the CPU's generator: torch.manual_seed would reseed the accelerators as well.
     with torch.random.fork_rng(devices=[]):

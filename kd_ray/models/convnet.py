@@ -2,17 +2,23 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
+from kd_ray.config.table import Count
 from kd_ray.errors import ConfigError
+
+Group = Annotated[Sequence[Count], Field(min_length=1)]
+Groups = Annotated[Sequence[Group], Field(min_length=1)]
 
 
 def convnet(
     *,
     shape: tuple[int, int, int],
     classes: int,
-    groups: Sequence[Sequence[int]] = ((16,), (32, 32), (64, 64), (128, 128)),
+    groups: Groups = ((16,), (32, 32), (64, 64), (128, 128)),
 ) -> nn.Sequential:
     """3x3 convolutions with batch norm and ReLU, 2x2 max-pooling after each group but the last.
 
@@ -29,12 +35,8 @@ def convnet(
         A model from `(N, C, H, W)` to logits `(N, K)`.
 
     Raises:
-        ConfigError: an empty group, a width below 1, or an image that is pooled away.
+        ConfigError: an image that is pooled away.
     """
-    if not groups or not all(groups) or any(width < 1 for group in groups for width in group):
-        raise ConfigError(
-            f"groups must be lists of widths of at least 1, none empty, but got {groups}"
-        )
     least = 2 ** (len(groups) - 1)
     if min(shape[1:]) < least:
         raise ConfigError(

@@ -53,7 +53,7 @@ def joined(logits: Tensor, special: Tensor, others: Tensor) -> Tensor:
     The softmax of the result is the softmax of `logits`, added up over the others.
 
     Args:
-        logits: over all K classes.
+        logits: logits over all K classes.
         special: `(s,)` int64.
         others: `(K - s,)` int64.
     """

@@ -2,11 +2,14 @@
 
 from collections import OrderedDict
 from itertools import pairwise
-from math import inf, prod
+from math import prod
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from kd_ray.config.table import Count, PartialShare
 from kd_ray.errors import ConfigError
 
 
@@ -44,9 +47,9 @@ def mlp(
     *,
     shape: tuple[int, int, int],
     classes: int,
-    hidden: list[int],
-    dropout: list[float] | None = None,
-    max_norm: float | None = None,
+    hidden: list[Count],
+    dropout: list[PartialShare] | None = None,
+    max_norm: Annotated[float, Field(gt=0)] | None = None,
 ) -> nn.Sequential:
     """Linear layers with ReLU between them, on the flattened image.
 
@@ -61,21 +64,14 @@ def mlp(
         A model from `(N, C, H, W)` to logits `(N, K)`.
 
     Raises:
-        ConfigError: a width below 1, a share outside [0, 1), a wrong number of shares, or a bound
-            that is not positive.
+        ConfigError: a wrong number of shares.
     """
-    if any(width < 1 for width in hidden):
-        raise ConfigError(f"hidden must be widths of at least 1, but got {hidden}")
     shares = [0.0] * (len(hidden) + 1) if dropout is None else dropout
     if len(shares) != len(hidden) + 1:
         raise ConfigError(
             f"dropout must have {len(hidden) + 1} shares, one for the input and one for each "
             f"hidden layer, but got {dropout}"
         )
-    if not all(0 <= share < 1 for share in shares):
-        raise ConfigError(f"dropout must be shares in [0, 1), but got {dropout}")
-    if max_norm is not None and not 0 < max_norm < inf:
-        raise ConfigError(f"max_norm must be finite and above 0, but got {max_norm}")
 
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     widths = [prod(shape), *hidden, classes]

@@ -9,20 +9,20 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_ray.errors import ConfigError
+from kd_ray.config.table import Count
 
 
-def resnet20(*, shape: tuple[int, int, int], classes: int, width: int = 16) -> nn.Sequential:
+def resnet20(*, shape: tuple[int, int, int], classes: int, width: Count = 16) -> nn.Sequential:
     """20 layers; see `_resnet`."""
     return _resnet(3, shape, classes, width)
 
 
-def resnet32(*, shape: tuple[int, int, int], classes: int, width: int = 16) -> nn.Sequential:
+def resnet32(*, shape: tuple[int, int, int], classes: int, width: Count = 16) -> nn.Sequential:
     """32 layers; see `_resnet`."""
     return _resnet(5, shape, classes, width)
 
 
-def resnet56(*, shape: tuple[int, int, int], classes: int, width: int = 16) -> nn.Sequential:
+def resnet56(*, shape: tuple[int, int, int], classes: int, width: Count = 16) -> nn.Sequential:
     """56 layers; see `_resnet`."""
     return _resnet(9, shape, classes, width)
 
@@ -35,12 +35,7 @@ def _resnet(blocks: int, shape: tuple[int, int, int], classes: int, width: int) 
         shape: `(C, H, W)` of an image.
         classes: K.
         width: channels of the first stage.
-
-    Raises:
-        ConfigError: width is below 1.
     """
-    if width < 1:
-        raise ConfigError(f"width must be at least 1, but got {width}")
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv=_convolution(shape[0], width, stride=1), norm=nn.BatchNorm2d(width), relu=nn.ReLU()
     )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kd_ray.errors import ConfigError
 
-# These answer with several tensors while they train, unless they are told not to.
+# These answer with several tensors while they train, unless these arguments switch it off.
 _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},

@@ -9,32 +9,18 @@ import importlib.util
 import logging
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kd_ray.errors import ClusterError
+from kd_ray.on_ray.private import ANSWERED, TOKEN_WRONG, head_answer, hush_lost_nodes
 
 CONNECT_S, ANSWER_S = 4.0, 10.0
 PACKAGES = ("kd_ray", "tuning", "cluster")
 TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray where the driver is a Ray Job, which brought its own code along."""
-
-ANSWERED, TOKEN_WRONG = "answered", "token"
-QUESTION = f"""
-import sys
-from ray._raylet import GcsClient
-from ray.exceptions import AuthenticationError
-try:
-    GcsClient(address=sys.argv[1]).internal_kv_get(b"session_name", b"session", timeout=5)
-    print({ANSWERED!r})
-except AuthenticationError:
-    print({TOKEN_WRONG!r})
-"""
-"""Ray has no public way to ask a cluster whether it takes one's token."""
 
 ENVIRONMENT = {
     # Workers use the interpreter that runs now; Ray would start each through uv again.
@@ -119,22 +105,11 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
             f"{' '.join(str(error).split())[:300]}; {hint}"
         ) from error
     if not verbose:
-        _hush()
+        hush_lost_nodes()
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _hush() -> None:
-    """Keeps the last lines of a dead node's log off the terminal; whoever listens is told in words.
-
-    Ray prints them whatever `log_to_driver` says, and has no switch for it.
-    """
-    from ray._private import worker
-
-    if hasattr(worker, "print_to_stdstream"):
-        worker.print_to_stdstream = lambda *_, **__: None
 
 
 def shipped_code() -> dict[str, Any]:
@@ -163,7 +138,7 @@ def check_cluster(address: str) -> None:
         ) from error
     if address.startswith("ray://"):
         return
-    answer = _asked(f"{host}:{port}")
+    answer = head_answer(f"{host}:{port}", ANSWER_S)
     if answer == TOKEN_WRONG:
         raise ClusterError(
             f"--address {address}: the cluster wants a token, and the one here is not it or there "
@@ -175,21 +150,3 @@ def check_cluster(address: str) -> None:
             f"that Ray understands in {ANSWER_S:.0f} s; give the port of its head (6379 by "
             "default), not that of its dashboard"
         )
-
-
-def _asked(address: str) -> str:
-    """What the head of a cluster says when it is asked who it is.
-
-    In a process of its own: Ray's client retries for a minute and cannot be told not to.
-    """
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", QUESTION, address],
-            capture_output=True,
-            text=True,
-            timeout=ANSWER_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return "silence"
-    return done.stdout.strip().rpartition("\n")[2] or done.stderr

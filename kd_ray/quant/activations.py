@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kd_ray.quant.apply import activation_quantizers
 from kd_ray.quant.quantizers import Quantizer
+from kd_ray.quant.trace import evaluated
 
 DEAD = 0.999
 """A layer is dead where so large a share of its activations lie on one level."""
@@ -40,20 +41,14 @@ def activity(model: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
         levels = [round(share, 6) for share in shares.tolist()]
         found[name] = {"on": round(on, 6), "most": round(most, 6), "levels": levels}
 
-    training = [(module, module.training) for module in model.modules()]
-    handles = [
+    hooks = [
         quantizer.register_forward_hook(
             lambda module, inputs, output, name=name: watch(name, module, output)
         )
         for name, quantizer in activation_quantizers(model).items()
     ]
-    try:
-        model.eval()(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, was in training:
-            module.training = was
+    with evaluated(model, hooks):
+        model(images)
     return found
 
 

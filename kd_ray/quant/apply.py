@@ -26,7 +26,7 @@ from kd_ray.quant.quantizers import (
     Quantizer,
 )
 from kd_ray.quant.rounding import FLOAT_BITS
-from kd_ray.quant.trace import LayerCalls, trace_layers
+from kd_ray.quant.trace import LayerCalls, evaluated, trace_layers
 
 LAYERS = (nn.Conv2d, nn.Linear)
 WEIGHTS: Mapping[str, type[Quantizer]] = {
@@ -55,7 +55,7 @@ def quantize_(
     """Puts quantizers on a float model, in place, and returns it.
 
     Args:
-        model: with fresh or trained float weights.
+        model: a model with fresh or trained float weights.
         options: `[student.quantizer]`.
         shape: `(C, H, W)` of an image.
 
@@ -148,25 +148,20 @@ def calibrate_(model: nn.Module, images: Tensor) -> None:
         model: quantized, on the device of `images`.
         images: `(N, C, H, W)` normalized.
     """
-    handles = [
+    hooks = [
         quantizer.register_forward_pre_hook(lambda module, inputs: module.calibrate_(inputs[0]))
         for quantizer in activation_quantizers(model).values()
     ]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    training = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
+    with evaluated(model, hooks):
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
                 module.train()
-        model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, was in training:
-            module.training = was
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
+        try:
+            model(images)
+        finally:
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
 
 
 def activation_quantizers(model: nn.Module) -> dict[str, Quantizer]:

@@ -13,7 +13,7 @@ from kd_ray.quant.rounding import FLOAT_BITS
 from kd_ray.quant.trace import LayerCalls, trace_layers
 
 PIXEL_BITS = 8
-"""Of the inputs of the first layer."""
+"""Bits of the inputs of the first layer."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class LayerCost:
 
     Attributes:
         name: dotted, in the model.
-        kind: of layer.
-        weight_bits: of its weights.
-        activation_bits: of its inputs; pixels have 8.
+        kind: class of the layer, such as "Conv2d".
+        weight_bits: bits of its weights.
+        activation_bits: bits of its inputs; pixels have 8.
         packed_bytes: weights at their bits, and a 4-byte scale where they are quantized; bias in
             float32.
         bit_operations: multiplications for one image, times both bits.
@@ -44,8 +44,9 @@ class ModelCost:
 
     Attributes:
         layers: convolutions and linear layers, in the order in which they are called.
-        packed_bytes: of the layers, and of all other parameters and running statistics as float32.
-        bit_operations: for one image.
+        packed_bytes: bytes of the layers, and of all other parameters and running statistics in
+            float32.
+        bit_operations: sum over the layers, for one image.
     """
 
     layers: list[LayerCost]

@@ -12,7 +12,7 @@ from kd_ray.quant.rounding import FLOAT_BITS
 
 
 class _Lsq(torch.autograd.Function):
-    """The same as the composed operations, in half the passes over memory."""
+    """Clip, round and scale as one operation, in half the passes over memory."""
 
     @staticmethod
     def forward(v: Tensor, step: Tensor, low: float, high: float, shift: float) -> Tensor:

@@ -22,7 +22,7 @@ SMALLEST_STEP = 1e-6
 
 
 class Quantizer(nn.Module):
-    """From float to as many levels as `bits` allow; the shape stays."""
+    """A module that takes floats to as many levels as `bits` allow; the shape stays."""
 
     def __init__(self, bits: int):
         super().__init__()

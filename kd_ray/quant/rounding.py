@@ -48,7 +48,7 @@ def fake_quantize(x: Tensor, bits: int, *, scale: float = 1.0, half_up: bool = F
     Args:
         x: any shape.
         bits: k >= 1; n = 2^k - 1.
-        scale: of `x`.
+        scale: factor of `x`.
         half_up: round a half upwards, else to the even neighbour.
 
     Returns:

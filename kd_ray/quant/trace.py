@@ -1,22 +1,25 @@
 """What passes through a model's layers: multiplications, the sign of inputs, the order of calls."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from kd_ray.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class LayerCalls:
-    """What one image costs in one layer.
+    """The calls of one layer for one image.
 
     Attributes:
         name: dotted, in the model.
-        kind: of module, such as "Conv2d".
+        kind: class of the module, such as "Conv2d".
         multiplications: multiply-accumulates for one image, over all calls.
-        calls: for one batch.
+        calls: how often it was called for one batch.
         negative: whether an input was below 0.
         distinct: how many different inputs there were.
     """
@@ -36,7 +39,7 @@ def trace_layers(
     """Runs two random images through a model and watches its layers; the model stays as it is.
 
     Args:
-        model: on any device.
+        model: any model, on any device.
         shape: `(C, H, W)` of an image.
         kinds: classes of the modules to watch.
 
@@ -61,26 +64,34 @@ def trace_layers(
 
     like = next(model.parameters())
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(like.device)
-    training = [(module, module.training) for module in model.modules()]
-    handles = [module.register_forward_hook(watch) for module in names]
-    try:
-        model.eval()(images)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"images of {shape[1]} x {shape[2]} pixels do not go through the model ({reason}); "
-            "choose another model, or images of another size"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, was in training:
-            module.training = was
+    with evaluated(model, [module.register_forward_hook(watch) for module in names]):
+        try:
+            model(images)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"images of {shape[1]} x {shape[2]} pixels do not go through the model ({reason}); "
+                "choose another model, or images of another size"
+            ) from error
     return list(found.values())
 
 
+@contextmanager
+def evaluated(model: nn.Module, hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """The model in evaluation mode for the block; then hooks are removed, and modes restored."""
+    training = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, was in training:
+            module.training = was
+
+
 def _multiplications(module: nn.Module, output: Tensor) -> int:
-    """Of one image in one call."""
+    """Multiply-accumulates of one image in one call."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() < 2:
         return 0

@@ -4,45 +4,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kd_ray.report.plots import STYLE, stand_in, svg_of
+from markupsafe import Markup
+
+from kd_ray.report.plots import DASHED, drawing, stand_in
 from kd_ray.report.summary import Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDE, HIGH = 8.8, 3.6
-
 
 @dataclass(frozen=True)
 class Line:
-    """Figures over the values of a choice.
+    """Figures over the values of a choice, or a level that the choice does not move.
 
     Attributes:
         name: what a person calls it.
         kind: it chooses the colour.
-        places: values of the choice, above 0.
-        figures: over seeds, one for each of them.
+        figures: over seeds, one for each place; the only one of a level, its spread as a band.
+        places: values of the choice, above 0; none of a level.
     """
 
     name: str
     kind: str
-    places: Sequence[float]
     figures: Sequence[Figure]
-
-
-@dataclass(frozen=True)
-class Level:
-    """A figure that the choice does not move.
-
-    Attributes:
-        name: what a person calls it.
-        kind: it chooses the colour.
-        figure: over seeds; its spread is drawn as a band.
-    """
-
-    name: str
-    kind: str
-    figure: Figure
+    places: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -52,17 +37,15 @@ class Panel:
     Attributes:
         title: above it.
         lines: at least one.
-        levels: behind them; may be none.
     """
 
     title: str
     lines: Sequence[Line]
-    levels: Sequence[Level] = ()
 
 
 def over_choice(
     title: str, panels: Sequence[Panel], *, choice: str, figure: str, percent: bool = False
-) -> str:
+) -> Markup:
     """Panels side by side on a logarithmic axis of the choice, bars for the spread, as SVG.
 
     Args:
@@ -72,39 +55,36 @@ def over_choice(
         figure: what the vertical axis is.
         percent: the figures are shares.
     """
-    import matplotlib
-    from matplotlib.figure import Figure as Drawing
     from matplotlib.ticker import PercentFormatter
 
-    with matplotlib.rc_context(STYLE):
-        drawing = Drawing(figsize=(WIDE, HIGH), layout="constrained")
-        for number, panel in enumerate(panels):
-            axes = drawing.add_subplot(1, len(panels), number + 1)
+    with drawing(title, 8.8, 3.8, columns=len(panels)) as plot:
+        for axes, panel in zip(plot.axes, panels, strict=True):
             _draw(axes, panel)
-            axes.set_xlabel(choice)
+            axes.set(title=panel.title, xlabel=choice)
             if percent:
                 axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-            if number == 0:
-                axes.set_ylabel(figure)
-            if number == len(panels) - 1 or len(panels) == 1:
-                axes.legend(frameon=False, fontsize=8)
-        return svg_of(drawing, title)
+        plot.axes[0].set_ylabel(figure)
+        marks = plot.axes[-1].get_legend_handles_labels()
+        axes.figure.legend(*marks, loc="outside lower left", ncols=3)
+    return plot.svg
 
 
 def _draw(axes: "Axes", panel: Panel) -> None:
     from matplotlib.ticker import NullLocator
 
-    for level in panel.levels:
-        shade, mean, spread = stand_in(level.kind), level.figure.mean, level.figure.spread
-        axes.axhline(mean, color=shade, linewidth=1.2, dashes=(5, 3), label=level.name)
-        if spread:
-            axes.axhspan(mean - spread, mean + spread, color=shade, alpha=0.12, linewidth=0)
     for line in panel.lines:
+        shade, first = stand_in(line.kind), line.figures[0]
+        if not line.places:
+            axes.axhline(first.mean, color=shade, label=line.name, **DASHED)
+            spread = first.spread or 0.0
+            band = (first.mean - spread, first.mean + spread)
+            axes.axhspan(*band, color=shade, alpha=0.12, linewidth=0)
+            continue
         axes.errorbar(
             line.places,
             [figure.mean for figure in line.figures],
             yerr=[figure.spread or 0.0 for figure in line.figures],
-            color=stand_in(line.kind),
+            color=shade,
             label=line.name,
             linewidth=1.5,
             marker="o",
@@ -116,5 +96,4 @@ def _draw(axes: "Axes", panel: Panel) -> None:
     axes.set_xscale("log")
     axes.set_xticks(places, [f"{place:g}" for place in places])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_title(panel.title, loc="left", fontsize=10)
     axes.grid(axis="y")

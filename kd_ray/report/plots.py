@@ -1,4 +1,4 @@
-"""Plots as inline SVG: curves of epochs, and dots of test errors.
+"""Plots as inline SVG: curves of epochs, dots of test errors, and squares of counts.
 
 Colours are CSS variables of the page (`--ink`, `--rule`, `--teacher`, ...), so that one file suits
 light, dark and paper; matplotlib, which knows no variables, draws with stand-ins that are replaced
@@ -7,11 +7,16 @@ in its output. It is imported where it is needed, and no global figure is ever m
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from html import escape
 from statistics import mean
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from kd_ray.report.summary import MODEL_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,18 +25,26 @@ if TYPE_CHECKING:
 LONG = 20
 """Epochs from which the first ones are left out of a plot of accuracy."""
 
+MOST_WRITTEN = 16
+"""Lines of a matrix up to which the counts stand in their cells."""
+
 INK, RULE = "ink", "rule"
 STUDENTS = ("labels", "smoothing", "softened-labels", "distilled", "specialized")
 VARIABLES = (INK, RULE, "teacher", *STUDENTS)
 STAND_INS = {name: f"#01fe{number:02x}" for number, name in enumerate(VARIABLES)}
 STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
     "axes.edgecolor": STAND_INS[RULE],
     "axes.labelcolor": STAND_INS[INK],
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
     "font.size": 9,
     "grid.color": STAND_INS[RULE],
     "grid.linewidth": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "kd-ray",
     "text.parse_math": False,
@@ -41,6 +54,21 @@ STYLE: dict[Any, Any] = {
     "ytick.color": STAND_INS[RULE],
     "ytick.labelcolor": STAND_INS[INK],
 }
+DASHED: dict[str, Any] = {"linewidth": 1.2, "dashes": (5, 3)}
+"""A level that others are compared with."""
+
+
+@dataclass
+class Drawing:
+    """A plot while it is drawn.
+
+    Attributes:
+        axes: side by side, at least one.
+        svg: the plot as an `<svg>` element, once it is drawn.
+    """
+
+    axes: "list[Axes]"
+    svg: Markup = field(default_factory=Markup)
 
 
 @dataclass(frozen=True)
@@ -51,45 +79,13 @@ class Curve:
         kind: of model; it chooses the colour.
         epochs: numbers of the epochs.
         values: one for each of them.
+        name: written beside the plot, or "".
     """
 
     kind: str
     epochs: Sequence[int]
     values: Sequence[float]
-
-
-@dataclass(frozen=True)
-class Dots:
-    """Test errors of one kind of model.
-
-    Attributes:
-        kind: it chooses the colour.
-        name: what a person calls it.
-        errors: one for each seed.
-    """
-
-    kind: str
-    name: str
-    errors: Sequence[float]
-
-
-@dataclass(frozen=True)
-class Series:
-    """Test accuracies of one kind of student over temperatures.
-
-    Attributes:
-        name: what a person calls it.
-        kind: it chooses the colour.
-        temperatures: T of each point; a single None is a level that no T moves.
-        means: over seeds, one for each of them.
-        spreads: the same.
-    """
-
-    name: str
-    kind: str
-    temperatures: Sequence[float | None]
-    means: Sequence[float]
-    spreads: Sequence[float]
+    name: str = ""
 
 
 def colour(kind: str) -> str:
@@ -101,8 +97,30 @@ def colour(kind: str) -> str:
     return f"var(--{kind if kind in VARIABLES else INK})"
 
 
-def curves(title: str, lines: Sequence[Curve], *, percent: bool = False) -> str:
+@contextmanager
+def drawing(title: str, width: float, height: float, columns: int = 1) -> Iterator[Drawing]:
+    """Empty axes in the page's style; what is drawn on them becomes an SVG at the end.
+
+    Args:
+        title: what the plot is called where it cannot be seen.
+        width: of all axes, in inches; a page is 8.8 wide.
+        height: in inches.
+        columns: number of axes.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        drawn = Drawing([figure.add_subplot(1, columns, place + 1) for place in range(columns)])
+        yield drawn
+        drawn.svg = svg_of(figure, title)
+
+
+def curves(title: str, lines: Sequence[Curve], *, percent: bool = False) -> Markup:
     """Lines over epochs, one for each training, as SVG.
+
+    Lines with names have them in a legend, and colours from dark to light in place of their kind's.
 
     Args:
         title: above the plot.
@@ -111,144 +129,104 @@ def curves(title: str, lines: Sequence[Curve], *, percent: bool = False) -> str:
             of their epochs is cut off, since the end is what one compares.
     """
     import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import PercentFormatter
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
-        axes = figure.add_subplot()
-        for line in lines:
+    named = any(line.name for line in lines)
+    shades = matplotlib.colormaps["viridis"]
+    with drawing(title, *((8.8, 3.4) if named else (4.4, 2.7))) as plot:
+        (axes,) = plot.axes
+        for number, line in enumerate(lines):
+            shade = shades(0.15 + 0.65 * number / max(len(lines) - 1, 1))
             axes.plot(
                 line.epochs,
                 line.values,
-                color=stand_in(line.kind),
-                linewidth=1.3,
+                color=shade if named else stand_in(line.kind),
+                linewidth=1.4,
                 marker="o" if len(line.epochs) == 1 else "",
                 markersize=4,
+                label=line.name,
             )
-        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_title(title)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        count_whole(axes)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
             axes.set_ylim(_worth_seeing(lines))
         axes.grid(axis="y")
-        return svg_of(figure, title)
+        if named:
+            axes.set_ylim(bottom=0)
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return plot.svg
 
 
-def error_dots(title: str, groups: Sequence[Dots], teachers: Sequence[float]) -> str:
+def error_dots(
+    title: str, groups: Mapping[str, Sequence[float]], teachers: Sequence[float]
+) -> Markup:
     """Test errors, one dot for each seed, a bar for the mean, and a line for each teacher, as SVG.
 
     Args:
-        title: above the plot.
-        groups: at least one kind of student, the first at the top.
+        title: what the plot is called where it cannot be seen.
+        groups: kind of student -> errors of its seeds; at least one kind, the first at the top.
         teachers: errors of the ensemble's members; may be empty.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.8, 0.95 + 0.5 * len(groups)), layout="constrained")
-        axes = figure.add_subplot()
-        for row, group in enumerate(groups):
-            _draw_dots(axes, row, group)
+    with drawing(title, 8.8, 0.95 + 0.5 * len(groups)) as plot:
+        (axes,) = plot.axes
+        for row, (kind, values) in enumerate(groups.items()):
+            # Dots of equal errors would hide each other, so they are spread over their row.
+            last, shade = len(values) - 1, stand_in(kind)
+            heights = [row + 0.36 * (place - last / 2) / max(last, 1) for place in range(last + 1)]
+            axes.plot(values, heights, "o", color=shade, alpha=0.85, clip_on=False)
+            if last:
+                centre = mean(values)
+                axes.plot([centre, centre], [row - 0.3, row + 0.3], color=shade, linewidth=2.2)
         for errors in teachers:
-            axes.axvline(errors, color=stand_in("teacher"), linewidth=1.2, dashes=(5, 3))
+            axes.axvline(errors, color=stand_in("teacher"), **DASHED)
         if teachers:
             one = len(teachers) == 1
             note = f"teacher {teachers[0]:,.0f}" if one else f"teachers, mean {mean(teachers):,.1f}"
             above = axes.get_xaxis_transform()
-            x, y = mean(teachers), 1.02
-            axes.text(x, y, note, transform=above, ha="center", va="bottom", fontsize=9)
-        axes.set_yticks(range(len(groups)), [group.name for group in groups])
+            axes.text(mean(teachers), 1.02, note, transform=above, ha="center", va="bottom")
+        axes.set_yticks(range(len(groups)), [MODEL_NAMES.get(kind, kind) for kind in groups])
         axes.set_ylim(len(groups) - 0.45, -0.55)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.08)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("errors on the test split")
         axes.grid(axis="x")
-        axes.set_axisbelow(True)
-        return svg_of(figure, title)
+    return plot.svg
 
 
-def layer_lines(title: str, epochs: Sequence[int], shares: Mapping[str, Sequence[float]]) -> str:
-    """Shares over epochs, a line for each layer named beside it, as SVG.
-
-    Args:
-        title: above the plot.
-        epochs: numbers of the epochs.
-        shares: layer -> one for each epoch; at least one layer, the first ones darker.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-    colours = matplotlib.colormaps["viridis"]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.8, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        for number, (name, line) in enumerate(shares.items()):
-            shade = colours(0.15 + 0.65 * number / max(len(shares) - 1, 1))
-            marker = "o" if len(epochs) == 1 else ""
-            axes.plot(epochs, line, color=shade, linewidth=1.4, marker=marker, label=name)
-        axes.set_title(title, loc="left", fontsize=10)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-        axes.set_ylim(bottom=0)
-        axes.grid(axis="y")
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-        return svg_of(figure, title)
-
-
-def over_temperature(title: str, lines: Sequence[Series], teachers: Sequence[float]) -> str:
-    """Accuracy over T on a logarithmic axis, with bars for the spread, as SVG.
+def heat_map(title: str, cells: Sequence[Sequence[int]], largest: int) -> Markup:
+    """Squares of one colour, as strong as their counts, as SVG.
 
     Args:
         title: above the plot.
-        lines: at least one.
-        teachers: accuracies of the ensemble's members; may be empty.
+        cells: lines of equal length.
+        largest: the count of full strength, at least 1; the same for plots to be compared.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator, PercentFormatter
+    from matplotlib.patches import Rectangle
 
-    known = sorted({t for line in lines for t in line.temperatures if t is not None})
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.8, 4.2), layout="constrained")
-        axes = figure.add_subplot()
-        for line in lines:
-            shade = stand_in(line.kind)
-            level = line.temperatures[0] is None
-            places = known or [1.0]
-            means = [line.means[0]] * len(places) if level else list(line.means)
-            spreads = [line.spreads[0]] * len(places) if level else list(line.spreads)
-            at = places if level else [t for t in line.temperatures if t is not None]
-            axes.errorbar(
-                at,
-                means,
-                yerr=spreads,
-                color=shade,
-                label=line.name,
-                linewidth=1.5,
-                marker="" if level else "o",
-                markersize=5,
-                capsize=2.5,
-                elinewidth=0.8,
-            )
-        for accuracy in teachers:
-            axes.axhline(accuracy, color=stand_in("teacher"), linewidth=1.2, dashes=(5, 3))
-        axes.set_xscale("log")
-        axes.set_xticks(known, [f"{t:g}" for t in known])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-        axes.set_title(title, loc="left", fontsize=10)
-        axes.set_xlabel("temperature T")
-        axes.grid(axis="y")
-        axes.legend(frameon=False, ncols=2)
-        return svg_of(figure, title)
+    count, shade = len(cells), stand_in("distilled")
+    filled = [(x, y, n) for y, counts in enumerate(cells) for x, n in enumerate(counts) if n]
+    with drawing(title, 4.4, 4.4) as plot:
+        (axes,) = plot.axes
+        for x, y, value in filled:
+            # The root lets the many small counts beside the diagonal be seen.
+            strength = 0.85 * (value / largest) ** 0.5
+            corner = (x - 0.5, y - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, facecolor=shade, alpha=strength, linewidth=0))
+            if count <= MOST_WRITTEN:
+                axes.text(x, y, f"{value:,}", ha="center", va="center", fontsize=7)
+        axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), aspect="equal", title=title)
+        axes.set(xlabel="group of the choice", ylabel="group of the label")
+        axes.locator_params(integer=True)
+    return plot.svg
+
+
+def count_whole(axes: "Axes") -> None:
+    """Ticks of a horizontal axis at whole numbers."""
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
 
 
 def _worth_seeing(lines: Sequence[Curve]) -> tuple[float, float] | None:
@@ -261,23 +239,12 @@ def _worth_seeing(lines: Sequence[Curve]) -> tuple[float, float] | None:
     return low - margin, high + margin
 
 
-def _draw_dots(axes: "Axes", row: int, group: Dots) -> None:
-    """Dots of equal errors would hide each other, so they are spread over the height of a row."""
-    count = len(group.errors)
-    heights = [row + 0.36 * (place - (count - 1) / 2) / max(count - 1, 1) for place in range(count)]
-    shade = stand_in(group.kind)
-    axes.plot(group.errors, heights, "o", color=shade, markersize=6, alpha=0.85, clip_on=False)
-    if count > 1:
-        centre = mean(group.errors)
-        axes.plot([centre, centre], [row - 0.3, row + 0.3], color=shade, linewidth=2.2)
-
-
 def stand_in(kind: str) -> str:
     """What matplotlib draws in the place of the CSS variable of a kind; `svg_of` puts it back."""
     return STAND_INS.get(kind, STAND_INS[INK])
 
 
-def svg_of(figure: "Figure", title: str) -> str:
+def svg_of(figure: "Figure", title: str) -> Markup:
     """An `<svg>` element that can stand in a page beside others."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -291,4 +258,4 @@ def svg_of(figure: "Figure", title: str) -> str:
     prefix = re.sub(r"\W+", "-", title)
     svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     svg = re.sub(r"font-family: [^;\"]+; ", "", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
+    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1))

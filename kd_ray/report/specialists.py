@@ -1,22 +1,13 @@
 """Specialists in the report: who has which classes, and what they are worth by coverage."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from kd_ray.report.heat import heat_map
-from kd_ray.report.markup import element, paragraph, section, table
+from kd_ray.report.plots import heat_map
 from kd_ray.report.summary import Summary
 from kd_ray.result import CLASS_GROUPS, JOINT_SET, Result
 from kd_ray.runs.group_classes import group_lines
 from kd_ray.specialists import gain_kept
-
-NOTE = (
-    "Specialists: how many have the true class of a test image. Relative change: of the number of "
-    "right first choices, as in the paper's table 4; of errors: the same of the wrong ones, since "
-    "classes that were nearly all right have no room for more. Confusion: wrong first choices "
-    "among the test images, by the group of the label (line) and the group of the choice "
-    "(column); the diagonal is confusion within a group. Groups are numbered as their "
-    "specialists are. A specialist may have other classes beside its group's."
-)
 
 
 def result_of(results: Sequence[Result], kind: str) -> Result | None:
@@ -28,7 +19,7 @@ def coverage_rows(result: Result) -> list[dict[str, str]]:
     """The paper's table 4: heading -> text, a line for each number of specialists.
 
     Args:
-        result: of the specialists' transfer set.
+        result: the record of the specialists' transfer set.
     """
     details = result.details
     lines = [
@@ -100,31 +91,23 @@ def _within(cells: Sequence[Sequence[int]]) -> int:
     return sum(line[place] for place, line in enumerate(cells))
 
 
-def specialists_section(summary: Summary) -> str:
-    """Table, plots and classes as HTML; empty where there are no specialists."""
-    found = result_of(summary.results, CLASS_GROUPS)
+def specialists_parts(summary: Summary) -> dict[str, Any]:
+    """Texts, table and plots of a run's specialists by their names in the template of its page."""
+    grouped = result_of(summary.results, CLASS_GROUPS)
     combined = result_of(summary.results, JOINT_SET)
-    parts = [paragraph(line) for line in specialists_sentences(summary)]
+    lines = [] if grouped is None else [line.strip() for line in group_lines(grouped)]
+    parts: dict[str, Any] = {
+        "specialists": specialists_sentences(summary),
+        "groups": list(zip(lines[::2], lines[1::2], strict=True)),
+        "coverage": [],
+        "confusion": [],
+    }
     if combined is not None:
-        rows = coverage_rows(combined)
-        parts.append(
-            f'<div class="wide">{table(list(rows[0]), [list(row.values()) for row in rows])}</div>'
-        )
-        before, after = combined.details["confusion_before"], combined.details["confusion_after"]
+        before, after = (combined.details[f"confusion_{when}"] for when in ("before", "after"))
         largest = max(1, *(count for cells in (before, after) for line in cells for count in line))
-        plots = (
+        parts["coverage"] = coverage_rows(combined)
+        parts["confusion"] = [
             heat_map("Confusion between groups, generalist", before, largest),
             heat_map("Confusion between groups, with specialists", after, largest),
-        )
-        figures = "".join(f"<figure>{plot}</figure>" for plot in plots)
-        parts.append(f'<div class="plots">{figures}</div>')
-    if found is not None:
-        lines = list(group_lines(found))
-        items = "".join(
-            f"<li>{element('span', first)}<br>{element('small', second.strip())}</li>"
-            for first, second in zip(lines[::2], lines[1::2], strict=True)
-        )
-        parts.append(f"<ul>{items}</ul>")
-    if not parts:
-        return ""
-    return section("Specialists", *parts, element("p", NOTE, **{"class": "note"}))
+        ]
+    return parts

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from kd_ray.report.cost import cost_of
-from kd_ray.report.markup import paragraph, table
+from kd_ray.report.html import rendered
 from kd_ray.result import STUDENT, TEACHER, TRANSFER_SET, Result
 from kd_ray.units import bytes_shown, count_shown
 
@@ -235,13 +235,7 @@ class Summary:
 
     def _repr_html_(self) -> str:
         """The closing table, for notebooks."""
-        return figures_table(self) + "".join(paragraph(line) for line in self.sentences())
-
-
-def figures_table(summary: Summary) -> str:
-    """The closing table as HTML: test split, mean and spread over seeds."""
-    rows = summary.cells()
-    return table(list(rows[0]), [list(row.values()) for row in rows]) if rows else ""
+        return rendered("table", rows=self.cells(), lines=self.sentences())
 
 
 def summarize_results(folder: Path, results: Sequence[Result]) -> Summary:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 1e-6
-"""Largest change of a probability in a step at which a row's q counts as found."""
+"""Largest change of a probability in a step at which a row's q counts as converged."""
 
 MOST_STEPS = 1000
-"""Many more than it takes; what is left of the gradient is told, see `Combined`."""
+"""Many more steps than it takes; the gradient that is left is reported, see `Combined`."""
 
 Probabilities = Callable[[int, Tensor], Tensor]
 """(number of a specialist, rows `(n,)`) -> what it believes of them, `(n, s + 1)`, dustbin last."""
@@ -26,7 +26,7 @@ Probabilities = Callable[[int, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Beliefs:
-    """What generalist and specialists believe of N images, one by one.
+    """The beliefs of the generalist and each specialist about N images.
 
     Attributes:
         generalist: logits, `(N, K)` float64.
@@ -49,7 +49,7 @@ class Combined:
 
     Attributes:
         logits: log q, centred: of mean 0 over the classes, `(N, K)` float64.
-        steps: of the descent.
+        steps: number of steps that the slowest image took.
         gradient: the largest partial derivative of F in a logit that was left.
     """
 
@@ -121,11 +121,11 @@ def combine(
     proportion to q. A step moves q by -1 / (1 + A) of this gradient, so that z becomes
     log((p_g + sum of t_m) / (1 + A)). It needs no rate, leaves q a distribution, and never raises
     F: it goes to the minimum of a bound on F that touches it at the old q (expectation maximization
-    where the class behind a dustbin is what nobody saw). A step on z itself crawls where q is
+    where the class behind a dustbin is what was not observed). A step on z itself crawls where q is
     small. One specialist alone, or several of the same classes, are solved in one step.
 
     Args:
-        beliefs: of the images.
+        beliefs: beliefs about the images.
         tolerance: an image's q is found when none of its probabilities moves by more in a step.
         most_steps: it ends after so many in any case.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from kd_ray.errors import ConfigError, TransferSetError
 
 RESTARTS = 10
-"""Of k-means, from other centres; the best is taken."""
+"""Runs of k-means from different centres; the best is taken."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ClassGroups:
 
     Attributes:
         of_class: the group of each of the K classes.
-        special: for each group, the numbers of its specialist's classes, ascending.
+        special: for each group the numbers of its specialist's classes, ascending.
     """
 
     of_class: tuple[int, ...]
@@ -51,7 +51,7 @@ class ClassGroups:
 
 
 def covariance(probabilities: Tensor) -> Tensor:
-    """Of the predictions over rows, `(K, K)` float64.
+    """The covariance matrix of the predictions over rows, `(K, K)` float64.
 
     Args:
         probabilities: a distribution in each row, `(N, K)`.
@@ -71,12 +71,12 @@ def find_groups(
     """The classes of each specialist, a function of the arguments alone.
 
     Args:
-        probabilities: of the generalist on training images, `(N, K)`.
+        probabilities: the generalist's predictions on training images, `(N, K)`.
         class_names: K names.
         count: how many specialists.
         classes_each: give each specialist the classes nearest to its group's centre, so many of
             them: fewer than its group has, or some of others besides. None for its group.
-        seed: of k-means.
+        seed: random seed of k-means.
 
     Raises:
         ConfigError: more specialists than the classes have different columns, more classes each
@@ -121,7 +121,7 @@ def _nearest_classes(
     of_class: Sequence[int],
     count: int,
 ) -> tuple[tuple[int, ...], ...]:
-    """For each group its own classes, nearest first, and then others, `count` in all.
+    """The `count` classes of each specialist: its group's own, nearest first, and then others.
 
     Near is a small angle to the mean column: a class that is hardly ever confused has a short
     column, and so lies nearer to every centre than the classes that belong there.
@@ -154,10 +154,10 @@ def _check_sizes(special: Sequence[Sequence[int]], class_names: Sequence[str]) -
 def check_rows(
     labels: Tensor, predicted: Tensor, class_names: Sequence[str], test_rows: int
 ) -> None:
-    """Refuses a transfer set that groups cannot be found in, or that cannot be judged by.
+    """Refuses a transfer set whose rows cannot make groups, or cannot test specialists.
 
     Args:
-        labels: of its training rows, `(N,)`; -1 where hidden.
+        labels: labels of its training rows, `(N,)`; -1 where hidden.
         predicted: the generalist's first choice on them, `(N,)`.
         class_names: K names.
         test_rows: how many rows of the test split it has.

@@ -30,7 +30,7 @@ class SpecialFeed:
     Attributes:
         feed: all rows, with labels among the specialist's outputs.
         dustbin: the label of all other classes.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     feed: TensorFeed
@@ -60,7 +60,7 @@ class SpecialFeed:
         return math.log(len(self.rest) / len(self.special))
 
     def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:
-        """See `batch.Feed`."""
+        """This worker's part of a global batch; see `batch.Feed`."""
         return self.feed.batch(self._drawn(epoch)[order], mine, epoch)
 
     def _drawn(self, epoch: int) -> Tensor:

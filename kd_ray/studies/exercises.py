@@ -33,8 +33,8 @@ EXERCISES: Mapping[str, str] = {
 
 COLOURS = {"q1": "labels", "q2": "smoothing", "q3": "distilled", "q4": "softened-labels"}
 NOTE = (
-    "Mean over seeds, with the sample standard deviation; dashed, the teacher. Q1 has no soft term, "
-    "so it is the same at every T."
+    "Mean over seeds, with the sample standard deviation; dashed, the teacher. Q1 has no soft "
+    "term, so it is the same at every T."
 )
 
 

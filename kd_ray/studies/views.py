@@ -47,7 +47,8 @@ def view_students(recipe: Recipe, numbers: Sequence[int]) -> dict[int | None, Va
             f"views: must be at least one number from 1 on, each once, but got {list(numbers)}"
         )
     shown: dict[int | None, Variant] = {
-        v: Variant(f"views-{v}", derived(recipe, student={"views": v})) for v in numbers}
+        v: Variant(f"views-{v}", derived(recipe, student={"views": v})) for v in numbers
+    }
     return {**shown, None: variant(recipe, ONLINE)}
 
 

@@ -28,7 +28,7 @@ from kd_ray.files import (
     sha256_of,
     write_json,
 )
-from kd_ray.training.progress import Part, Training
+from kd_ray.training.progress import EpochPart, Training
 from kd_ray.versions import versions
 
 WEIGHTS, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
@@ -69,7 +69,7 @@ class Meta(BaseModel):
         parents: artefact -> sha256.
         progress: counters that the loop carries from epoch to epoch.
         history: one record of metrics for each finished epoch.
-        part: of the next epoch that is done already, see `progress.Part`.
+        part: of the next epoch that is done already, see `progress.EpochPart`.
         files: name -> sha256.
         versions: of the packages that made it.
     """
@@ -228,7 +228,7 @@ def restore(path: Path, training: Training) -> Meta:
     training.best_epoch = int(meta.progress.get("best_epoch") or 0)
     best = meta.progress.get("best_accuracy")
     training.best_accuracy = -math.inf if best is None else float(best)
-    training.part = None if meta.part is None else Part(**meta.part)
+    training.part = None if meta.part is None else EpochPart(**meta.part)
     return meta
 
 

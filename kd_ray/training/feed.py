@@ -31,7 +31,7 @@ class TensorFeed:
         std: `(C,)` float32 of pixels in [0, 1].
         logits: `(N, V, M, K)` float32 raw teacher logits, or None.
         augment: what a view other than 0 does to an image.
-        seed: of the views.
+        seed: seed of the views.
         views: V stored views that epochs go through in turn, or "fresh" for a new one each epoch.
     """
 
@@ -47,11 +47,11 @@ class TensorFeed:
 
     @property
     def rows(self) -> int:
-        """N."""
+        """The number N of rows."""
         return len(self.labels)
 
     def to(self, device: torch.device) -> "TensorFeed":
-        """The same rows on a device."""
+        """A feed of these rows on a device."""
         return replace(
             self,
             pixels=self.pixels.to(device),

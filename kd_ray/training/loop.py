@@ -6,7 +6,6 @@ what it would have drawn.
 """
 
 import hashlib
-import inspect
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -23,9 +22,9 @@ from kd_ray.models import project_
 from kd_ray.training.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_loss, soft_targets
 from kd_ray.training.metrics import summarize, tally
 from kd_ray.training.optimizer import set_knobs
-from kd_ray.training.progress import Epoch, Notice, Part, Step, Training
+from kd_ray.training.progress import Epoch, EpochPart, Notice, Step, Training
 from kd_ray.training.schedule import Schedule, make_schedule
-from kd_ray.training.workers import Worker, average_buffers, summed
+from kd_ray.training.workers import Worker, average_buffers, buffers_unsent, summed
 
 ObjectiveFunction = Callable[[Tensor, Batch, float], Loss]
 """(student logits `(N, K)`, batch, share of the run done) -> loss."""
@@ -49,7 +48,7 @@ def derived_seed(*parts: int | str) -> int:
 
 
 def label_objective(smoothing: float) -> ObjectiveFunction:
-    """The loss of whoever has no teacher: cross-entropy with labels at T = 1, in nats.
+    """The loss of a model without a teacher: cross-entropy with labels at T = 1, in nats.
 
     Args:
         smoothing: share of the label's mass that is spread evenly over all K classes.
@@ -89,7 +88,7 @@ def fit(
         feed: rows to learn from.
         objective: the loss of one batch.
         options: epochs, batch size, schedule, precision.
-        seed: of the order of rows and of dropout.
+        seed: seed of the order of rows and of dropout.
         worker: this process among the workers; all of them call this with the same arguments.
         validation: rows to choose among epochs by.
         ensemble: how teachers are averaged where agreement with them is measured.
@@ -182,12 +181,10 @@ def _runnable(model: nn.Module, options: Train, worker: Worker) -> Callable[[Ten
     if options.compile:
         network = torch.compile(network)
     if worker.world > 1:
-        # Buffers are averaged once an epoch (`average_buffers`), so no step has to send them. What
-        # turns that off has another name since torch 2.15.
-        known = inspect.signature(DistributedDataParallel).parameters
-        sending = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        quiet: dict[str, Any] = {sending: False}
-        network = DistributedDataParallel(network, gradient_as_bucket_view=True, **quiet)
+        # Buffers are averaged once an epoch (`average_buffers`), so no step has to send them.
+        network = DistributedDataParallel(
+            network, gradient_as_bucket_view=True, **buffers_unsent(DistributedDataParallel)
+        )
     return network  # type: ignore[no-any-return]
 
 
@@ -204,7 +201,7 @@ def _train_epoch(
 ) -> Generator[Step | Notice, None, dict[str, float]]:
     """One pass over the rows; a generator whose return value is the epoch's training metrics."""
     number = training.epoch + 1
-    part = training.part or Part(0, [0.0] * 5, [])
+    part = training.part or EpochPart(0, [0.0] * 5, [])
     begun = [part.steps] if part.steps else []  # what was drawn before a notice is not drawn again
     torch.manual_seed(derived_seed(seed, "dropout", number, worker.rank, *begun))
     shuffle = torch.Generator().manual_seed(derived_seed(seed, "order", number))
@@ -240,7 +237,7 @@ def _train_epoch(
             yield Step(number, step + 1, len(bounds), (stop - first) / (now - started))
         if _noticed(worker, step + 1, len(bounds)):
             average_buffers(training.model)
-            training.part = Part(
+            training.part = EpochPart(
                 step + 1, summed(sums.clone()).tolist(), [float(norm) for norm in norms]
             )
             yield Notice(number, step + 1, len(bounds))
@@ -263,7 +260,7 @@ def _train_epoch(
 
 
 def _noticed(worker: Worker, done: int, steps: int) -> bool:
-    """Whether a notice came; nobody asks at the end of an epoch, which has its checkpoint."""
+    """Whether a notice came; the end of an epoch needs none, as it has its checkpoint."""
     due = done % NOTICE_EVERY == 0 and done < steps
     return due and worker.noticed is not None and worker.noticed()
 

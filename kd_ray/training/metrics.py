@@ -1,4 +1,4 @@
-"""What an evaluation counts: sums over rows that add up over batches and over workers.
+"""The counts of an evaluation: sums over rows that add up over batches and over workers.
 
 `tally` turns rows into sums on their device, sums of sums are sums, `summarize` turns them into
 figures. Nothing here knows how the sums travel between workers.

@@ -1,4 +1,4 @@
-"""Teachers that are run in every step: what stored logits save, and are measured against."""
+"""Teachers that are run in every step: the cost that stored logits save."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +27,7 @@ class TaughtFeed:
 
     @property
     def rows(self) -> int:
-        """N."""
+        """The number N of rows."""
         return self.feed.rows
 
     def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:

@@ -1,4 +1,4 @@
-"""What a training tells as it goes, and what one epoch hands to the next."""
+"""The events of a training, and the state that one epoch hands to the next."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from kd_ray.config import Train
 
 @dataclass(frozen=True)
 class Step:
-    """Somewhere inside an epoch; for progress displays, at most two a second."""
+    """A place inside an epoch, for progress displays; there are at most two a second."""
 
     epoch: int
     done: int
@@ -37,9 +37,9 @@ class Epoch:
         number: 1-based.
         metrics: train_loss, hard_loss, soft_loss, train_accuracy, learning_rate, gradient_norm, and
             where there are validation rows, the figures of `metrics.summarize` on them.
-        seconds: training and evaluation.
-        images_per_s: of training alone, over all workers.
-        layers: of a quantized model, what `quant.activity` found.
+        seconds: duration of training and evaluation.
+        images_per_s: rate of training alone, over all workers.
+        layers: figures of `quant.activity` for a quantized model, else None.
     """
 
     number: int
@@ -60,13 +60,13 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Part:
+class EpochPart:
     """The beginning of an epoch, where a notice came in the middle of it.
 
     Attributes:
-        steps: done.
-        sums: over them, of all workers; see `_step_sums`.
-        norms: of the gradient, where it was looked at.
+        steps: how many are done.
+        sums: sums over these steps and all workers; see `loop._step_sums`.
+        norms: norms of the gradient, at the steps where it was computed.
     """
 
     steps: int
@@ -80,12 +80,12 @@ class Training:
 
     Attributes:
         model: float weights in place.
-        optimizer: of the model's parameters.
-        epoch: finished epochs.
+        optimizer: optimizer of the model's parameters.
+        epoch: number of finished epochs.
         best_epoch: the one with the best validation accuracy, 0 before there is one.
-        best_accuracy: on the validation rows.
+        best_accuracy: its accuracy on the validation rows.
         history: a record for each finished epoch.
-        part: of the next epoch that is done already; None at its beginning.
+        part: the part of the next epoch that is done already; None at its beginning.
     """
 
     model: nn.Module
@@ -94,7 +94,7 @@ class Training:
     best_epoch: int = 0
     best_accuracy: float = -math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
-    part: Part | None = None
+    part: EpochPart | None = None
 
     def note(self, epoch: Epoch) -> None:
         """Counts a finished epoch in."""

@@ -7,9 +7,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from kd_ray.catalog import call_problems, pick
+from kd_ray.config.table import Count, PartialShare, Share
 from kd_ray.errors import ConfigError, UnknownNameError
 
 
@@ -30,16 +33,12 @@ Schedule = Callable[[int, int, int], Knobs]
 """(step from 0, steps per epoch, steps of the whole run) -> Knobs."""
 
 
-def constant(*, warmup: float = 0.0) -> Schedule:
+def constant(*, warmup: PartialShare = 0.0) -> Schedule:
     """The peak learning rate throughout.
 
     Args:
         warmup: share of the run in which the rate first rises in a straight line.
-
-    Raises:
-        ConfigError: warmup is not in [0, 1).
     """
-    _check_warmup(warmup)
 
     def schedule(step: int, steps_per_epoch: int, total_steps: int) -> Knobs:
         return Knobs(_rise(step, warmup * total_steps))
@@ -47,7 +46,7 @@ def constant(*, warmup: float = 0.0) -> Schedule:
     return schedule
 
 
-def cosine(*, warmup: float = 0.0, final: float = 0.0) -> Schedule:
+def cosine(*, warmup: PartialShare = 0.0, final: Share = 0.0) -> Schedule:
     """Half a cosine from the peak to `final`, which is reached when the last step is over.
 
     Loshchilov and Hutter 2017 (SGDR), equation 5, without restarts.
@@ -55,12 +54,7 @@ def cosine(*, warmup: float = 0.0, final: float = 0.0) -> Schedule:
     Args:
         warmup: share of the run in which the rate first rises in a straight line.
         final: scale at the end of the run.
-
-    Raises:
-        ConfigError: warmup is not in [0, 1), or final not in [0, 1].
     """
-    _check_warmup(warmup)
-    _check(0 <= final <= 1, "0 <= final <= 1", final=final)
 
     def schedule(step: int, steps_per_epoch: int, total_steps: int) -> Knobs:
         start = warmup * total_steps
@@ -73,11 +67,11 @@ def cosine(*, warmup: float = 0.0, final: float = 0.0) -> Schedule:
 
 def one_cycle(
     *,
-    rise: float = 0.3,
-    initial: float = 0.04,
-    final: float = 4e-6,
-    low_momentum: float = 0.85,
-    high_momentum: float = 0.95,
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3,
+    initial: Annotated[float, Field(gt=0, le=1)] = 0.04,
+    final: Share = 4e-6,
+    low_momentum: PartialShare = 0.85,
+    high_momentum: PartialShare = 0.95,
 ) -> Schedule:
     """Up to the peak and far down again, the momentum the other way round.
 
@@ -92,17 +86,13 @@ def one_cycle(
         high_momentum: momentum at the first and the last step.
 
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: the low momentum is above the high one.
     """
-    _check(0 < rise < 1, "0 < rise < 1", rise=rise)
-    _check(0 < initial <= 1, "0 < initial <= 1", initial=initial)
-    _check(0 <= final <= 1, "0 <= final <= 1", final=final)
-    _check(
-        0 <= low_momentum <= high_momentum < 1,
-        "0 <= low_momentum <= high_momentum < 1",
-        low_momentum=low_momentum,
-        high_momentum=high_momentum,
-    )
+    if low_momentum > high_momentum:
+        raise ConfigError(
+            f"low_momentum must be at most high_momentum, but got {low_momentum} and "
+            f"{high_momentum}"
+        )
 
     def schedule(step: int, steps_per_epoch: int, total_steps: int) -> Knobs:
         last = total_steps - 1
@@ -118,7 +108,7 @@ def one_cycle(
     return schedule
 
 
-def step(*, milestones: list[int], factors: list[float]) -> Schedule:
+def step(*, milestones: list[Count], factors: list[Annotated[float, Field(gt=0)]]) -> Schedule:
     """A staircase: after `milestones[i]` epochs the scale becomes `factors[i]`.
 
     >>> stairs = step(milestones=[15, 40], factors=[0.1, 0.05])
@@ -126,28 +116,19 @@ def step(*, milestones: list[int], factors: list[float]) -> Schedule:
     [1.0, 1.0, 0.1, 0.1, 0.05]
 
     Args:
-        milestones: finished epochs, increasing, the first at least 1.
+        milestones: finished epochs, increasing.
         factors: scales relative to the peak, as many as milestones.
 
     Raises:
-        ConfigError: a rule above is broken.
+        ConfigError: there is none, they are not as many, or the milestones do not increase.
     """
-    _check(
-        len(milestones) == len(factors) > 0,
-        "milestones and factors must be as many, and at least one",
-        milestones=milestones,
-        factors=factors,
-    )
-    _check(
-        all(low < high for low, high in pairwise([0, *milestones])),
-        "milestones must increase from at least 1",
-        milestones=milestones,
-    )
-    _check(
-        all(0 < factor < math.inf for factor in factors),
-        "factors must be finite and above 0",
-        factors=factors,
-    )
+    if not len(milestones) == len(factors) > 0:
+        raise ConfigError(
+            "milestones and factors must be as many, and at least one, but got milestones = "
+            f"{milestones} and factors = {factors}"
+        )
+    if any(low >= high for low, high in pairwise(milestones)):
+        raise ConfigError(f"milestones must increase, but got {milestones}")
     stairs = list(zip(milestones, factors, strict=True))
 
     def schedule(step: int, steps_per_epoch: int, total_steps: int) -> Knobs:
@@ -174,7 +155,7 @@ def make_schedule(name: str, options: Mapping[str, Any]) -> Schedule:
         ConfigError: an option is unknown, missing, of a wrong type or out of range.
     """
     build = pick("schedule", SCHEDULES, name)
-    if problems := call_problems("schedule", build, options):
+    if problems := call_problems(f"schedule '{name}'", build, options):
         raise ConfigError("; ".join(problems))
     try:
         return build(**options)
@@ -209,14 +190,3 @@ def _rise(step: int, until: float) -> float:
 
 def _half_cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _check_warmup(warmup: float) -> None:
-    _check(0 <= warmup < 1, "0 <= warmup < 1", warmup=warmup)
-
-
-def _check(holds: bool, rule: str, **got: Any) -> None:
-    if not holds:
-        values = " and ".join(f"{name} = {value}" for name, value in got.items())
-        rule = rule if "must" in rule else f"{rule} must hold"
-        raise ConfigError(f"{rule}, but got {values}")

@@ -1,12 +1,14 @@
 """This process among the workers that train one model: its rank, sums over all, errors shared.
 
-Uses torch.distributed only where somebody above has initialized it; alone, every function is the
+Uses torch.distributed only where a higher floor has initialized it; alone, every function is the
 identity. It knows nothing of Ray.
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,8 +28,8 @@ class Worker:
         threads: CPU threads for tensor arithmetic. Set on purpose, because the order of float sums
             depends on it.
         noticed: asks whether the machine of one of the workers will be taken away soon, true once
-            for each such notice; all workers ask together and get one answer. None where nobody
-            would give notice.
+            for each such notice; all workers ask together and get one answer. None where there are
+            no notices.
     """
 
     rank: int
@@ -73,6 +75,17 @@ def average_buffers(model: nn.Module) -> None:
         if buffer.is_floating_point():
             dist.all_reduce(buffer)
             buffer /= dist.get_world_size()
+
+
+def buffers_unsent(network: Callable[..., object]) -> dict[str, Any]:
+    """What keeps DistributedDataParallel from sending buffers; it is called otherwise since 2.15.
+
+    >>> buffers_unsent(lambda module, broadcast_buffers: None)
+    {'broadcast_buffers': False}
+    """
+    known = inspect.signature(network).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return {name: False}
 
 
 @contextlib.contextmanager

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from kd_ray.config.table import Count, Table
 from kd_ray.errors import TransferSetError
 from kd_ray.files import local_copies, sha256_of, write_json
 from kd_ray.transfer_set.plan import (
     FORMAT_VERSION,
-    Described,
     Plan,
     Sha256,
     SplitName,
@@ -32,31 +32,31 @@ from kd_ray.transfer_set.shards import shard_state, shards
 MANIFEST = "manifest.json"
 
 
-class FileEntry(Described):
+class FileEntry(Table):
     """One Parquet file of a finished set."""
 
     name: str
     split: SplitName
-    rows: int = Field(ge=1)
-    bytes: int = Field(ge=1)
+    rows: Count
+    bytes: Count
     sha256: Sha256
 
 
-class Manifest(Described):
+class Manifest(Table):
     """What a finished transfer set is."""
 
     plan: Plan
     """Everything that determined the bytes."""
 
     files: Annotated[tuple[FileEntry, ...], Field(strict=False)]
-    """In the order of `shards(plan)`."""
+    """Its files, in the order of `shards(plan)`."""
 
     created_with: dict[str, str]
     """Versions of the programs that wrote it."""
 
     @cached_property
     def sha256(self) -> str:
-        """Hex sha256 of plan and files: the identity of the set, whoever wrote it and when."""
+        """Hex sha256 of plan and files: the identity of the set, independent of writer and time."""
         content = self.model_dump(mode="json", include={"plan", "files"})
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
@@ -166,10 +166,10 @@ def check_fit(
     """Refuses a transfer set that was made of something else than a run uses; None is not compared.
 
     Args:
-        manifest: of the set.
-        dataset_fingerprint: of the run's dataset.
-        class_names: of the run's dataset, in order.
-        teacher_sha256s: of the run's teachers, in order of members.
+        manifest: manifest of the set.
+        dataset_fingerprint: fingerprint of the run's dataset.
+        class_names: classes of the run's dataset, in order.
+        teacher_sha256s: hashes of the run's teachers, in order of members.
         views: how many views of each training image the run uses.
 
     Raises:

@@ -1,7 +1,7 @@
 """The plan of a transfer set: everything that determines the bytes of its files.
 
-Two runs with equal plans write equal files, so the plan's sha256 is the identity that every shard
-carries. Nothing here touches a disk.
+Two runs with equal plans write equal files, so every shard carries the plan. Nothing here touches a
+disk.
 """
 
 import hashlib
@@ -12,9 +12,10 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from kd_ray.config.table import Count, Share, Table
 from kd_ray.errors import TransferSetError
 
 FORMAT_VERSION: Final = 1
@@ -28,48 +29,36 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
 
 
-class Described(BaseModel):
-    """A part of a manifest: strict types, no unknown keys, never changed after it was made."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
-class TeacherIdentity(Described):
+class TeacherIdentity(Table):
     """Which teacher a column of logits came from."""
 
     sha256: Sha256
-    """Of the weights."""
+    """Hash of the weights."""
 
     model: dict[str, Any]
     """Name of the catalogue entry and its options."""
 
-    accuracy: float = Field(ge=0, le=1)
-    """On the test split, as a share."""
+    accuracy: Share
+    """Share of the test split that it classifies rightly."""
 
     class_names: Names
     """What its K outputs mean."""
 
 
-class SplitPlan(Described):
+class SplitPlan(Table):
     """Which rows of one split of the dataset are labelled."""
 
     dataset_rows: int = Field(ge=0)
     """Images in this split of the dataset."""
 
     fingerprint: str
-    """Of the content of this split: decoded images and labels."""
+    """Hash of the content of this split: decoded images and labels."""
 
     rows: int = Field(ge=0)
     """N: images that are labelled."""
 
     index_sha256: Sha256
-    """`index_sha256` of their row numbers."""
+    """Hash of their row numbers, see `index_sha256`."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -78,7 +67,7 @@ class SplitPlan(Described):
         return self
 
 
-class Plan(Described):
+class Plan(Table):
     """Everything that determines the bytes of a transfer set."""
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -88,19 +77,19 @@ class Plan(Described):
     """Name of the dataset."""
 
     dataset_fingerprint: str
-    """Of the whole dataset as the recipe selects it."""
+    """Hash of the whole dataset as the recipe selects it."""
 
-    class_names: Names
+    class_names: Annotated[Names, Field(min_length=1)]
     """What the K logits mean, in order."""
 
     image_shape: Annotated[tuple[int, int, int], Field(strict=False)]
     """`(C, H, W)`."""
 
     mean: Numbers
-    """Of the input, one for each of the C channels, pixels scaled to [0, 1]."""
+    """Mean of the input pixels in [0, 1], one for each of the C channels."""
 
     std: Numbers
-    """Of the input, as `mean`."""
+    """Standard deviation of the input pixels, as `mean`."""
 
     splits: dict[SplitName, SplitPlan]
     """All three; a split may have no rows."""
@@ -111,26 +100,26 @@ class Plan(Described):
     dtype: Literal["float16", "float32"]
     """Type of the stored logits."""
 
-    views: int = Field(ge=1)
+    views: Count
     """V: views of a training image; the other splits have view 0 only."""
 
     augment: dict[str, Any]
     """The table that describes the views after the first."""
 
     seed: int = Field(ge=0)
-    """Of the views, and of the rows that are chosen or hidden."""
+    """Seed of the views, and of the rows that are chosen or hidden."""
 
-    unlabelled: float = Field(ge=0, le=1)
+    unlabelled: Share
     """Share of the training images whose label is hidden."""
 
     include_images: bool
     """Whether the rows carry their pixels."""
 
-    shard_rows: int = Field(ge=1)
+    shard_rows: Count
     """Rows in one file; the last file of a split may have fewer."""
 
     compression: Literal["none", "zstd"]
-    """Of the Parquet pages."""
+    """Compression of the Parquet pages."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -142,8 +131,6 @@ class Plan(Described):
                 "mean and std need one number for each channel, but got "
                 f"image_shape = {self.image_shape}, mean = {self.mean}, std = {self.std}"
             )
-        if not self.class_names:
-            raise ValueError("class_names must not be empty")
         for member, teacher in enumerate(self.teachers):
             if teacher.class_names != self.class_names:
                 difference = class_difference(teacher.class_names, self.class_names)
@@ -158,11 +145,6 @@ class Plan(Described):
     def json_text(self) -> str:
         """The plan as canonical JSON: sorted keys, no spaces, no NaN."""
         return canonical_json(self.model_dump(mode="json"))
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hex sha256 of `json_text`."""
-        return hashlib.sha256(self.json_text.encode()).hexdigest()
 
     @property
     def logits_shape(self) -> tuple[int, int]:

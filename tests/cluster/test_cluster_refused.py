@@ -107,7 +107,7 @@ def test_a_cluster_has_a_name_that_a_folder_can_have(name: str):
 def test_numbers_that_make_no_cluster_are_refused(home: Path):
     for options, words in (
         (("--nodes", "0"), "--nodes: must be at least 1"),
-        (("--cpus", "-1"), "must not be negative"),
+        (("--cpus", "-1"), "--cpus: must be at least 0, but got -1"),
     ):
         answer = kd_ray("cluster", "up", "--name", "never", *options)
         assert answer.returncode == 2

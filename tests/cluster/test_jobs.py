@@ -145,4 +145,4 @@ def test_down_ends_all_of_a_clusters_processes_and_nothing_else(two_nodes: Local
 def test_a_cluster_is_started_once(two_nodes: LocalCluster):
     again = kd_ray("cluster", "up", "--name", two_nodes.name)
     assert again.returncode == 2
-    assert f"but is up at {two_nodes.address}" in again.stderr
+    assert f"is up already, at {two_nodes.address}" in again.stderr

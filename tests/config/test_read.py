@@ -111,6 +111,30 @@ def test_a_missing_key_is_named(key: str):
         ("train.nesterov=1", "train.nesterov: input should be a valid boolean, but got 1"),
         ("data.fraction=nan", "data.fraction: "),
         ("name=../up", "name: string should match pattern"),
+        ("train.seeds=[1, 1]", "train.seeds: must have each value once, but got [1, 1]"),
+        ("train.seeds=[]", "train.seeds: list should have at least 1 item, but got []"),
+        ("student.baselines=['labels', 'labels']", "student.baselines: must have each value once"),
+        ("data.classes=['1']", "data.classes: list should have at least 2 items, but got ['1']"),
+        (
+            "objective.members=[0, 0]",
+            "objective.members: must have each value once, but got [0, 0]",
+        ),
+        (
+            "objective.members=0",
+            "here: objective.members: input should be greater than or equal to 1, but got 0",
+        ),
+        (
+            "objective.members='all'",
+            "here: objective.members: input should be a valid integer or a valid list, but got",
+        ),
+        (
+            "resources.gpus_per_worker=2",
+            "here: resources.gpus_per_worker: input should be less than or equal to 1, but got 2",
+        ),
+        (
+            "resources.cpus_per_worker='all'",
+            "here: resources.cpus_per_worker: input should be a valid integer or 'auto', but got",
+        ),
     ],
 )
 def test_a_broken_rule_is_told_with_its_place_and_value(override: str, expected: str):

@@ -13,14 +13,14 @@ from kd_ray.config import (
     Recipe,
     Resources,
     SoftWeight,
-    StudentOptions,
     StudentTrain,
     TeacherOptions,
     TeacherTrain,
     Train,
     TransferSetOptions,
 )
-from kd_ray.config.soft_weight import SOFT_WEIGHT_RULE
+from kd_ray.config.objective import SOFT_WEIGHT_RULE
+from kd_ray.config.schema import StudentOptions
 
 weights = st.floats(0, 1e6, allow_nan=False)
 

@@ -35,6 +35,13 @@ def offline() -> Iterator[None]:
 
 
 @pytest.fixture
+def silent() -> Iterator[None]:
+    """A network that takes every connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody, proxy(nobody.getsockname()[1]):
+        yield
+
+
+@pytest.fixture
 def serve() -> Iterator[Serve]:
     """A network that answers by file name, with a content and the length that it claims."""
     answers: Answers = {}

@@ -388,13 +388,13 @@ def test_svhn_refuses_spoilt_files(tmp_path: Path, spoil: Any) -> None:
 def test_missing_files_that_cannot_be_downloaded_are_named_with_what_to_do(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, file: str
 ) -> None:
-    for root in (tmp_path, tmp_path / "new"):
-        with pytest.raises(DataError) as caught:
-            pick("dataset", DATASETS, name)(DataOptions(name=name, root=str(root)))
-        message = str(caught.value)
-        assert message.startswith(f"{name}: {root} must hold {file}")
-        assert "Connection refused" in message
-        assert "KD_RAY_DATA" in message
-        assert "\n" not in message
-        assert list(tmp_path.iterdir()) == []
+    root = tmp_path / "new"
+    with pytest.raises(DataError) as caught:
+        pick("dataset", DATASETS, name)(DataOptions(name=name, root=str(root)))
+    message = str(caught.value)
+    assert message.startswith(f"{name}: {root} must hold {file}")
+    assert "Connection refused" in message
+    assert "KD_RAY_DATA" in message
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")

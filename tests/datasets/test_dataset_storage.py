@@ -1,5 +1,6 @@
 import hashlib
 import io
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
-import torchvision
 
 from kd_ray.config import DataOptions
-from kd_ray.datasets import open_dataset
+from kd_ray.datasets import open_dataset, storage
 from kd_ray.datasets.storage import DRAFT, data_root, need_files
 from kd_ray.errors import DataError
 
@@ -23,10 +23,29 @@ def street_digits(monkeypatch: pytest.MonkeyPatch) -> bytes:
     pixels = np.zeros((32, 32, 3, 2), np.uint8)
     scipy.io.savemat(file, {"X": pixels, "y": np.array([[1], [10]], np.uint8)})
     md5 = hashlib.md5(file.getvalue()).hexdigest()
-    listed = torchvision.datasets.SVHN.split_list
-    for split in ("train", "test"):
-        monkeypatch.setitem(listed, split, [*listed[split][:2], md5])
+    published = f"""
+import torchvision
+for listed in torchvision.datasets.SVHN.split_list.values():
+    listed[2] = {md5!r}
+"""
+    monkeypatch.setattr(storage, "DOWNLOAD", published + storage.DOWNLOAD)
     return file.getvalue()
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A download that puts a whole file into an empty folder, and counts itself in another file."""
+    count = tmp_path / "count"
+    monkeypatch.setattr(
+        storage,
+        "DOWNLOAD",
+        "import pathlib, sys\n"
+        "folder = pathlib.Path(sys.argv[2])\n"
+        "assert not list(folder.iterdir())\n"
+        "(folder / 'a').write_text('whole')\n"
+        f"open({str(count)!r}, 'a').write('x')\n",
+    )
+    return count
 
 
 def test_open_dataset_downloads_what_is_missing_in_silence(
@@ -69,42 +88,42 @@ def test_a_download_that_breaks_off_leaves_nothing_that_looks_like_data(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("program")
 def test_need_files_does_not_trust_what_a_killed_process_left(tmp_path: Path) -> None:
     left = tmp_path / DRAFT / "files" / "a"
     left.parent.mkdir(parents=True)
     left.write_text("half")
-
-    def fetch(draft: Path) -> None:
-        assert not (draft / "a").exists()
-        (draft / "a").write_text("whole")
-
-    need_files("any", tmp_path, ["a"], fetch)
+    need_files("any", tmp_path, ["a"], "Any")
     assert (tmp_path / "a").read_text() == "whole"
     assert not (tmp_path / DRAFT).exists()
 
 
-def test_need_files_lets_one_of_many_processes_download(tmp_path: Path) -> None:
-    fetched = []
-
-    def fetch(draft: Path) -> None:
-        fetched.append(draft)
-        (draft / "a").write_text("whole")
-
+def test_need_files_lets_one_of_many_processes_download(tmp_path: Path, program: Path) -> None:
     threads = [
-        threading.Thread(target=need_files, args=("any", tmp_path, ["a"], fetch)) for _ in range(4)
+        threading.Thread(target=need_files, args=("any", tmp_path, ["a"], "Any")) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert (tmp_path / "a").read_text() == "whole"
-    assert len(fetched) == 1
+    assert program.read_text() == "x"
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_download_from_a_server_that_says_nothing_is_given_up_and_changes_no_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "SILENCE_S", 0.5)
+    with pytest.raises(DataError, match=r"download failed \(.*timed out"):
+        open_dataset(DataOptions(name="svhn", root=str(tmp_path)))
+    assert socket.getdefaulttimeout() is None
 
 
 def test_need_files_below_a_file_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file/root must hold a, but"):
-        need_files("any", tmp_path / "file" / "root", ["a"], lambda draft: None)
+        need_files("any", tmp_path / "file" / "root", ["a"], "Any")
 
 
 def test_data_root_is_the_recipes_then_the_environments_then_the_cache(

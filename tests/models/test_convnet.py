@@ -43,7 +43,15 @@ def test_convnet_takes_the_least_image_that_it_promises(groups: int):
     assert model(torch.randn(2, 1, side, side)).shape == (2, 2)
 
 
-@pytest.mark.parametrize("groups", [[], [[]], [[4], []], [[4, 0]]])
-def test_convnet_refuses_groups_without_channels(groups: list[list[int]]):
-    with pytest.raises(ConfigError, match="groups must be lists of widths of at least 1"):
-        convnet(shape=(3, 32, 32), classes=2, groups=groups)
+@pytest.mark.parametrize(
+    ("groups", "rule"),
+    [
+        ([], "groups: .* should have at least 1 item, but got"),
+        ([[]], r"groups\.0: .* should have at least 1 item"),
+        ([[4], []], r"groups\.1: .* should have at least 1 item"),
+        ([[4, 0]], r"groups\.0\.1: input should be greater than or equal to 1, but got 0"),
+    ],
+)
+def test_convnet_refuses_groups_without_channels(groups: list[list[int]], rule: str):
+    with pytest.raises(ConfigError, match=rule):
+        build_model("convnet", {"groups": groups}, shape=(3, 32, 32), classes=2, seed=0)

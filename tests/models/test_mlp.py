@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kd_ray.errors import ConfigError
-from kd_ray.models import parameter_count, project_
+from kd_ray.models import build_model, parameter_count, project_
 from kd_ray.models.mlp import BoundedLinear, mlp
 
 SHAPE = (1, 4, 4)
@@ -93,14 +93,14 @@ def test_project_does_nothing_to_models_without_a_bound():
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        ({"hidden": [8, 0]}, r"hidden must be widths of at least 1, but got \[8, 0\]"),
+        ({"hidden": [8, 0]}, r"hidden\.1: input should be greater than or equal to 1, but got 0"),
         ({"hidden": [8], "dropout": [0.2]}, "dropout must have 2 shares"),
-        ({"hidden": [8], "dropout": [0.2, 1.0]}, r"dropout must be shares in \[0, 1\)"),
-        ({"hidden": [8], "dropout": [float("nan"), 0.5]}, r"dropout must be shares in \[0, 1\)"),
-        ({"hidden": [8], "max_norm": 0.0}, "max_norm must be finite and above 0, but got 0.0"),
-        ({"hidden": [8], "max_norm": float("inf")}, "max_norm must be finite and above 0"),
+        ({"hidden": [8], "dropout": [0.2, 1.0]}, r"dropout\.1: input should be less than 1"),
+        ({"hidden": [8], "dropout": [float("nan"), 0.5]}, r"dropout\.0: input should be a finite"),
+        ({"hidden": [8], "max_norm": 0.0}, "max_norm: input should be greater than 0, but got 0.0"),
+        ({"hidden": [8], "max_norm": float("inf")}, "max_norm: input should be a finite number"),
     ],
 )
 def test_mlp_refuses_options_that_make_no_network(options: dict, rule: str):
     with pytest.raises(ConfigError, match=rule):
-        mlp(shape=SHAPE, classes=3, **options)
+        build_model("mlp", options, shape=SHAPE, classes=3, seed=0)

@@ -67,9 +67,9 @@ def test_build_model_with_an_unknown_name_offers_own_and_torchvisions_names():
 
 
 def test_build_model_refuses_bad_options_and_names_the_model():
-    with pytest.raises(ConfigError, match=r"model.hiden: unknown key; did you mean 'hidden'"):
+    with pytest.raises(ConfigError, match=r"model 'mlp'.hiden: unknown key; did you mean 'hidden'"):
         build_model("mlp", {"hiden": [3]}, shape=(1, 8, 8), classes=4, seed=0)
-    with pytest.raises(ConfigError, match=r"^model 'mlp': hidden must be widths"):
+    with pytest.raises(ConfigError, match=r"^model 'mlp'.hidden.0: input should be greater"):
         build_model("mlp", {"hidden": [0]}, shape=(1, 8, 8), classes=4, seed=0)
 
 
@@ -85,8 +85,12 @@ def test_model_problems_are_none_for_good_models(name: str):
         ("mlp", {"hidden": [2.5]}, "student.model.hidden.0: "),
         ("mlp", {"hidden": [8], "dropout": [0.5]}, "student.model: dropout must have 2 shares"),
         ("convnet", {"groups": [[16], ["a"]]}, "student.model.groups.1.0: "),
-        ("convnet", {"groups": [[16], []]}, "student.model: groups must be"),
-        ("resnet20", {"width": 0}, "student.model: width must be at least 1, but got 0"),
+        ("convnet", {"groups": [[16], []]}, "student.model.groups.1: "),
+        (
+            "resnet20",
+            {"width": 0},
+            "student.model.width: input should be greater than or equal to 1, but got 0",
+        ),
         ("resnet20", {"classes": 3}, "student.model.classes: unknown key; known: width"),
         ("resnet21", {}, "student.model.name: unknown model 'resnet21'; did you mean 'resnet"),
         ("resnet18", {"width": 3}, "student.model.width: torchvision's models take no options"),

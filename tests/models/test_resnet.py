@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from kd_ray.errors import ConfigError
-from kd_ray.models import MODELS, parameter_count
+from kd_ray.models import MODELS, build_model, parameter_count
 from kd_ray.models.resnet import ResidualBlock, resnet20
 
 
@@ -26,8 +26,10 @@ def test_resnet_width_scales_the_channels_of_all_stages():
 
 
 def test_resnet_refuses_a_width_below_one():
-    with pytest.raises(ConfigError, match="width must be at least 1, but got 0"):
-        resnet20(shape=(3, 32, 32), classes=10, width=0)
+    with pytest.raises(
+        ConfigError, match="width: input should be greater than or equal to 1, but got 0"
+    ):
+        build_model("resnet20", {"width": 0}, shape=(3, 32, 32), classes=10, seed=0)
 
 
 def test_residual_block_with_a_silent_branch_is_its_shortcut():

@@ -12,8 +12,7 @@ from tiny import tiny_recipe
 from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.pipeline import run
 from kd_ray.report.page import write_report
-from kd_ray.report.plots import VARIABLES, Curve, Dots, curves, error_dots
-from kd_ray.report.style import CSS
+from kd_ray.report.plots import VARIABLES, Curve, curves, error_dots
 
 VOID = {"meta", "br", "hr"}
 
@@ -118,7 +117,7 @@ def test_report_uses_only_colours_that_light_and_dark_both_have(copied: Path) ->
         "--softened-labels",
         "--specialized",
     }
-    assert all(CSS.count(f"{name}: #") == 2 for name in used)
+    assert all(text.count(f"{name}: #") == 2 for name in used)
     assert "#01fe" not in text
 
 
@@ -227,7 +226,7 @@ def test_report_names_a_result_that_cannot_be_read(copied: Path, text: str) -> N
 
 
 def test_error_dots_has_a_dot_for_every_seed_and_a_line_for_every_teacher() -> None:
-    plot = error_dots("errors", [Dots("distilled", "student", [74, 74, 80])], [67, 71])
+    plot = error_dots("errors", {"distilled": [74, 74, 80]}, [67, 71])
     assert len(re.findall(r'<use [^>]*style="fill: var\(--distilled\)', plot)) == 3
     assert len(re.findall(r"stroke-dasharray[^>]*stroke: var\(--teacher\)", plot)) == 2
     assert "teachers, mean 69.0" in plot

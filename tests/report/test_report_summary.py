@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 
-from kd_ray.report.markup import element, table
+from kd_ray.report.html import Section, rendered, study_page
 from kd_ray.report.summary import Figure, Summary, summarize_results
 
 ERRORS = st.integers(0, 10_000)
@@ -94,8 +95,16 @@ def test_summary_of_nothing_is_empty_html() -> None:
     assert summary()._repr_html_() == ""
 
 
-@given(st.text(), st.text())
-def test_markup_lets_no_text_become_a_tag(name: str, cell: str) -> None:
-    shown = table(["a", "b"], [[name, cell]]) + element("p", cell, title=name)
-    assert shown.count("<") == table(["a", "b"], [["", ""]]).count("<") + 2
-    assert shown.count('"') == table(["a", "b"], [["", ""]]).count('"') + 2
+@given(st.text(min_size=1), st.text())
+def test_no_text_becomes_a_tag_or_an_attribute(name: str, cell: str) -> None:
+    def page(name: str, cell: str) -> str:
+        section = Section(name, [cell], rows=[{"a": name, "b": cell}])
+        return study_page(name, [cell], [cell], [section])
+
+    for sign in '<>"':
+        assert page(name, cell).count(sign) == page("a", "b").count(sign)
+
+
+def test_a_value_that_a_template_names_and_does_not_get_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="'lines' is undefined"):
+        rendered("table", rows=[])

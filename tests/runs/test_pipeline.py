@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image
 from tiny import perform, tasks, tiny_file, tiny_recipe, weights_sha256
 
-from kd_ray.config import Recipe, load_recipe
+from kd_ray.config import Recipe, Resources, load_recipe
 from kd_ray.errors import (
     CheckpointError,
     ClusterError,
@@ -16,7 +17,7 @@ from kd_ray.errors import (
     TransferSetError,
 )
 from kd_ray.files import locked
-from kd_ray.pipeline import Run, open_recipe
+from kd_ray.pipeline import Run, open_recipe, this_process
 from kd_ray.pipeline import run as run_pipeline
 from kd_ray.report.summary import Summary
 from kd_ray.runs import Event, Finished, Task
@@ -248,6 +249,13 @@ def test_run_in_this_process_refuses_resources_that_it_does_not_have(
 ):
     with pytest.raises(ClusterError, match=reason):
         run(tmp_path, override)
+
+
+def test_run_in_this_process_counts_cpus_where_the_system_has_no_affinity(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert this_process(Resources()).threads == os.cpu_count()
 
 
 def test_run_reads_a_path_with_overrides(tmp_path: Path):

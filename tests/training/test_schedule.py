@@ -118,19 +118,40 @@ def test_step_falls_at_the_exercises_epochs_whatever_the_steps_in_an_epoch():
 
 
 BAD = [
-    ("constant", {"warmup": 1.0}, "0 <= warmup < 1 must hold, but got warmup = 1.0"),
-    ("constant", {"warmup": float("nan")}, "warmup = nan"),
-    ("cosine", {"warmup": -0.1}, "warmup = -0.1"),
-    ("cosine", {"final": 1.5}, "0 <= final <= 1"),
-    ("one-cycle", {"rise": 0.0}, "0 < rise < 1"),
-    ("one-cycle", {"initial": 0.0}, "0 < initial <= 1"),
-    ("one-cycle", {"final": -1.0}, "0 <= final <= 1"),
-    ("one-cycle", {"low_momentum": 0.96}, "low_momentum = 0.96 and high_momentum = 0.95"),
-    ("step", {"milestones": [3, 3], "factors": [0.1, 0.2]}, "must increase"),
-    ("step", {"milestones": [0, 3], "factors": [0.1, 0.2]}, "must increase from at least 1"),
-    ("step", {"milestones": [1, 3], "factors": [0.1]}, "must be as many"),
+    ("constant", {"warmup": 1.0}, ".warmup: input should be less than 1, but got 1.0"),
+    ("constant", {"warmup": float("nan")}, ".warmup: input should be a finite number, but got nan"),
+    (
+        "cosine",
+        {"warmup": -0.1},
+        ".warmup: input should be greater than or equal to 0, but got -0.1",
+    ),
+    ("cosine", {"final": 1.5}, ".final: input should be less than or equal to 1, but got 1.5"),
+    ("one-cycle", {"rise": 0.0}, ".rise: input should be greater than 0, but got 0.0"),
+    ("one-cycle", {"initial": 0.0}, ".initial: input should be greater than 0"),
+    ("one-cycle", {"final": -1.0}, ".final: input should be greater than or equal to 0"),
+    (
+        "one-cycle",
+        {"low_momentum": 0.96},
+        ": low_momentum must be at most high_momentum, but got 0.96",
+    ),
+    (
+        "step",
+        {"milestones": [3, 3], "factors": [0.1, 0.2]},
+        ": milestones must increase, but got [3",
+    ),
+    (
+        "step",
+        {"milestones": [0, 3], "factors": [0.1, 0.2]},
+        ".milestones.0: input should be greater",
+    ),
+    ("step", {"milestones": [1, 3], "factors": [0.1]}, ": milestones and factors must be as many"),
     ("step", {"milestones": [], "factors": []}, "at least one"),
-    ("step", {"milestones": [1], "factors": [0.0]}, "finite and above 0"),
+    ("step", {"milestones": [1], "factors": [0.0]}, ".factors.0: input should be greater than 0"),
+    (
+        "step",
+        {"milestones": [1], "factors": [float("inf")]},
+        ".factors.0: input should be a finite",
+    ),
 ]
 
 
@@ -141,16 +162,18 @@ def test_make_schedule_refuses_values_out_of_range_with_the_rule_and_the_value(
     with pytest.raises(ConfigError) as caught:
         make_schedule(name, options)
     assert rule in str(caught.value)
-    assert str(caught.value).startswith(f"schedule '{name}': ")
+    assert str(caught.value).startswith(f"schedule '{name}'")
     (problem,) = schedule_problems("train.schedule", name, options)
-    assert problem.startswith("train.schedule: ")
+    assert problem.startswith("train.schedule")
     assert rule in problem
 
 
 def test_make_schedule_refuses_unknown_names_and_options():
     with pytest.raises(UnknownNameError, match="did you mean 'cosine'"):
         make_schedule("cosin", {})
-    with pytest.raises(ConfigError, match=r"schedule.warm_up: unknown key; did you mean 'warmup'"):
+    with pytest.raises(
+        ConfigError, match=r"schedule 'cosine'.warm_up: unknown key; did you mean 'warmup'"
+    ):
         make_schedule("cosine", {"warm_up": 0.1})
 
 
@@ -164,6 +187,6 @@ def test_schedule_problems_are_all_told_at_once():
     assert len(problems) == 3
     assert problems[0].startswith("train.schedule.factor: unknown key; did you mean 'factors'")
     assert "train.schedule.milestones.0" in problems[1]
-    assert problems[2] == "train.schedule.factors: this key is required"
+    assert problems[2] == "train.schedule.factors: this key is required; add it"
     (unknown,) = schedule_problems("train.schedule", "onecycle", {})
     assert unknown.startswith("train.schedule.name: unknown schedule 'onecycle'; did you mean")

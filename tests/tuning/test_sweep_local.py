@@ -20,14 +20,20 @@ from tiny_sweep import (
     entries,
     search,
     swept_file,
+    swept_recipe,
 )
 
 from kd_ray.artefacts import evaluate_checkpoint
 from kd_ray.artefacts import inspect as look
 from kd_ray.config import SoftWeight
 from kd_ray.errors import ConfigError
+from kd_ray.pipeline import open_recipe
+from kd_ray.result import read_result
+from kd_ray.transfer_set import read_manifest
 from tuning import open_sweep
+from tuning.driver import check_sweep
 from tuning.outcome import Sweep
+from tuning.space import trial_recipe
 from tuning.trial import trial_folder
 from tuning.trials import SweepBegins, SweepEvent, TrialBegins, TrialOver, TrialReport
 
@@ -289,3 +295,31 @@ def test_values_that_do_not_go_together_are_a_failed_trial(runs: Path) -> None:
     assert set(states.values()) == {"finished"}
     (failed,) = (trial for trial in found.trials if trial.state == "failed")
     assert "nesterov needs momentum > 0" in (failed.cause or "")
+
+
+def test_without_validation_rows_trials_are_compared_by_rows_that_none_is_trained_on(
+    tmp_path: Path,
+) -> None:
+    found = search(tmp_path, "data.validation=0", hold_out=0.25, trials=1)
+    [trial] = found.trials
+    folder = trial_folder(found.folder, 0) / "student" / "distilled" / "seed-0"
+    result = read_result(folder)
+    assert result is not None
+    assert result["recipe"]["train"]["hold_out"] == 0.25
+    rows = read_manifest(tmp_path / "tiny" / "transfer_set").plan.splits["train"].rows
+    assert trial.metrics["rows"] == round(0.25 * rows)
+    assert found.best[0]["test"]["rows"] == TEST
+    assert (
+        "Validation rows are 25% of the transfer set" in (found.folder / "report.html").read_text()
+    )
+
+
+def test_with_validation_rows_nothing_is_held_out() -> None:
+    recipe = trial_recipe(swept_recipe(hold_out=0.25), {})
+    assert (recipe.data.validation, recipe.train.hold_out) == (VALIDATION, 0.0)
+
+
+def test_the_quickstart_can_be_searched_and_is_what_it_was_without_a_sweep() -> None:
+    recipe = open_recipe("quickstart")
+    assert check_sweep(recipe).trials == 8
+    assert (recipe.data.validation, recipe.train.hold_out) == (0, 0.0)

@@ -13,19 +13,10 @@ import pytest
 from tiny import tiny_table
 
 from kd_ray.config import SweepOptions, parse_recipe
-from kd_ray.report.style import CSS
-from tuning.axes import worth_seeing
+from tuning.optuna_plots import front_plot, history_plot, importance_plot, learning_plot
 from tuning.outcome import Sweep, read_trials
 from tuning.page import best_table, page, write_page
-from tuning.plots import (
-    front_plot,
-    history_plot,
-    importances,
-    learning_plot,
-    soft_share,
-    temperature_plot,
-    weight_plot,
-)
+from tuning.plots import soft_share, temperature_plot, weight_plot, worth_seeing
 from tuning.space import NO_SOFT_TERM, SOFT_WEIGHT, TEMPERATURE, distributions
 
 WEIGHT_BITS = "student.quantizer.weight_bits"
@@ -191,6 +182,13 @@ def marks(svg: str, kind: str) -> int:
     return len(re.findall(rf'<use [^>]*style="fill: var\(--{kind}\)', svg))
 
 
+def shares(svg: str, *names: str) -> list[float]:
+    """What is written at the bars of a plot of importances; it has bars of these names."""
+    assert all(f">{name}</text>" in svg for name in names)
+    after_axes = svg[svg.rindex("-patch_") :]
+    return [float(share) for share in re.findall(r">(?:&lt;)?(\d\.\d\d)</text>", after_axes)]
+
+
 @pytest.mark.parametrize(
     ("space", "missing"),
     [
@@ -215,7 +213,8 @@ def test_page_shows_every_trial_and_what_was_searched(space: str) -> None:
     assert all(key in found.text for key in sweep.options.space)
     for trial in sweep.trials:
         assert all(f"{value:.4f}" in found.text for value in trial.values)
-    assert "Sampler tpe, seed 0. Scheduler asha: from 3 epochs on" in found.text
+    sentences = " ".join(found.text.split())
+    assert "Sampler tpe, seed 0. Scheduler asha: from 3 epochs on" in sentences
     finished, stopped, failed = map(sweep.count, ("finished", "stopped", "failed"))
     assert (finished, stopped, failed) == (10, 2, 2)
     assert f"trials finished{finished}stopped early{stopped}failed{failed}" in found.text
@@ -246,7 +245,7 @@ def test_page_has_no_id_twice_and_every_reference_in_it(metric: str | list[str])
 def test_page_uses_only_colours_that_light_and_dark_both_have() -> None:
     text = page(whole_sweep(SPACES["bits"], metric=["accuracy", "packed_bytes"]))
     used = set(re.findall(r"var\((--[a-z-]+)\)", text))
-    assert all(CSS.count(f"{name}: #") == 2 for name in used)
+    assert all(text.count(f"{name}: #") == 2 for name in used)
     assert "#01fe" not in text
     plots = "".join(re.findall(r"<svg .*?</svg>", text, flags=re.DOTALL))
     assert not re.findall(r"(?:fill|stroke): #[0-9a-f]+", plots)
@@ -272,9 +271,9 @@ def test_page_of_no_trial_says_so_and_shows_the_space() -> None:
     ("state", "plots"),
     [
         ("COMPLETE", {HISTORY_PLOT, LEARNING_PLOT, TEMPERATURE_PLOT, WEIGHT_PLOT}),
-        ("PRUNED", {HISTORY_PLOT, LEARNING_PLOT}),
+        ("PRUNED", {LEARNING_PLOT}),
         ("RUNNING", {LEARNING_PLOT}),
-        ("FAIL", {LEARNING_PLOT}),
+        ("FAIL", set()),
     ],
 )
 def test_page_of_a_single_trial_shows_as_much_as_there_is(state: str, plots: set[str]) -> None:
@@ -335,7 +334,7 @@ def test_best_table_without_figures_on_the_test_split_does_not_claim_any() -> No
     assert "<table>" in sweep._repr_html_()
 
 
-def test_pareto_front_is_a_table_and_a_line_through_the_trials_that_none_beats() -> None:
+def test_pareto_front_is_a_table_and_a_plot_with_the_numbers_of_trials_that_none_beats() -> None:
     sweep = empty_sweep(LR, metric=["accuracy", "packed_bytes"])
     costs = [(0.90, 1000), (0.95, 3000), (0.97, 9000), (0.93, 5000), (0.80, 2000)]
     for values in costs:
@@ -343,12 +342,20 @@ def test_pareto_front_is_a_table_and_a_line_through_the_trials_that_none_beats()
     plot = front_plot(sweep)
     assert [trial.number for trial in sweep.front] == [2, 1, 0]
     assert Outline(best_table(sweep)).tags["tr"] == 4
-    assert marks(plot, "distilled") == 3 + 1
-    assert "on the front" in plot
+    assert (marks(plot, "distilled"), marks(plot, "teacher")) == (3 + 1, 2 + 1)
     for number in range(5):
         assert (f">{number}</text>" in plot) == (number in (0, 1, 2))
-    assert ">5.0 kB</text>" in plot
+    assert ">4.0 kB</text>" in plot
     assert outline(sweep).plots == [FRONT_PLOT, HISTORY_PLOT]  # several metrics have no history
+
+
+def test_pareto_front_leaves_out_trials_that_lie_nowhere() -> None:
+    sweep = empty_sweep(LR, metric=["loss", "packed_bytes"])
+    for values in ((0.5, 3000), (math.inf, 1000), (0.4, 4000)):
+        sweep = with_trial(sweep, {"train.lr": 0.01}, values)
+    plot = front_plot(sweep)
+    assert ">0</text>" in plot
+    assert ">1</text>" not in plot
 
 
 @pytest.mark.parametrize("metric", [["accuracy", "bit_operations"], ["bit_operations", "accuracy"]])
@@ -362,23 +369,14 @@ def test_pareto_front_has_the_cost_on_its_horizontal_axis(metric: list[str]) -> 
     assert ">2.0 M</text>" in plot
 
 
-def test_pareto_front_of_trials_side_by_side_writes_their_numbers_as_one() -> None:
-    sweep = empty_sweep(LR, metric=["accuracy", "packed_bytes"])
-    for values in ((0.5, 1000), (0.9, 50_000), (0.9001, 50_010), (0.9002, 50_020)):
-        sweep = with_trial(sweep, {"train.lr": 0.01}, values)
-    assert ">1, 2, 3</text>" in front_plot(sweep)
-
-
-def test_history_has_a_mark_for_every_trial_and_steps_to_the_best_so_far() -> None:
+def test_history_has_a_mark_for_every_finished_trial_and_a_line_of_the_best_so_far() -> None:
     sweep = empty_sweep(LR, metric="loss")
     for value in (0.5, 0.7, 0.3, 0.4):
         sweep = with_trial(sweep, {"train.lr": 0.01}, [value])
-    assert "stopped early" not in history_plot(sweep)
     sweep = with_trial(sweep, {"train.lr": 0.01}, [0.6], "PRUNED", {1: 0.9, 2: 0.6})
     plot = history_plot(sweep)
-    assert marks(plot, "distilled") == 4 + 1
-    assert "stopped early" in plot
-    line = re.search(r'<path d="([^"]+)"[^>]*stroke: var\(--ink\)', plot)
+    assert marks(plot, "teacher") == 4 + 1
+    line = re.search(r'<path d="([^"]+)"[^>]*stroke: var\(--distilled\)', plot)
     assert line is not None
     heights = [float(point.split()[2]) for point in line[1].strip().splitlines()]
     assert len(set(heights)) == 2  # 0.5, then 0.3; the axis of an SVG points down
@@ -393,10 +391,6 @@ def test_worth_seeing_leaves_out_only_what_is_far_worse() -> None:
     low, high = worth_seeing([-value for value in [*good, 0.1]], rising=False)
     assert -0.9 > high > -min(good)
     assert worth_seeing([0.1, 0.9], rising=True)[0] < 0.1
-    sweep = empty_sweep(LR)
-    for value in (*good, 0.1):
-        sweep = with_trial(sweep, {"train.lr": 0.01}, [value])
-    assert marks(history_plot(sweep), "distilled") == 6 + 1  # one of them a triangle
 
 
 def test_learning_curves_show_the_best_in_a_colour_of_its_own() -> None:
@@ -421,12 +415,11 @@ def test_temperature_plot_leaves_out_trials_that_have_no_temperature() -> None:
     assert [soft_share(sweep, trial) for trial in sweep.trials] == [2.0, 0.0, 2.0]
 
 
-def test_weight_plot_without_a_zero_has_no_column_for_it() -> None:
+def test_weight_plot_without_a_zero_has_no_place_for_it() -> None:
     sweep = with_trial(empty_sweep(T | SHARE), {TEMPERATURE: 4.0, SOFT_WEIGHT: 2.0}, [0.9])
     assert "no soft" not in weight_plot(sweep)
     none = with_trial(empty_sweep(T | SHARE_OR_ZERO), {NO_SOFT_TERM: True}, [0.9])
     assert "no soft" in weight_plot(none)
-    assert "c / T²" not in weight_plot(none)
     assert temperature_plot(none) == ""
 
 
@@ -454,13 +447,12 @@ def test_plots_over_the_objective_have_a_colour_for_every_combination_of_bits() 
 
 def test_importances_of_a_conditional_space_are_of_the_trials_with_a_soft_term() -> None:
     sweep = whole_sweep(SPACES["no soft term"], trials=40)
-    shares, note = importances(sweep)
-    assert set(shares) == {"T", "c / T²", "lr"}
-    assert sum(shares.values()) == pytest.approx(1)
-    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    plot, note = importance_plot(sweep)
+    assert len(shares(plot, "T", "c / T²", "lr")) == 3
+    assert sum(shares(plot)) == pytest.approx(1, abs=0.02)
     soft = sum(t.state == "finished" and TEMPERATURE in t.settings for t in sweep.trials)
     assert f"of {soft} finished trials with a soft term" in note
-    assert importances(sweep) == (shares, note)
+    assert importance_plot(sweep) == (plot, note)
     assert len(sweep.study.get_trials()) == 40
 
 
@@ -472,8 +464,9 @@ def test_importances_measure_a_logarithmic_range_by_its_logarithm() -> None:
         point = {"train.lr": 10**exponent, TEMPERATURE: temperature}
         # Nearly all of the rates below 1e-3 lie in a thousandth of the plain range.
         sweep = with_trial(sweep, point, [0.9 * (exponent > -3) + 0.1 * temperature])
-    shares, _ = importances(sweep)
-    assert shares["lr"] > 0.9
+    plot, _ = importance_plot(sweep)
+    assert max(shares(plot)) > 0.9
+    assert plot.index(">lr</text>") > plot.index(">T</text>")  # from the bottom to the top
 
 
 @pytest.mark.parametrize(
@@ -491,8 +484,8 @@ def test_importances_that_say_nothing_are_left_out_with_the_reason(
     for number, value in enumerate(values):
         point = {TEMPERATURE: 2.0 + number, "train.lr": 0.01 + 0.001 * number}
         sweep = with_trial(sweep, {name: point[name] for name in space}, [value])
-    shares, note = importances(sweep)
-    assert shares == {}
+    plot, note = importance_plot(sweep)
+    assert plot == ""
     assert note.endswith(reason)
     found = outline(sweep)
     assert note in found.text
@@ -501,7 +494,7 @@ def test_importances_that_say_nothing_are_left_out_with_the_reason(
 
 def test_importances_of_several_metrics_are_of_the_first() -> None:
     sweep = whole_sweep(SPACES["bits"], trials=30, metric=["accuracy", "packed_bytes"])
-    shares, note = importances(sweep)
+    plot, note = importance_plot(sweep)
     assert "the variance of the validation accuracy" in note
-    assert set(shares) == {"T", "c / T²", "W bits", "A bits"}
-    assert shares["W bits"] < 0.5  # which is nearly all of the bytes
+    assert len(shares(plot, "T", "c / T²", "W bits", "A bits")) == 4
+    assert plot.index(">W bits</text>") < plot.index(">c / T²</text>")  # and nearly all of bytes

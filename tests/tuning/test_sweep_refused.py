@@ -47,6 +47,7 @@ def files_of(folder: Path) -> dict[Path, bytes]:
     [
         (("train.epochs=4",), "train.epochs is 3 there and 4 here"),
         (("objective.hard_weight=0.5",), "objective.hard_weight is 1.0 there and 0.5 here"),
+        (("sweep.hold_out=0.5",), "sweep.hold_out is unset there and 0.5 here"),
         (("sweep.seed=1",), "sweep.seed is 0 there and 1 here"),
         (("sweep.scheduler=median",), "sweep.scheduler is 'none' there and 'median' here"),
         (("student.quantizer.weight_bits=32",), "student.quantizer"),

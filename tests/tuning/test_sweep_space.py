@@ -249,7 +249,7 @@ def test_a_key_that_is_the_sweeps_own_is_refused(key: str) -> None:
         ("objective.soft_decay", {"uniform": [0.5, 1.5]}, "less than or equal to 1"),
         (RATE, {"choice": [0.1, 0.2, -1]}, "train.lr: input should be greater than 0"),
         (EPOCHS, {"uniform": [1, 2]}, "train.epochs: input should be a valid integer"),
-        (HIDDEN, {"choice": [[8], ["wide"]]}, "student.model.hidden.0: Input should be a valid"),
+        (HIDDEN, {"choice": [[8], ["wide"]]}, "student.model.hidden.0: input should be a valid"),
         ("train.schedule", {"choice": ["cosine", "cosin"]}, "did you mean 'cosine'?"),
         ("train.patience.rows", {"integer": [1, 2]}, "patience"),
         (C, {"choice": [1, "T^3"]}, 'must be a number >= 0, "T^2" or a multiple'),

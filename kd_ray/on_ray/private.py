@@ -1,0 +1,79 @@
+"""What Ray has no public way to do: the one place where its private names are used.
+
+Each is a function here that says why it is needed; a test calls for each and names the version of
+Ray that has it no more. As a program, it asks the head of a cluster who it is. It imports nothing
+of this package, so that such a program starts quickly.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+ANSWERED, TOKEN_WRONG = "answered", "token"
+LOG_NAMES = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Loggers of the job client, which tell of uploads and of ends of logs."""
+
+
+def gcs_client() -> Any:
+    """The class that speaks with a head: nothing public asks whether it takes one's token."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    return GcsClient
+
+
+def worker_module() -> Any:
+    """The module with `print_to_stdstream`, which prints what nodes log and has no switch."""
+    from ray._private import worker
+
+    return worker
+
+
+def dashboard_lookup() -> Callable[[str], str]:
+    """From HOST:PORT of a head to the URL of its dashboard, which only the job client looks up."""
+    from ray.dashboard.utils import get_address_for_submission_client
+
+    return get_address_for_submission_client
+
+
+def hush_lost_nodes() -> None:
+    """Keeps the last lines of a dead node's log off the terminal, in this process.
+
+    Ray prints them whatever `log_to_driver` says.
+    """
+    module = worker_module()
+    if hasattr(module, "print_to_stdstream"):
+        module.print_to_stdstream = lambda *_, **__: None
+
+
+def head_answer(address: str, patience_s: float) -> str:
+    """What the head of a cluster says when it is asked: `ANSWERED`, `TOKEN_WRONG` or anything else.
+
+    In a process of its own: Ray's client retries for a minute and cannot be told not to.
+
+    Args:
+        address: HOST:PORT of the head.
+        patience_s: seconds to wait for an answer.
+    """
+    command = [sys.executable, "-P", __file__, address]  # -P: the modules beside it are not for it
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=patience_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "silence"
+    return done.stdout.strip().rpartition("\n")[2] or done.stderr
+
+
+def _ask(address: str) -> str:
+    from ray.exceptions import AuthenticationError
+
+    try:
+        gcs_client()(address=address).internal_kv_get(b"session_name", b"session", timeout=5)
+    except AuthenticationError:
+        return TOKEN_WRONG
+    return ANSWERED
+
+
+if __name__ == "__main__":
+    sys.stdout.write(_ask(sys.argv[1]))

@@ -1,0 +1,49 @@
+"""Every private or version-dependent name of Ray, Optuna and torch that is used is still there."""
+
+import inspect
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import optuna
+import pytest
+from torch.nn.parallel import DistributedDataParallel
+
+from kd_ray.on_ray.private import dashboard_lookup, gcs_client, worker_module
+from kd_ray.on_ray.session import prepare_environment
+from kd_ray.training.workers import buffers_unsent
+from tuning.private import begun_trial
+
+
+def finished_trial_again() -> Any:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study()
+    begun = study.ask()
+    again = begun_trial(study, study.get_trials()[begun.number])
+    study.tell(again, 1.0)
+    return study.best_value == 1.0
+
+
+RAY: dict[str, Callable[[], Any]] = {
+    "ray._raylet.GcsClient": gcs_client,
+    "ray._private.worker.print_to_stdstream": lambda: worker_module().print_to_stdstream,
+    "ray.dashboard.utils.get_address_for_submission_client": dashboard_lookup,
+}
+OTHERS: dict[str, Callable[[], Any]] = {
+    "optuna: FrozenTrial._trial_id": finished_trial_again,
+    "torch: DistributedDataParallel(broadcast_buffers or forward_sync_buffers)": lambda: (
+        buffers_unsent(DistributedDataParallel).keys()
+        <= inspect.signature(DistributedDataParallel).parameters.keys()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*RAY, *OTHERS])
+def test_a_private_name_is_there_in_the_installed_version(name: str):
+    package = "ray" if name in RAY else name.partition(":")[0]
+    prepare_environment()  # before Ray is imported
+    try:
+        found = {**RAY, **OTHERS}[name]()
+    except (ImportError, AttributeError, TypeError) as error:
+        pytest.fail(f"{package} {version(package)} has no {name} any more ({error})")
+    assert found, f"{package} {version(package)} has no {name} any more"
