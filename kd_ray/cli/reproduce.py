@@ -96,9 +96,9 @@ def print_tables(console: "Console", work: "Reproduction") -> None:
     """A table for each experiment that is finished."""
     from kd_ray.cli.tables import fitting_table
 
-    found = work.write()
+    tables = work.write()
     for experiment in work.experiments:
-        if lines := found.get(experiment.name):
+        if lines := tables.get(experiment.name):
             rows = [line.cells() for line in lines]
             console.print(fitting_table(experiment.title, rows, console.width, ("seeds", "unit")))
             console.print()
