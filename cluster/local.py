@@ -133,7 +133,7 @@ def up(
                 f"cluster {name!r}: is up already, at {there.address}; end it with `kd-ray cluster "
                 f"down{'' if name == 'local' else f' --name {name}'}`, or choose another --name"
             )
-        _forget(name)
+        down(name)  # what a killed one left
         folder.mkdir(mode=0o700)
         token = provide_token()
         listener(f"Starting {nodes} nodes on this machine, with the token in {token}")
@@ -197,10 +197,10 @@ def _wait(cluster: LocalCluster, nodes: int, listener: Callable[[str], None]) ->
             lines = log_file(cluster, fallen[0]).read_text(errors="replace").strip().splitlines()
             answer = lines[-1] if lines else "nothing"
         if fallen or time.monotonic() > deadline:
-            what = f"node {fallen[0]} ended" if fallen else f"{alive} were after {READY_S:.0f} s"
+            what = f"node {fallen[0]} ended" if fallen else f"{alive} did in {READY_S:.0f} s"
             raise ClusterError(
-                f"cluster {cluster.name!r}: {nodes} nodes must come up, but {what}; the last that "
-                f"was said: {answer}; look into {cluster.folder}, or try fewer nodes"
+                f"cluster {cluster.name!r}: {nodes} nodes must come up, but {what} (it said last: "
+                f"{answer}); try fewer nodes"
             )
         time.sleep(POLL_S)
 
@@ -211,14 +211,9 @@ def down(name: str = "local") -> LocalCluster | None:
     Returns:
         The cluster that was ended; None if there was none.
     """
-    cluster = _described(name)
-    _forget(name)
-    return cluster
-
-
-def _forget(name: str) -> None:
     if (cluster := _described(name)) is not None:
         # A node's first process would give notice to what runs there, and wait.
         kill([process for process in tagged(cluster.tag) if "start" in process.cmdline()])
         end(tagged(cluster.tag))
     shutil.rmtree(cluster_folder(name), ignore_errors=True)
+    return cluster

@@ -42,7 +42,7 @@ def launch(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) 
 
 def tagged(cluster: str, node: str | None = None) -> list[psutil.Process]:
     """The living processes of a cluster, or of one of its nodes."""
-    found = []
+    living = []
     for process in psutil.process_iter():
         try:
             tags = process.environ()
@@ -51,8 +51,8 @@ def tagged(cluster: str, node: str | None = None) -> list[psutil.Process]:
             continue
         ours = tags.get(CLUSTER_TAG) == cluster and node in (None, tags.get(NODE_TAG))
         if ours and alive and process.pid != os.getpid():
-            found.append(process)
-    return found
+            living.append(process)
+    return living
 
 
 def end(processes: Sequence[psutil.Process], grace_s: float = GRACE_S) -> None:

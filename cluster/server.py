@@ -57,15 +57,15 @@ def dashboard_of(address: str) -> str:
     check_cluster(address)
     with _without_environment("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         try:
-            found = dashboard_lookup()(address)
+            dashboard = dashboard_lookup()(address)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(
                 f"--address {address}: a Ray cluster answers there, but without a dashboard "
                 f"({_first_line(error)}), which runs its jobs; start its head with `kd-ray cluster "
                 "up --head`"
             ) from error
-    check_dashboard(found)
-    return found
+    check_dashboard(dashboard)
+    return dashboard
 
 
 def check_dashboard(url: str) -> None:
@@ -110,7 +110,7 @@ def node_states(dashboard: str) -> list[NodeState]:
     with answering(dashboard):
         from ray.util.state import list_nodes
 
-        found = list_nodes(address=dashboard, limit=10_000, timeout=ANSWER_S, detail=True)
+        listed = list_nodes(address=dashboard, limit=10_000, timeout=ANSWER_S, detail=True)
         states = [
             NodeState(
                 ip=str(node.node_ip),
@@ -123,7 +123,7 @@ def node_states(dashboard: str) -> list[NodeState]:
                 },
                 why=str(node.state_message or ""),
             )
-            for node in found
+            for node in listed
         ]
     return sorted(states, key=lambda node: (not node.is_head, not node.alive, node.ip))
 
@@ -152,7 +152,7 @@ def answering(dashboard: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_environment(*names: str) -> Iterator[None]:
-    """Ray prefers these variables to what it is told."""
+    """Hides variables that Ray would prefer to the address that it is given."""
     kept = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield

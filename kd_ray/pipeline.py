@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import tomli_w
 import torch
@@ -94,6 +95,20 @@ def quantizer_problems(recipe: Recipe) -> list[str]:
     return []
 
 
+class Where(TypedDict, total=False):
+    """Where a run is performed; keyword arguments of everything that performs one.
+
+    Attributes:
+        local: in this process, without Ray; breakpoints work.
+        address: HOST:PORT of a Ray cluster; None for this machine.
+        verbose: let Ray's own log lines through.
+    """
+
+    local: bool
+    address: str | None
+    verbose: bool
+
+
 @dataclass
 class Run:
     """A recipe and the folder that its artefacts lie in.
@@ -101,9 +116,9 @@ class Run:
     Attributes:
         recipe: what to make.
         folder: `runs/<name>`, absolute or in a store.
-        local: perform in this process, without Ray.
-        address: HOST:PORT of a Ray cluster; None for this machine.
-        verbose: let Ray's own log lines through.
+        local: see `Where`, as for the next two.
+        address: likewise.
+        verbose: likewise.
         variants: of the student, instead of the recipe's own.
         checkpoint_s: seconds at least from one checkpoint of a training to the next.
         results: of the tasks finished so far, by title; filled by `events`.
@@ -244,11 +259,9 @@ def run(
     *,
     runs: str | Path = "runs",
     stages: Sequence[str] | None = None,
-    local: bool = False,
-    address: str | None = None,
-    verbose: bool = False,
     variants: Sequence[Variant] = (),
     listener: Callable[[Task, Event], None] | None = None,
+    **where: Unpack[Where],
 ) -> Summary:
     """Performs the stages of a recipe, going on where an earlier call left off.
 
@@ -258,11 +271,9 @@ def run(
         runs: folder of run folders, or the URL of one in a store, such as s3://bucket/runs.
         stages: some of "teach", "label", "specialize", "distill", in this order; None for all that
             the recipe has.
-        local: perform in this process, without Ray; breakpoints work.
-        address: HOST:PORT of a Ray cluster; None for this machine.
-        verbose: let Ray's own log lines through.
         variants: of the student, instead of the recipe's own; see `runs.variants`.
         listener: called with every task and event, such as a `loop.Epoch`.
+        where: see `Where`.
 
     Returns:
         The figures of everything in the run folder that these stages made or found.
@@ -271,7 +282,7 @@ def run(
         KdRayError: see its children; what was done until then stays, and is resumed.
     """
     opened = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
-    work = Run(opened, to_path(runs).absolute() / opened.name, local, address, verbose, variants)
+    work = Run(opened, to_path(runs).absolute() / opened.name, **where, variants=variants)
     with closing(work.events(stages)) as events:  # a traceback that is kept would keep the lock
         for task, event in events:
             if listener is not None:

@@ -43,23 +43,19 @@ def kuberay(workload: Workload, shape: Shape, options: KubeRayOptions) -> str:
         ConfigError: an option breaks a rule.
     """
     image = options.image or default_image(options.package, shape.gpus)
-    mount, namespace, package = options.mount, options.namespace, options.package
+    mount, package = options.mount, options.package
     runs = workload.runs or f"{mount}/runs"
     mounted = bool(shared_folders(workload, runs, mount))
     name = dns_name(workload.name, LONGEST_NAME)
     metadata: dict[str, Any] = {
         "name": name,
-        **({"namespace": namespace} if namespace else {}),
+        "namespace": options.namespace,
         "labels": {"app.kubernetes.io/name": "kd-ray", "app.kubernetes.io/instance": name},
     }
     container = {
         "image": image,
         "env": _environment(workload, mount if mounted else None),
-        **(
-            {"envFrom": [{"secretRef": {"name": options.credentials}}]}
-            if options.credentials
-            else {}
-        ),
+        "envFrom": [{"secretRef": {"name": options.credentials}}] if options.credentials else None,
     }
     storage = {"name": "shared", "persistentVolumeClaim": {"claimName": options.volume}}
     volumes = [storage] if mounted else []
@@ -71,12 +67,9 @@ def kuberay(workload: Workload, shape: Shape, options: KubeRayOptions) -> str:
     )
     cluster: dict[str, Any] = {
         "rayVersion": ray_version(),
-        "authOptions": {
-            "mode": "token",
-            **({"secretName": options.token_secret} if options.token_secret else {}),
-        },
+        "authOptions": {"mode": "token", "secretName": options.token_secret},
         "enableInTreeAutoscaling": shape.grows,
-        **({"autoscalerOptions": {"idleTimeoutSeconds": 300}} if shape.grows else {}),
+        "autoscalerOptions": {"idleTimeoutSeconds": 300} if shape.grows else None,
         "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": head},
         "workerGroupSpecs": [
             {
@@ -95,7 +88,7 @@ def kuberay(workload: Workload, shape: Shape, options: KubeRayOptions) -> str:
         "backoffLimit": 2,
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 60,
-        **({"runtimeEnvYAML": f"pip: [{_quoted(package)}]\n"} if package else {}),
+        "runtimeEnvYAML": f"pip: [{_quoted(package)}]\n" if package else None,
         "rayClusterSpec": cluster,
     }
     files = {
@@ -116,9 +109,8 @@ def _header(
     secret = f"the secret {options.token_secret!r}"
     package = options.package or f"kd-ray {kd_ray_version()}"
     return [
-        f"Recipe {workload.name!r} for KubeRay 1.6 or newer. Start it with kubectl apply -f FILE; "
-        "after",
-        "kubectl delete -f FILE the same again goes on where it was.",
+        f"Recipe {workload.name!r} for KubeRay 1.6 or newer. Start it with kubectl apply -f FILE;",
+        "after kubectl delete -f FILE the same again goes on where it was.",
         f"Image: {image}, with Ray {ray_version()} and {package}, "
         f"{'installed in it' if options.package else 'which it must hold'}.",
         f"Runs: {runs}; needs {claim if mounted else 'that storage'}. "
@@ -128,8 +120,8 @@ def _header(
 
 def _environment(workload: Workload, mount: str | None) -> list[dict[str, str]]:
     data = workload.data or (f"{mount}/data" if mount else None)
-    found = {"RAY_USAGE_STATS_ENABLED": "0"} | ({"KD_RAY_DATA": data} if data else {})
-    return [{"name": name, "value": value} for name, value in found.items()]
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "KD_RAY_DATA": data}
+    return [{"name": name, "value": value} for name, value in variables.items() if value]
 
 
 def _quoted(text: str) -> str:
@@ -143,10 +135,7 @@ def _pod(
     return {
         "spec": {
             # Without this the user of Ray's images may not write a fresh volume.
-            "securityContext": {
-                "fsGroup": USERS_GROUP,
-                "fsGroupChangePolicy": "OnRootMismatch",
-            },
+            "securityContext": {"fsGroup": USERS_GROUP, "fsGroupChangePolicy": "OnRootMismatch"},
             "containers": [{**container, "volumeMounts": mounts}],
             # Ray's objects and NCCL live in shared memory, of which pods have 64 MB by default.
             "volumes": [*volumes, {"name": "memory", "emptyDir": {"medium": "Memory"}}],
@@ -163,10 +152,9 @@ def _workers(
     options: KubeRayOptions,
 ) -> dict[str, Any]:
     memory = shape.memory_gib or max(LEAST_MEMORY_GIB, MEMORY_PER_CPU_GIB * shape.cpus)
-    amounts = {"cpu": str(shape.cpus), "memory": f"{memory}Gi"}
-    if shape.gpus:
-        amounts["nvidia.com/gpu"] = str(shape.gpus)
-    resources = {"requests": amounts, "limits": dict(amounts)}
+    gpus = str(shape.gpus) if shape.gpus else None
+    amounts = {"cpu": str(shape.cpus), "memory": f"{memory}Gi", "nvidia.com/gpu": gpus}
+    resources = {"requests": amounts, "limits": amounts}
     pod = _pod({**container, "name": "ray-worker", "resources": resources}, volumes, mounts)
     labels = {"kd-ray/workers-of": name}
     selector = {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
@@ -180,9 +168,7 @@ def _workers(
         near = {"weight": 100, "podAffinityTerm": selector}
         affinity["podAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": [near]}
     if shape.gpus:
-        tolerations.append(
-            {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
-        )
+        tolerations += [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     if options.spot:
         terms = [
             {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}
@@ -194,10 +180,9 @@ def _workers(
             {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"}
             for key, value in SPOT_LABELS.items()
         ]
-    if affinity:
-        pod["spec"]["affinity"] = affinity
-    if tolerations:
-        pod["spec"]["tolerations"] = tolerations
-    if options.node_label:
-        pod["spec"]["nodeSelector"] = dict(text.split("=") for text in options.node_label)
+    pod["spec"] |= {
+        "affinity": affinity or None,
+        "tolerations": tolerations or None,
+        "nodeSelector": dict(text.split("=") for text in options.node_label) or None,
+    }
     return {"metadata": {"labels": labels}, **pod}

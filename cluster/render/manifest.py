@@ -23,11 +23,16 @@ def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
+def _without_nothing(dumper: yaml.SafeDumper, table: dict[str, Any]) -> yaml.MappingNode:
+    return dumper.represent_dict({key: v for key, v in table.items() if v is not None}.items())
+
+
 Dumper.add_representer(str, _represent)
+Dumper.add_representer(dict, _without_nothing)
 
 
 def manifest(header: Sequence[str], *documents: Any) -> str:
-    """Documents below a comment of `header` lines."""
+    """Documents below a comment of `header` lines, without the keys whose value is None."""
     body = yaml.dump_all(
         documents, Dumper=Dumper, sort_keys=False, width=LONGEST_LINE, allow_unicode=True
     )

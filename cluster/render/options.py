@@ -15,10 +15,8 @@ from kd_ray.errors import ConfigError
 Checked = TypeVar("Checked", bound="Options")
 USER_IN_URL = re.compile(r"://[^/\s\"'@]*@")
 GIT_USER = re.compile(r"^git\+ssh://git@")
-WRITTEN_DIRECTIVES = {
-    *("nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-node"),
-    "job-name",
-}
+WRITTEN = ("nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-node", "job-name")
+"""Directives that come from the recipe."""
 LABEL = re.compile(
     r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?"
     r"=([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?",
@@ -46,10 +44,10 @@ def public(value: str) -> str:
     return value
 
 
-def _matching(pattern: str | re.Pattern[str], rule: str, advice: str = "") -> Any:
+def _matching(pattern: str | re.Pattern[str], rule: str) -> Any:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
-            raise ValueError(f"must be {rule}, but got {value!r}{advice}")
+            raise ValueError(f"must be {rule}, but got {value!r}")
         return value
 
     return AfterValidator(check)
@@ -67,11 +65,7 @@ ObjectName = Annotated[
 ]
 NodeLabel = Annotated[
     str,
-    _matching(
-        LABEL,
-        "key=value of a Kubernetes label",
-        "; such as cloud.google.com/gke-accelerator=nvidia-l4",
-    ),
+    _matching(LABEL, "key=value of a Kubernetes label, such as cloud.google.com/gke-spot=true"),
 ]
 Identifier = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9:/@._-]*", "a name or an address")]
 
@@ -80,7 +74,7 @@ def _directive(text: str) -> str:
     directive = public(text).removeprefix("--")
     if not re.fullmatch(r"[a-z][a-z-]*(=[^\s\"'\\#]+)?", directive):
         raise ValueError(f"must be one option of sbatch, such as partition=gpu, but got {text!r}")
-    if directive.partition("=")[0] in WRITTEN_DIRECTIVES:
+    if directive.partition("=")[0] in WRITTEN:
         raise ValueError(
             f"{directive} is written from the recipe; use --nodes, --cpus-per-node, "
             "--gpus-per-node or --set name=... instead"

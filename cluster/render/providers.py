@@ -14,14 +14,15 @@ from kd_ray.errors import ConfigError
 
 HEAD_CPUS = 4
 DISK_GB = 200
+SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 GOOGLE_IMAGES = "projects/deeplearning-platform-release/global/images/family"
-CLOUD_OPTIONS = (
-    *("region", "zone", "instance_type", "head_type", "machine_image", "credentials", "spot"),
-)
 OTHERS = {
     "aws": ("project", "head_ip", "worker_ip"),
     "gcp": ("head_ip", "worker_ip"),
-    "local": (*CLOUD_OPTIONS, "project"),
+    "local": (
+        *("region", "zone", "project", "instance_type", "head_type", "machine_image"),
+        *("credentials", "spot"),
+    ),
 }
 """Options that have no meaning with a provider."""
 
@@ -42,7 +43,6 @@ def machines_of(options: VmOptions, shape: Shape) -> dict[str, Any]:
 
 
 def _two_types(shape: Shape, head: dict[str, Any], worker: dict[str, Any]) -> dict[str, Any]:
-    resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
     return {
         "max_workers": shape.max_nodes,
         "head_node_type": "head",
@@ -51,7 +51,7 @@ def _two_types(shape: Shape, head: dict[str, Any], worker: dict[str, Any]) -> di
             "worker": {
                 "min_workers": shape.nodes,
                 "max_workers": shape.max_nodes,
-                "resources": resources,
+                "resources": {"CPU": shape.cpus, "GPU": shape.gpus or None},
                 "node_config": worker,
             },
         },
@@ -61,21 +61,21 @@ def _two_types(shape: Shape, head: dict[str, Any], worker: dict[str, Any]) -> di
 def _aws(options: VmOptions, shape: Shape) -> dict[str, Any]:
     disk = [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": DISK_GB, "VolumeType": "gp3"}}]
     every: dict[str, Any] = {
-        **({"ImageId": options.machine_image} if options.machine_image else {}),
-        **({"IamInstanceProfile": {"Name": options.credentials}} if options.credentials else {}),
+        "ImageId": options.machine_image,
+        "IamInstanceProfile": {"Name": options.credentials} if options.credentials else None,
         "BlockDeviceMappings": disk,
     }
     head = {"InstanceType": options.head_type or machine_for(AWS, HEAD_CPUS, 0), **every}
     worker = {
         "InstanceType": options.instance_type or machine_for(AWS, shape.cpus, shape.gpus),
         **every,
-        **({"InstanceMarketOptions": {"MarketType": "spot"}} if options.spot else {}),
+        "InstanceMarketOptions": {"MarketType": "spot"} if options.spot else None,
     }
     return {
         "provider": {
             "type": "aws",
             "region": options.region or "us-west-2",
-            **({"availability_zone": options.zone} if options.zone else {}),
+            "availability_zone": options.zone,
             "cache_stopped_nodes": False,
         },
         "auth": {"ssh_user": options.ssh_user or "ubuntu"},
@@ -92,11 +92,8 @@ def _gcp(options: VmOptions, shape: Shape) -> dict[str, Any]:
         family = "common-cu128-ubuntu-2204-nvidia-570" if gpus else "common-cpu"
         source = options.machine_image or f"{GOOGLE_IMAGES}/{family}"
         # Machines with GPUs and spot ones cannot be moved to another host while they run.
-        rules: dict[str, Any] = {"onHostMaintenance": "TERMINATE"} if gpus or spot else {}
-        if spot:
-            rules["preemptible"] = True
-        scopes = ["https://www.googleapis.com/auth/cloud-platform"]
-        account = [{"email": options.credentials, "scopes": scopes}]
+        rules = {"onHostMaintenance": "TERMINATE", "preemptible": True if spot else None}
+        account = [{"email": options.credentials, "scopes": SCOPES}]
         return {
             "machineType": kind,
             "disks": [
@@ -107,8 +104,8 @@ def _gcp(options: VmOptions, shape: Shape) -> dict[str, Any]:
                     "initializeParams": {"diskSizeGb": DISK_GB, "sourceImage": source},
                 }
             ],
-            **({"scheduling": [rules]} if rules else {}),
-            **({"serviceAccounts": account} if options.credentials else {}),
+            "scheduling": [rules] if gpus or spot else None,
+            "serviceAccounts": account if options.credentials else None,
         }
 
     worker_type = options.instance_type or machine_for(GCP, shape.cpus, shape.gpus)

@@ -52,29 +52,24 @@ def vm(workload: Workload, shape: Shape, options: VmOptions) -> str:
     runs = workload.runs or f"{mount}/runs"
     # A container sees nothing but the shared storage; machines may have more than one.
     folders = shared_folders(workload, runs, mount if image else "/")
-    name = dns_name(workload.name)
-    variables = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-    data = workload.data or (None if is_url(runs) else f"{mount}/data")
-    if data:
-        variables["KD_RAY_DATA"] = data
+    variables = ["RAY_AUTH_MODE=token", "RAY_USAGE_STATS_ENABLED=0"]
+    if data := workload.data or (None if is_url(runs) else f"{mount}/data"):
+        variables.append(f"KD_RAY_DATA={data}")
     environment = [
         "set -e",
         *options.setup,
-        f"export {shlex.join(f'{key}={value}' for key, value in variables.items())}",
+        f"export {shlex.join(variables)}",
         f"export RAY_AUTH_TOKEN_PATH={TOKEN}",
         "unset RAY_AUTH_TOKEN",  # of the user's shell; it would go before the file
     ]
     held = f"--num-cpus={shape.cpus} --num-gpus={shape.gpus} " if own else ""
     start = f"{ENTER} ulimit -n 65536 || true; ray start --disable-usage-stats {held}"
     config: dict[str, Any] = {
-        "cluster_name": name,
+        "cluster_name": dns_name(workload.name),
         **machines,
-        "auth": {
-            **machines["auth"],
-            **({"ssh_private_key": options.ssh_key} if options.ssh_key else {}),
-        },
+        "auth": {**machines["auth"], "ssh_private_key": options.ssh_key},
         "idle_timeout_minutes": 10,
-        **({"docker": _container(image, mount, folders)} if image else {}),
+        "docker": _container(image, mount, folders) if image else None,
         "file_mounts": {TOKEN: TOKEN},
         "cluster_synced_files": [],
         "setup_commands": [

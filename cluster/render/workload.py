@@ -110,7 +110,7 @@ def shared_folders(workload: Workload, runs: str, mount: str) -> list[str]:
     Raises:
         ConfigError: one of them does not lie below `mount`.
     """
-    found = []
+    folders = []
     for option, path in (("--runs", runs), ("--data", workload.data)):
         if path is None or is_url(path):
             continue
@@ -119,8 +119,8 @@ def shared_folders(workload: Workload, runs: str, mount: str) -> list[str]:
                 f"{option}: must be a URL or lie on the shared storage, below {mount}, but got "
                 f"{path}; choose another path, or another --mount"
             )
-        found.append(path)
-    return found
+        folders.append(path)
+    return folders
 
 
 def dns_name(name: str, longest: int = 40) -> str:

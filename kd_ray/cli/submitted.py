@@ -106,17 +106,17 @@ def _recipe(params: dict[str, Any]) -> Recipe:
 
 def _typed(leaf: TyperCommand, params: dict[str, Any]) -> list[str]:
     """Options and arguments as they would be typed, those left at their defaults left out."""
-    found: list[str] = []
+    words: list[str] = []
     for parameter in leaf.params:
         value = params.get(parameter.name or "")
         if value in (None, False, (), []) or value == parameter.default:
             continue
         if not isinstance(parameter, TyperOption):
-            found.insert(0, str(value))
+            words.insert(0, str(value))
         elif parameter.is_flag:
-            found.append(parameter.opts[0])
+            words.append(parameter.opts[0])
         else:
             values = value if isinstance(value, list | tuple) else [value]
             for one in values:
-                found += [parameter.opts[0], str(one)]
-    return found
+                words += [parameter.opts[0], str(one)]
+    return words

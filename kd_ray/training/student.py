@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_ray.batch import Batch, Feed
-from kd_ray.config import Augment, Objective, Recipe, StudentTrain
-from kd_ray.config.schema import StudentOptions
+from kd_ray.config import Augment, Objective, Recipe, StudentOptions, StudentTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
 from kd_ray.models import build_model

@@ -4,10 +4,12 @@ import os
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_cluster import kd_ray
 
+from cluster import jobs
 from cluster.local import cluster_folder
 from cluster.nodes import NodeOptions, head_command, join_command, node_environment, provide_token
 from kd_ray.errors import ClusterError
@@ -112,3 +114,15 @@ def test_numbers_that_make_no_cluster_are_refused(home: Path):
         answer = kd_ray("cluster", "up", "--name", "never", *options)
         assert answer.returncode == 2
         assert words in answer.stderr
+
+
+def test_what_a_job_server_refuses_is_said_with_the_request_and_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def list_jobs() -> None:
+        raise RuntimeError("Request failed with status code 500: \nNo space left on device\n")
+
+    monkeypatch.setattr(jobs, "job_client", lambda _: SimpleNamespace(list_jobs=list_jobs))
+    sentence = "http://h:1: the job server answered 500 to the request to list jobs: No space left"
+    with pytest.raises(ClusterError, match=sentence):
+        jobs.jobs("http://h:1")
