@@ -95,7 +95,7 @@ def check_class_map(
         if there != here:
             raise CheckpointError(
                 f"{saved.path}: specialist {number} must have the classes of its group, but "
-                f"{class_difference(there, here)} (here the specialist, there the group); "
+                f"{class_difference(there, here)} (there the specialist, here the group); "
                 "remove its folder to train it again"
             )
 

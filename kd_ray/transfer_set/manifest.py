@@ -26,8 +26,9 @@ from kd_ray.transfer_set.plan import (
     SplitName,
     canonical_json,
     class_difference,
+    shards,
 )
-from kd_ray.transfer_set.shards import shard_state, shards
+from kd_ray.transfer_set.shards import shard_state
 
 MANIFEST = "manifest.json"
 
@@ -178,10 +179,10 @@ def check_fit(
     plan = manifest.plan
     where = f"transfer set of {plan.dataset}"
     if class_names is not None and tuple(class_names) != plan.class_names:
-        difference = class_difference(plan.class_names, tuple(class_names))
         raise TransferSetError(
-            f"{where}: its classes must be the run's, but {difference} "
-            "(here the set, there the run); restore data.classes, or label anew"
+            f"{where}: its classes must be the run's, but "
+            f"{class_difference(plan.class_names, class_names)} (there the set, here the run); "
+            "restore data.classes, or label anew"
         )
     if dataset_fingerprint is not None and dataset_fingerprint != plan.dataset_fingerprint:
         raise TransferSetError(
