@@ -137,6 +137,8 @@ class StoredPath(PurePosixPath):
         Raises:
             StorageError: the store does not take them.
         """
+        if not sources:
+            return
         try:
             with answering(self):
                 keys = [f"{self.key}/{source.name}" for source in sources]
