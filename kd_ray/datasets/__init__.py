@@ -30,19 +30,6 @@ from kd_ray.datasets.svhn import read_svhn
 from kd_ray.datasets.views import check_augment, render
 from kd_ray.errors import DataError, UnknownNameError
 
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "Split",
-    "check_augment",
-    "choose_rows",
-    "dataset_problems",
-    "given_root",
-    "hidden_labels",
-    "open_dataset",
-    "render",
-]
-
 DATASETS: Mapping[str, Callable[[DataOptions], Dataset]] = {
     "digits": read_digits,
     "mnist": read_mnist,

@@ -19,8 +19,6 @@ from kd_ray.models.mlp import mlp, project_
 from kd_ray.models.resnet import resnet
 from kd_ray.models.zoo import zoo_model, zoo_names
 
-__all__ = ["MODELS", "build_model", "model_problems", "parameter_count", "project_"]
-
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,

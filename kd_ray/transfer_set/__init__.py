@@ -24,26 +24,3 @@ from kd_ray.transfer_set.plan import (
 )
 from kd_ray.transfer_set.read import Rows, TransferSet, open_transfer_set
 from kd_ray.transfer_set.shards import shard_state, write_shard
-
-__all__ = [
-    "SPLITS",
-    "Columns",
-    "Manifest",
-    "Plan",
-    "Rows",
-    "Shard",
-    "SplitName",
-    "SplitPlan",
-    "TeacherIdentity",
-    "TransferSet",
-    "bytes_per_row",
-    "check_fit",
-    "image_and_view",
-    "index_sha256",
-    "open_transfer_set",
-    "read_manifest",
-    "shard_state",
-    "shards",
-    "write_manifest",
-    "write_shard",
-]
