@@ -4,7 +4,7 @@ A message is one sentence: where, the rule, what was got, what to do. Errors cro
 inside Ray, so every child is built from its message alone and pickles by `args`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -63,6 +63,15 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         if there.get(key) != here.get(key)
     ]
     return ", ".join(clauses[:3]) + (", ..." if len(clauses) > 3 else "")
+
+
+def numbered(kind: str, values: Iterable[Any]) -> dict[str, Any]:
+    """A list for `difference`, whose keys are a kind and a number.
+
+    >>> difference(numbered("class", ["cat", "dog"]), numbered("class", ["cat"]))
+    "class 1 is 'dog' there and unset here"
+    """
+    return {f"{kind} {number}": value for number, value in enumerate(values)}
 
 
 def _shown(value: Any) -> str:

@@ -6,7 +6,7 @@ function of its range of rows. Nothing here touches a disk.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kd_ray.config.table import Count, Share, Table
-from kd_ray.errors import TransferSetError, difference
+from kd_ray.errors import TransferSetError, difference, numbered
 
 FORMAT_VERSION: Final = 1
 SplitName: TypeAlias = Literal["train", "validation", "test"]
@@ -134,10 +134,11 @@ class Plan(Table):
             )
         for member, teacher in enumerate(self.teachers):
             if teacher.class_names != self.class_names:
+                theirs, ours = (numbered("class", x.class_names) for x in (teacher, self))
                 raise TransferSetError(
                     "transfer set: teacher and dataset must have the same classes in the same "
-                    f"order, but {class_difference(teacher.class_names, self.class_names)} (there "
-                    f"teacher {member}, here the dataset); train the teacher on these classes"
+                    f"order, but {difference(theirs, ours)} (there teacher {member}, here the "
+                    "dataset); train the teacher on these classes"
                 )
         return self
 
@@ -229,16 +230,6 @@ def canonical_json(value: Any) -> str:
 def index_sha256(index: npt.NDArray[np.int64]) -> str:
     """Hex sha256 of row numbers `(N,)`, as little-endian int64 on every machine."""
     return hashlib.sha256(np.ascontiguousarray(index, dtype="<i8").tobytes()).hexdigest()
-
-
-def class_difference(there: Sequence[str], here: Sequence[str]) -> str:
-    """The first classes in which two lists differ.
-
-    >>> class_difference(("cat", "dog"), ("cat", "frog"))
-    "class 1 is 'dog' there and 'frog' here"
-    """
-    theirs, ours = ({f"class {n}": name for n, name in enumerate(side)} for side in (there, here))
-    return difference(theirs, ours)
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
