@@ -5,7 +5,7 @@ layer, so a shortcut around it stays float; the exercise's block quantizes what 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -104,10 +104,8 @@ def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, 
     found: dict[str, LayerBits] = {}
     for place, name in enumerate(names):
         first, last = place == 0, place == len(names) - 1
-        if (first and first_float) or (last and last_float):
-            bits = FLOAT
-        else:
-            bits = LayerBits(options.weight_bits, inputs, options.gradient_bits)
+        is_float = (first and first_float) or (last and last_float)
+        bits = FLOAT if is_float else LayerBits(options.weight_bits, inputs, options.gradient_bits)
         for pattern, mine in options.layers.items():
             if fnmatchcase(name, pattern):
                 if first and pattern == name and mine.activation_bits not in (None, FLOAT_BITS):
@@ -116,13 +114,11 @@ def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, 
                         f"pixels, which are not quantized, but got {mine.activation_bits}; leave "
                         "it out"
                     )
+                weight, activation = mine.weight_bits, mine.activation_bits
                 bits = LayerBits(
-                    mine.weight_bits or bits.weight,
-                    mine.activation_bits or bits.activation,
-                    bits.gradient,
+                    weight or bits.weight, activation or bits.activation, bits.gradient
                 )
-        activation = FLOAT_BITS if first else bits.activation
-        found[name] = LayerBits(bits.weight, activation, bits.gradient)
+        found[name] = replace(bits, activation=FLOAT_BITS) if first else bits
     return found
 
 
