@@ -55,17 +55,19 @@ class MegviiNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """`(N, C, H, W)` to the same shape."""
+        momentum = self.momentum or 0.0
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
-        assert self.momentum is not None, "a moving average of the statistics"
+            if self.momentum is None:  # a plain average over all batches
+                momentum = 1 / float(self.num_batches_tracked)
         return F.batch_norm(
             input,
             self.running_mean,
             self.running_var,
             megvii_affine(self.weight),
             self.bias,
-            self.training,
-            self.momentum,
+            self.training or self.running_mean is None,
+            momentum,
             self.eps,
         )
 
