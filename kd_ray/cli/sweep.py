@@ -17,6 +17,7 @@ from tuning.carry_on import chosen
 from tuning.driver import check_sweep, open_sweep, sweep
 from tuning.outcome import BEST, PAGE, TRIALS, Sweep
 from tuning.space import names_shown
+from tuning.trials import SweepEvent
 
 Listener = Callable[[Task, Event], None]
 
@@ -41,6 +42,11 @@ def sweep_with_display(
             highlight=False,
         )
     with Display(console) as stages, SweepDisplay(console, options) as trials:
+
+        def show_trial(event: SweepEvent) -> None:
+            trials.show(event)
+            stages.heartbeat.note("sweep", trials.standing())
+
         found = sweep(
             recipe,
             runs=runs,
@@ -48,7 +54,7 @@ def sweep_with_display(
             local=local,
             verbose=verbose,
             stage_listener=stages.show,
-            listener=trials.show,
+            listener=show_trial,
         )
     _print_best(console, found)
     folder = to_path(runs) / recipe.name / "sweep"

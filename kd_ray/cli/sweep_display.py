@@ -107,7 +107,7 @@ class SweepDisplay:
         if event.cause is not None:
             what = f"failed: {event.cause}"
         if self._live is None or event.cause is not None:
-            self._print(f"trial {event.number}: {what}  ({self._standing()})")
+            self._print(f"trial {event.number}: {what}  ({self.standing()})")
 
     def _note_best(self, event: TrialOver) -> None:
         value = event.values[self._options.metrics[0]]
@@ -122,7 +122,8 @@ class SweepDisplay:
         metric = self._options.metrics[0]
         return f"best {metric} {figure(metric, value)} in trial {number}"
 
-    def _standing(self) -> str:
+    def standing(self) -> str:
+        """How many trials are over, the best one, and the remaining time."""
         parts = [f"{self._over} of {self._over + self._left}", self._best_told()]
         if self._ended and self._left:
             seconds = (self._clock() - self._started) / self._ended * self._left
@@ -131,7 +132,7 @@ class SweepDisplay:
 
     def _table(self) -> Group:
         numbers = sorted(self._rows, key=lambda n: (self._rows[n]["state"] == "running", n))[-ROWS:]
-        title = Text(f"sweep: {self._standing()}", style="bold")
+        title = Text(f"sweep: {self.standing()}", style="bold")
         if not numbers:
             return Group(title)
         return Group(title, plain_table("", [self._rows[number] for number in numbers]))
