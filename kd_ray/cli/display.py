@@ -5,7 +5,6 @@ once more: a bar then starts over at the epoch that is on disk, and what was fin
 """
 
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -81,12 +80,7 @@ class Display:
         self.heartbeat.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.heartbeat.stop()
         self._view.stop()
 

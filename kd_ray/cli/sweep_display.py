@@ -1,14 +1,13 @@
 """A sweep on the terminal: a live table of its trials, or a plain line for each that ends."""
 
 import time
-from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from kd_ray.cli.heartbeat import Clock
 from kd_ray.cli.tables import plain_table
 from kd_ray.cli.wording import duration
 from kd_ray.config import SweepOptions
@@ -16,7 +15,6 @@ from tuning.outcome import figure
 from tuning.space import names_shown, shown
 from tuning.trials import SweepBegins, SweepEvent, TrialBegins, TrialOver, TrialReport
 
-Clock = Callable[[], float]
 ROWS = 12
 """Trials in the live table: those running, and the latest of those that are over."""
 
@@ -40,12 +38,7 @@ class SweepDisplay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
 
