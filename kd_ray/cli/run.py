@@ -51,4 +51,4 @@ def print_closing(console: Console, summary: Summary, folder: Path) -> None:
         console.print(covered)
     for line in closing_lines(summary):
         console.print(line)
-    console.print(f"In {folder}")
+    console.print(f"In {folder}", soft_wrap=True)

@@ -7,8 +7,9 @@ import tomli_w
 from rich.console import Console
 
 from kd_ray.cli.display import Display
+from kd_ray.cli.run import print_closing
 from kd_ray.cli.sweep_display import SweepDisplay
-from kd_ray.cli.tables import closing_lines, closing_table, facts, fitting_table
+from kd_ray.cli.tables import closing_table, facts, fitting_table
 from kd_ray.files import to_path
 from kd_ray.pipeline import Where, open_recipe
 from kd_ray.report.summary import Summary
@@ -102,9 +103,7 @@ def carry_on(make: Callable[[Listener], Summary]) -> None:
     with Display(console) as display:
         summary = make(display.show)
     console.print(closing_table(summary, console.width))
-    for line in closing_lines(summary):
-        console.print(line)
-    console.print(f"In {summary.folder}", soft_wrap=True)
+    print_closing(console, summary, summary.folder)
 
 
 def _print_best(console: Console, found: Sweep) -> None:
