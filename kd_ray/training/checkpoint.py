@@ -57,7 +57,7 @@ class Meta(BaseModel):
     """The description that rebuilds a model and lets its training go on.
 
     Attributes:
-        kind: which stage made it.
+        kind: what it is, as `result` says it of the same artefact.
         epoch: finished epochs.
         model: catalogue name under `name`, and the entry's options.
         quantizer: `[student.quantizer]`, or None of a float model.
@@ -77,7 +77,7 @@ class Meta(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: Literal[1] = FORMAT_VERSION
-    kind: Literal["teacher", "student", "specialist"]
+    kind: str
     epoch: int = 0
     model: dict[str, Any]
     quantizer: dict[str, Any] | None = None
