@@ -58,7 +58,7 @@ def resume_trial(
         CheckpointError: the trial has as many epochs behind it.
     """
     sweep = open_sweep(path)
-    row = chosen(sweep, trial)
+    row = sweep.trial(trial)
     recipe = _recipe_of(sweep, row)
     students = trial_folder(sweep.folder, row.number) / "student" / own_variant(recipe)
     for seed in recipe.train.seeds:
@@ -98,7 +98,7 @@ def retrain_trial(
         ConfigError: there is no such sweep or trial, or a seed is one of the sweep's.
     """
     sweep = open_sweep(path)
-    recipe = _recipe_of(sweep, chosen(sweep, trial))
+    recipe = _recipe_of(sweep, sweep.trial(trial))
     first = max(sweep.options.seeds) + 1
     wanted = list(range(first, first + FRESH_SEEDS)) if seeds is None else list(seeds)
     used = sorted(set(wanted) & set(sweep.options.seeds))
@@ -112,22 +112,6 @@ def retrain_trial(
         "train": {"seeds": wanted, **({} if epochs is None else {"epochs": epochs})},
     }
     return _distilled(sweep, recipe, changes, **how)
-
-
-def chosen(sweep: Sweep, number: int | None) -> TrialRow:
-    """A trial by number, or the best one.
-
-    Raises:
-        ConfigError: no such trial, or no trial has finished.
-    """
-    if number is not None:
-        return sweep.trial(number)
-    if not sweep.front:
-        raise ConfigError(
-            f"{sweep.folder}: none of its {len(sweep.trials)} trials has finished yet; go on with "
-            "the sweep, or choose a trial with --trial"
-        )
-    return sweep.front[0]
 
 
 def _recipe_of(sweep: Sweep, row: TrialRow) -> Recipe:

@@ -19,7 +19,7 @@ from kd_ray.errors import ConfigError, StorageError
 from kd_ray.runs.fit import check_same
 from kd_ray.training.loop import derived_seed
 from tuning.private import begun_trial
-from tuning.space import Settings, checked_points, settings_of, suggested
+from tuning.space import Settings, first_points, settings_of, suggested
 from tuning.study_file import StudyFile
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Ledger:
         assert recipe.sweep is not None
         self.options = options = recipe.sweep
         path = folder / STUDY
-        points = checked_points(recipe)
+        points = first_points(recipe)
         folder.mkdir(parents=True, exist_ok=True)
         self._file = StudyFile(path)
         with _stored(path):
@@ -124,7 +124,7 @@ class Ledger:
 
     @property
     def gave_up(self) -> bool:
-        """Whether more trials failed than the sweep puts up with."""
+        """Whether more trials failed than the sweep puts up with: none are begun or go on."""
         return self.failures > self.options.max_failures
 
     @property

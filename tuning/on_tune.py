@@ -87,7 +87,6 @@ def _alone(resources: Resources) -> Worker:
 
 def perform_on_tune(
     trials: Trials,
-    resources: Resources,
     scratch: Path,
     *,
     address: str | None = None,
@@ -97,7 +96,6 @@ def perform_on_tune(
 
     Args:
         trials: to be run.
-        resources: of one trial.
         scratch: folder for what Tune wants to write meanwhile.
         address: HOST:PORT of a cluster; None for this machine.
         verbose: let Ray's own log lines through.
@@ -108,8 +106,8 @@ def perform_on_tune(
     with connected(address, verbose):
         from ray import tune
 
-        placement, slots = trial_slots(resources)
-        resources = resources.model_copy(
+        placement, slots = trial_slots(trials.recipe.resources)
+        resources = trials.recipe.resources.model_copy(
             update={"cpus_per_worker": placement.cpus, "gpus_per_worker": float(placement.gpus)}
         )
         alone = resources.most_workers == 1
@@ -161,7 +159,7 @@ def _searcher(trials: Trials, resources: Resources) -> Any:
         def suggest(self, trial_id: str) -> Any:
             handed = trials.next()
             if handed is None:  # unless a trial that runs may be lost, and come back
-                return None if self.numbers and not trials.are_over else Searcher.FINISHED
+                return None if self.numbers and not trials.ledger.gave_up else Searcher.FINISHED
             number, tasks = handed
             self.numbers[trial_id] = number
             return {"number": number, "tasks": tasks, "resources": resources}
@@ -174,7 +172,7 @@ def _searcher(trials: Trials, resources: Resources) -> Any:
                 trials.lost(number, resources.max_failures)
             elif result and isinstance(end := result["reports"][-1], TrialEnd):
                 trials.ended(number, end)
-            elif not trials.are_over:
+            elif not trials.ledger.gave_up:
                 trials.stopped(number)
             # Else the whole sweep stops: the trial is still in flight, and the next driver's.
 
@@ -213,7 +211,7 @@ def _stopper(trials: Trials) -> Any:
             return False
 
         def stop_all(self) -> bool:
-            return trials.are_over
+            return trials.ledger.gave_up
 
     return GivingUp()
 

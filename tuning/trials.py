@@ -95,17 +95,12 @@ class Trials:
         default_factory=lambda: defaultdict(float), init=False
     )
 
-    @property
-    def are_over(self) -> bool:
-        """Whether no more trials are to be begun, and those running are to be stopped."""
-        return self.ledger.gave_up
-
     def next(self) -> tuple[int, list[Task]] | None:
         """The number and the tasks of the next trial; None when all have been handed out.
 
         A point whose values do not go together is a failed trial.
         """
-        while not self.are_over:
+        while not self.ledger.gave_up:
             point = self.ledger.next()
             if point is None:
                 return None

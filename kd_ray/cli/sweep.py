@@ -1,6 +1,7 @@
 """Running a sweep with a display, and what is printed of one."""
 
 from collections.abc import Callable
+from typing import Unpack
 
 import tomli_w
 from rich.console import Console
@@ -10,10 +11,9 @@ from kd_ray.cli.sweep_display import SweepDisplay
 from kd_ray.cli.tables import closing_lines, closing_table, facts, fitting_table
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
-from kd_ray.pipeline import open_recipe
+from kd_ray.pipeline import Where, open_recipe
 from kd_ray.report.summary import Summary
 from kd_ray.runs import Event, Task
-from tuning.carry_on import chosen
 from tuning.driver import check_sweep, open_sweep, sweep
 from tuning.outcome import BEST, PAGE, TRIALS, Sweep
 from tuning.space import names_shown
@@ -25,10 +25,7 @@ def sweep_with_display(
     source: str,
     overrides: list[str],
     runs: str,
-    *,
-    address: str | None,
-    local: bool,
-    verbose: bool,
+    **where: Unpack[Where],
 ) -> None:
     """Runs a sweep; see `tuning.sweep` for arguments and errors."""
     console = Console()
@@ -44,11 +41,9 @@ def sweep_with_display(
         found = sweep(
             recipe,
             runs=runs,
-            address=address,
-            local=local,
-            verbose=verbose,
             stage_listener=stages.show,
             listener=trials.show,
+            **where,
         )
     _print_best(console, found)
     folder = to_path(runs) / recipe.name / "sweep"
@@ -80,7 +75,7 @@ def show_trials(path: str) -> None:
 def show_best(path: str) -> None:
     """Prints the best trial with its recipe, or the whole front."""
     found = open_sweep(path)
-    winner = chosen(found, None)
+    winner = found.trial()
     console = Console()
     _print_best(console, found)
     entry = next((entry for entry in found.best if entry["trial"] == winner.number), None)
