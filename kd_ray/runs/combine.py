@@ -5,7 +5,6 @@ logits are read from there, so that only specialists are run, each on the images
 """
 
 import hashlib
-import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_ray.files import remove_drafts
-from kd_ray.result import JOINT_SET, Result, read_result, write_result
-from kd_ray.runs.events import Event, Finished, Started
-from kd_ray.runs.fit import finished_result
+from kd_ray.result import JOINT_SET, read_result
+from kd_ray.runs.events import Event
 from kd_ray.runs.group_classes import labelled_parent, options_of, read_groups
 from kd_ray.runs.inputs import Inputs
-from kd_ray.runs.label import set_line, set_result, transfer_set_folder, write_shards
+from kd_ray.runs.label import set_fields, set_line, transfer_set_folder, write_set
+from kd_ray.runs.make import Made, make
 from kd_ray.runs.rows import Rendered, SplitRows, labelled_rows
 from kd_ray.runs.specialize import (
     generalist_folder,
@@ -40,9 +38,8 @@ from kd_ray.specialists import (
 from kd_ray.training.metrics import summarize, tally
 from kd_ray.training.predict import one_thread, raw_logits
 from kd_ray.training.saved_model import SavedModel
-from kd_ray.training.workers import Worker, from_first, summed, together
+from kd_ray.training.workers import Worker, summed, together
 from kd_ray.transfer_set import (
-    Manifest,
     Plan,
     Rows,
     Shard,
@@ -51,7 +48,6 @@ from kd_ray.transfer_set import (
     check_fit,
     open_transfer_set,
     shards,
-    write_manifest,
 )
 from kd_ray.transfer_set.plan import canonical_json
 
@@ -101,6 +97,11 @@ class Joint:
             parts.append(combined.logits.float().cpu())
             left = max(left, combined.gradient)
         return torch.cat(parts).unsqueeze(1), left
+
+    def logits_of(self, shard: Shard) -> tuple[Tensor, float]:
+        """The same, of a shard whose images are still to be rendered."""
+        part = self.rows[shard.split].rendered(torch.arange(shard.start, shard.stop))
+        return self.logits(shard, part.images)
 
     def _combined(self, shard: Shard, places: Tensor, images: Tensor) -> Any:
         def probabilities(specialist: int, chosen: Tensor) -> Tensor:
@@ -196,85 +197,58 @@ def _parents(task: Task) -> dict[str, str]:
 
 
 def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    with together(worker.device):
-        joint, parents = open_joint(task, worker.device, inputs)
-        result = finished_result(task, parents)
-    if from_first(int(result is not None), worker.device):
-        assert result is not None
-        yield Finished(result, existed=True)
-        return
-    yield Started(0, 0)
-    started = time.perf_counter()
-    with together(worker.device):  # no worker may write before old drafts are gone
-        if worker.is_first:
-            remove_drafts(task.folder)
-    with together(worker.device), one_thread(worker.device):
-        # Each file states the accuracy of its teacher, so the test rows come before all others.
-        mine = shards(joint.source.manifest.plan)[worker.rank :: worker.world]
-        tested = {s: _tested(joint, s) for s in mine if s.split == "test"}
-        right = sum(_right(joint.source.test, s, logits) for s, (logits, _) in tested.items())
-    right = int(summed(torch.tensor([float(right)], device=worker.device)).item())
-    gradients = [0.0]
+    parents: dict[str, str] = {}
 
-    def logits_of(shard: Shard, part: Rendered) -> Tensor:
-        known = tested.get(shard)
-        logits, left = joint.logits(shard, part.images) if known is None else known
-        gradients.append(left)
-        return logits
+    def opened() -> tuple[Joint, dict[str, str], bool]:
+        joint, made_of = open_joint(task, worker.device, inputs)
+        parents.update(made_of)
+        return joint, made_of, True
 
-    with together(worker.device):
-        plan = joint_plan(joint, parents, right / len(joint.source.test.index))
-        yield from write_shards(task.folder, plan, joint.rows, logits_of, worker)
-    with together(worker.device):
-        if worker.is_first:
-            manifest = write_manifest(task.folder, plan)
-            seconds = time.perf_counter() - started
-            result = _result(task, joint, manifest, seconds, max(gradients), parents)
-            write_result(task.folder, result)
-    with together(worker.device):
-        result = read_result(task.folder)
-        assert result is not None
-        yield Finished(result, existed=False)
+    def made(joint: Joint) -> Generator[Event, None, Made]:
+        labels = joint.source.test.labels
+        with together(worker.device), one_thread(worker.device):
+            # Each file states the accuracy of its teacher, so the test rows come before all others.
+            mine = shards(joint.source.manifest.plan)[worker.rank :: worker.world]
+            tested = {s: joint.logits_of(s) for s in mine if s.split == "test"}
+            rights = [
+                float((logits[:, 0].argmax(dim=1) == labels[s.start : s.stop]).sum())
+                for s, (logits, _) in tested.items()
+            ]
+        right = summed(torch.tensor([sum(rights)], device=worker.device)).item()
+        gradients = [left for _, left in tested.values()]
+
+        def logits(shard: Shard, part: Rendered) -> Tensor:
+            if shard in tested:
+                return tested[shard][0]
+            found, left = joint.logits(shard, part.images)
+            gradients.append(left)
+            return found
+
+        plan = joint_plan(joint, parents, right / len(labels))
+        manifest, written = yield from write_set(task.folder, plan, joint.rows, logits, worker)
+        with together(worker.device):
+            worth = {} if manifest is None else _worth(task, joint, max(gradients, default=0.0))
+        return {**set_fields(manifest), **worth}, written
+
+    return make(task, worker, opened, made)
 
 
-def _tested(joint: Joint, shard: Shard) -> tuple[Tensor, float]:
-    part = joint.rows[shard.split].rendered(torch.arange(shard.start, shard.stop))
-    return joint.logits(shard, part.images)
-
-
-def _right(rows: Rows, shard: Shard, logits: Tensor) -> int:
-    """Right first choices among the test rows of a shard."""
-    return int((logits[:, 0].argmax(dim=1) == rows.labels[shard.start : shard.stop]).sum())
-
-
-def _result(
-    task: Task,
-    joint: Joint,
-    manifest: Manifest,
-    seconds: float,
-    left: float,
-    parents: dict[str, str],
-) -> Result:
+def _worth(task: Task, joint: Joint, left: float) -> dict[str, Any]:
     """What the specialists are worth on the test rows."""
-    joined = open_transfer_set(task.folder, verify=False).test.logits[:, 0, 0]
+    joined = open_transfer_set(task.folder, verify=False)
+    combined = joined.test.logits[:, 0, 0]
     generalist = joint.source.test.logits[:, 0, joint.generalist]
     labels, groups = joint.source.test.labels, joint.groups
-    before, after = generalist.argmax(dim=1), joined.argmax(dim=1)
-    rate = sum(entry.rows for entry in manifest.files) / seconds
-    return set_result(
-        task,
-        manifest,
-        rate,
-        seconds,
-        parents=parents,
-        generalist=summarize(tally(generalist, labels)),
-        combined=summarize(tally(joined, labels)),
-        coverage=by_coverage(labels, before, after, coverage(labels, groups)),
-        confusion_before=confusion(labels, before, groups.of_class),
-        confusion_after=confusion(labels, after, groups.of_class),
-        gradient=left,
-        teacher_sha256=manifest.plan.teachers[0].sha256,
-    )
+    before, after = generalist.argmax(dim=1), combined.argmax(dim=1)
+    return {
+        "generalist": summarize(tally(generalist, labels)),
+        "combined": summarize(tally(combined, labels)),
+        "coverage": by_coverage(labels, before, after, coverage(labels, groups)),
+        "confusion_before": confusion(labels, before, groups.of_class),
+        "confusion_after": confusion(labels, after, groups.of_class),
+        "gradient": left,
+        "teacher_sha256": joined.manifest.plan.teachers[0].sha256,
+    }
 
 
 COMBINE = Stage(

@@ -9,6 +9,7 @@ from kd_ray.errors import CheckpointError
 from kd_ray.result import RESULT, Result, read_result
 from kd_ray.runs.task import Task
 from kd_ray.training.checkpoint import latest_checkpoint, read_meta
+from kd_ray.versions import versions
 
 LATER = {"labelled": 1.0, "hold_out": 0.0}
 """Keys that are younger than the first artefacts, and the value at which those still fit."""
@@ -38,6 +39,26 @@ def determining(table: Table, left_out: str) -> dict[str, Any]:
 def identity(task: Task) -> dict[str, Any]:
     """The part of the recipe that determines an artefact: dotted key -> value."""
     return flattened(task.stage.identity(task))
+
+
+def record(task: Task, **fields: Any) -> Result:
+    """The record of a task's artefact.
+
+    Args:
+        task: that was performed.
+        fields: those of `Result` that the task does not know.
+    """
+    return Result(
+        stage=task.stage.name,
+        kind=task.stage.kind,
+        name=task.recipe.name,
+        status="finished",
+        title=task.title,
+        identity=identity(task),
+        recipe=task.recipe_table(),
+        versions=versions(),
+        **fields,
+    )
 
 
 def finished_result(task: Task, parents: Mapping[str, str] | None = None) -> Result | None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,16 @@ from torch import Tensor
 
 from kd_ray.config import Recipe, SpecialistOptions
 from kd_ray.errors import CheckpointError, ConfigError, TransferSetError
-from kd_ray.result import CLASS_GROUPS, RESULT, Result, read_result, write_result
-from kd_ray.runs.events import Event, Finished, Started
-from kd_ray.runs.fit import finished_result, identity
+from kd_ray.result import CLASS_GROUPS, RESULT, Result, read_result
+from kd_ray.runs.events import Event
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.label import transfer_set_folder
+from kd_ray.runs.make import Made, make
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.specialists import ClassGroups, check_rows, find_groups
-from kd_ray.training.workers import Worker, from_first, together
+from kd_ray.training.workers import Worker, together
 from kd_ray.transfer_set import TransferSet, open_transfer_set, read_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
-from kd_ray.versions import versions
 
 
 def options_of(recipe: Recipe) -> SpecialistOptions:
@@ -143,55 +141,34 @@ def labelled_parent(task: Task) -> dict[str, str]:
 
 
 def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    with together(worker.device):
-        started = time.perf_counter()
-        opened = open_transfer_set(transfer_set_folder(task.recipe, task.run_folder))
-        parents = {"transfer_set": opened.manifest.sha256}
-        result = finished_result(task, parents)
-    if from_first(int(result is not None), worker.device):
-        assert result is not None
-        yield Finished(result, existed=True)
-        return
-    yield Started(0, 0)
-    with together(worker.device):
-        if worker.is_first:
-            groups = groups_of(opened, task.recipe)
-            seconds = time.perf_counter() - started
-            write_result(task.folder, _result(task, groups, opened, seconds, parents))
-    with together(worker.device):
-        result = read_result(task.folder)
-        assert result is not None
-        yield Finished(result, existed=False)
+    def opened() -> tuple[TransferSet, dict[str, str], bool]:
+        source = open_transfer_set(transfer_set_folder(task.recipe, task.run_folder))
+        return source, {"transfer_set": source.manifest.sha256}, True
+
+    def made(source: TransferSet) -> Generator[Event, None, Made]:
+        yield from ()
+        with together(worker.device):
+            return _fields(groups_of(source, task.recipe), source), 0
+
+    return make(task, worker, opened, made)
 
 
-def _result(
-    task: Task, groups: ClassGroups, opened: TransferSet, seconds: float, parents: dict[str, str]
-) -> Result:
-    names = opened.manifest.plan.class_names
+def _fields(groups: ClassGroups, source: TransferSet) -> dict[str, Any]:
+    names = source.manifest.plan.class_names
     content = {"of_class": list(groups.of_class), "special": [list(s) for s in groups.special]}
     text = json.dumps([content, names], sort_keys=True)
-    return Result(
-        stage=task.stage.name,
-        kind=task.stage.kind,
-        name=task.recipe.name,
-        status="finished",
-        title=task.title,
-        metrics={
-            "specialists": len(groups.special),
-            "rows": len(opened.train.index) * opened.manifest.plan.views,
-            "smallest": min(map(len, groups.special)),
-            "largest": max(map(len, groups.special)),
+    sizes = list(map(len, groups.special))
+    return {
+        "metrics": {
+            "specialists": len(sizes),
+            "rows": len(source.train.index) * source.manifest.plan.views,
+            "smallest": min(sizes),
+            "largest": max(sizes),
         },
-        seconds=round(seconds, 2),
-        resumed_from=None,
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
-        parents=parents,
-        identity=identity(task),
-        recipe=task.recipe_table(),
-        versions=versions(),
-        class_names=list(names),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "class_names": list(names),
         **content,
-    )
+    }
 
 
 def _summary(result: Result) -> str:

@@ -6,7 +6,6 @@ depends on the number of CPU threads, so on a CPU every worker runs the teachers
 bytes do not depend on how work was spread.
 """
 
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,18 @@ from torch import Tensor
 from kd_ray.config import Recipe, TransferSetOptions
 from kd_ray.datasets import Dataset
 from kd_ray.errors import TransferSetError
-from kd_ray.files import remove_drafts, to_path
-from kd_ray.result import TRANSFER_SET, Result, read_result, write_result
-from kd_ray.runs.events import Event, Finished, ShardDone, Started
-from kd_ray.runs.fit import check_same, determining, flattened, identity
+from kd_ray.files import to_path
+from kd_ray.result import TRANSFER_SET, Result, read_result
+from kd_ray.runs.events import Event, ShardDone
+from kd_ray.runs.fit import check_same, determining, flattened
 from kd_ray.runs.inputs import Inputs
+from kd_ray.runs.make import Made, make
 from kd_ray.runs.rows import Rendered, SplitRows, rows_to_label
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import load_teachers, teacher_folders
 from kd_ray.training.predict import one_thread, raw_logits
 from kd_ray.training.saved_model import SavedModel
-from kd_ray.training.workers import Worker, from_first, summed, together
+from kd_ray.training.workers import Worker, summed, together
 from kd_ray.transfer_set import (
     Manifest,
     Plan,
@@ -45,7 +45,6 @@ from kd_ray.transfer_set import (
     write_shard,
 )
 from kd_ray.transfer_set.manifest import MANIFEST
-from kd_ray.versions import versions
 
 
 def transfer_set_folder(recipe: Recipe, run: Path) -> Path:
@@ -152,6 +151,42 @@ def write_shards(
             yield ShardDone(shard.name, shard.rows, done_rows, all_rows, existed, worker.rank)
 
 
+def write_set(
+    folder: Path,
+    plan: Plan,
+    rows: dict[SplitName, SplitRows],
+    logits: Callable[[Shard, Rendered], Tensor],
+    worker: Worker,
+) -> Generator[ShardDone, None, tuple[Manifest | None, int]]:
+    """Writes a transfer set by all workers together; arguments as for `write_shards`.
+
+    Returns:
+        The manifest, on the first worker; and the rows that all of them have written just now.
+    """
+    written = 0
+    with together(worker.device):
+        for event in write_shards(folder, plan, rows, logits, worker):
+            written += 0 if event.existed else event.rows
+            yield event
+    with together(worker.device):
+        total = summed(torch.tensor([float(written)], device=worker.device))
+        manifest = write_manifest(folder, plan) if worker.is_first else None
+    return manifest, int(total.item())
+
+
+def set_fields(manifest: Manifest | None, **metrics: int) -> dict[str, Any]:
+    """What the record of a transfer set says of it; `metrics` are further ones."""
+    if manifest is None:  # on other workers, which write no record
+        return {}
+    size = {
+        "rows": sum(entry.rows for entry in manifest.files),
+        **metrics,
+        "bytes": sum(entry.bytes for entry in manifest.files),
+        "bytes_per_row": round(bytes_per_row(manifest), 2),
+    }
+    return {"metrics": size, "sha256": manifest.sha256}
+
+
 def _tasks(request: Request) -> list[Task]:
     return [request.task(LABEL)] if request.labels_here else []
 
@@ -172,43 +207,28 @@ def _parents(task: Task) -> dict[str, str]:
 
 def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
     options = task.recipe.transfer_set
-    with together(worker.device):
+
+    def opened() -> tuple[tuple[Dataset, list[SavedModel], Plan], dict[str, str], bool]:
         dataset = inputs.dataset(task.data)
         teachers = load_teachers(task.recipe, task.run_folder, worker.device)
         models = [saved for saved, _ in teachers]
         accuracies = [float(result.metrics["accuracy"]) for _, result in teachers]
         plan = plan_labelling(dataset, options, models, accuracies)
-        result = read_result(task.folder) if _is_labelled(task, plan) else None
-    if from_first(int(result is not None), worker.device):
-        assert result is not None
-        yield Finished(result, existed=True)
-        return
-    yield Started(0, 0)
-    started = time.perf_counter()
-    written = 0
-    with together(worker.device):  # no worker may write before old drafts are gone
-        if worker.is_first:
-            remove_drafts(task.folder)
-    with together(worker.device):
-        for event in write_shards(
-            task.folder,
-            plan,
-            rows_to_label(dataset, options),
-            lambda _, part: raw_logits(models, part.images, worker.device),
-            worker,
-        ):
-            written += 0 if event.existed else event.rows
-            yield event
-    with together(worker.device):
-        written = int(summed(torch.tensor([float(written)], device=worker.device)).item())
-        if worker.is_first:
-            manifest = write_manifest(task.folder, plan)
-            seconds = time.perf_counter() - started
-            write_result(task.folder, _result(task, manifest, written, seconds))
-    with together(worker.device):
-        result = read_result(task.folder)
-        assert result is not None
-        yield Finished(result, existed=False)
+        hashes = {f"teacher-{number:02d}": saved.sha256 for number, saved in enumerate(models)}
+        parents = {"dataset": dataset.fingerprint, **hashes}
+        return (dataset, models, plan), parents, _is_labelled(task, plan)
+
+    def made(source: tuple[Dataset, list[SavedModel], Plan]) -> Generator[Event, None, Made]:
+        dataset, models, plan = source
+        rows = rows_to_label(dataset, options)
+
+        def logits(shard: Shard, part: Rendered) -> Tensor:
+            return raw_logits(models, part.images, worker.device)
+
+        manifest, written = yield from write_set(task.folder, plan, rows, logits, worker)
+        return set_fields(manifest, train_rows=plan.rows_of("train") // plan.views), written
+
+    return make(task, worker, opened, made)
 
 
 def _is_labelled(task: Task, plan: Plan) -> bool:
@@ -222,55 +242,6 @@ def _is_labelled(task: Task, plan: Plan) -> bool:
         flattened(plan.model_dump(mode="json")),
     )
     return True
-
-
-def set_result(task: Task, manifest: Manifest, rate: float, seconds: float, **more: Any) -> Result:
-    """The record of a transfer set.
-
-    Args:
-        task: that made it.
-        manifest: what it is.
-        rate: images/s.
-        seconds: how long it took.
-        more: further keys, its parents and further metrics among them.
-    """
-    metrics = {
-        "rows": sum(entry.rows for entry in manifest.files),
-        **more.pop("metrics", {}),
-        "bytes": sum(entry.bytes for entry in manifest.files),
-        "bytes_per_row": round(bytes_per_row(manifest), 2),
-    }
-    return Result(
-        stage=task.stage.name,
-        kind=task.stage.kind,
-        name=task.recipe.name,
-        status="finished",
-        title=task.title,
-        metrics=metrics,
-        images_per_s=round(rate, 1),
-        seconds=round(seconds, 2),
-        resumed_from=None,
-        sha256=manifest.sha256,
-        identity=identity(task),
-        recipe=task.recipe_table(),
-        versions=versions(),
-        **more,
-    )
-
-
-def _result(task: Task, manifest: Manifest, written: int, seconds: float) -> Result:
-    plan = manifest.plan
-    return set_result(
-        task,
-        manifest,
-        written / seconds,
-        seconds,
-        metrics={"train_rows": plan.rows_of("train") // plan.views},
-        parents={
-            "dataset": plan.dataset_fingerprint,
-            **{f"teacher-{n:02d}": teacher.sha256 for n, teacher in enumerate(plan.teachers)},
-        },
-    )
 
 
 LABEL = Stage(

@@ -15,7 +15,7 @@ from kd_ray.models import parameter_count
 from kd_ray.quant import dead_layers, model_cost
 from kd_ray.result import Result, write_result
 from kd_ray.runs.events import Event, Finished, Started
-from kd_ray.runs.fit import check_same, finished_result, identity
+from kd_ray.runs.fit import check_same, finished_result, identity, record
 from kd_ray.runs.setup import Setup
 from kd_ray.runs.task import Task
 from kd_ray.training.checkpoint import (
@@ -35,7 +35,6 @@ from kd_ray.training.metrics import FIGURES
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.progress import Epoch, Notice, Training
 from kd_ray.training.workers import Worker, from_first, together
-from kd_ray.versions import versions
 
 
 def train(task: Task, worker: Worker, prepare: Callable[[], Setup]) -> Generator[Event]:
@@ -80,8 +79,8 @@ def train(task: Task, worker: Worker, prepare: Callable[[], Setup]) -> Generator
     if task.touch_test:
         metrics = evaluate(training.model, setup.test, worker, setup.ensemble)
     else:
-        record = training.history[meta.epoch - 1]
-        metrics = {name: record[name] for name in FIGURES if name in record}
+        epoch = training.history[meta.epoch - 1]
+        metrics = {name: epoch[name] for name in FIGURES if name in epoch}
     result = _result(task, setup, training, path, metrics, resumed_from)
     with together(worker.device):
         if worker.is_first:
@@ -153,12 +152,9 @@ def _result(
 ) -> Result:
     """The record of a training; `path` is the checkpoint that the test `metrics` are of."""
     cost = model_cost(training.model, setup.about.input.shape)
-    return Result(
-        stage=task.stage.name,
-        kind=task.stage.kind,
-        name=task.recipe.name,
-        status="finished",
-        title=task.title,
+    history = training.history
+    return record(
+        task,
         variant=task.variant,
         seed=task.seed,
         metrics=metrics,
@@ -166,17 +162,14 @@ def _result(
         packed_bytes=cost.packed_bytes,
         bit_operations=cost.bit_operations,
         layers=[asdict(layer) for layer in cost.layers],
-        images_per_s=median(record["images_per_s"] for record in training.history),
-        seconds=round(sum(record["seconds"] for record in training.history), 2),
+        images_per_s=median(epoch["images_per_s"] for epoch in history),
+        seconds=round(sum(epoch["seconds"] for epoch in history), 2),
         epochs=training.epoch,
         checkpoint=path.name,
         weights_sha256=read_meta(path).files[WEIGHTS],
-        dead_layers=dead_layers(training.history[-1].get("layers", {})),
+        dead_layers=dead_layers(history[-1].get("layers", {})),
         resumed_from=resumed_from,
         parents=setup.about.parents,
-        identity=setup.about.identity,
-        recipe=setup.about.recipe,
-        versions=versions(),
-        history=training.history,
+        history=history,
         **setup.details,
     )

@@ -46,7 +46,7 @@ def recipe(tmp_path: Path) -> Path:
 def trained(folder: Path) -> dict[str, str]:
     """Title -> fingerprint of the weights, of everything that was trained in a run."""
     results = [read_result(file.parent) for file in sorted(folder.rglob("result.json"))]
-    found = {r["title"]: r["weights_sha256"] for r in results if r and r["stage"] != "label"}
+    found = {r.title: r.weights_sha256 or "" for r in results if r and r.stage != "label"}
     assert len(found) == 4
     return found
 

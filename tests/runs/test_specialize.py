@@ -3,11 +3,21 @@
 import json
 import shutil
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import ALONE, perform, perform_in_pieces, tasks, tiny_file, tiny_recipe, weights_sha256
+from tiny import (
+    ALONE,
+    perform,
+    perform_in_pieces,
+    result_at,
+    tasks,
+    tiny_file,
+    tiny_recipe,
+    weights_sha256,
+)
 from typer.testing import CliRunner
 
 from kd_ray.artefacts import audit_transfer_set, evaluate_checkpoint, inspect
@@ -72,6 +82,19 @@ def test_a_run_makes_groups_specialists_their_transfer_set_and_its_student(finis
         "specialists/transfer_set",
         *(f"student/{variant}/seed-0" for variant in ("labels", "distilled", "specialized")),
     }
+
+
+def test_the_specialists_student_learns_from_their_one_teacher_whichever_members_others_have(
+    tmp_path: Path,
+):
+    members = ("teacher.members=2", "objective.members=2", "objective.member_weights=[3.0, 1.0]")
+    summary = run(tmp_path, *members, "student.baselines=[]")
+    names = [row.name for row in summary.rows]
+    assert names == ["teacher", "ensemble", "distilled", "specialized"]
+    result = result_at(tmp_path / "tiny/student/specialized/seed-0")
+    joint = result_at(tmp_path / "tiny" / JOINT)
+    assert result.parents["transfer_set"] == joint.sha256
+    assert result.metrics["teacher_accuracy"] == joint.details["combined"]["accuracy"]
 
 
 def test_a_run_again_finds_everything_and_comes_to_the_same(copied: Path):
@@ -249,7 +272,7 @@ def test_the_report_shows_specialists_and_the_share_that_their_student_keeps(fin
     assert page.count("Confusion between groups") == 4  # two plots, each with its label
     summary = run(finished)
     (first, second) = specialists_sentences(summary)
-    assert first in page.replace("-&gt;", "->").replace("&#x27;", "'")
+    assert first in unescape(page)
     assert second.startswith("Their student has ")
 
 

@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from kd_ray.cli.reproduce import perform_with_display
 from tiny import generator, tiny_file
 from typer.testing import CliRunner
 
 from kd_ray.cli import app
+from kd_ray.cli.studies import study_with_display
 from kd_ray.errors import ConfigError, KdRayError, UnknownNameError
 from kd_ray.files import sha256_of
 from kd_ray.pipeline import open_recipe
 from kd_ray.report.page import write_report
 from kd_ray.runs import Finished
-from kd_ray.studies.paper import EXPERIMENTS, SCALES, Failure, Scale, reproduction
+from kd_ray.studies.paper import EXPERIMENTS, SCALES, Scale, reproduction
 from kd_ray.studies.paper.corrected import corrections
 from kd_ray.studies.paper.experiments import experiments
 from kd_ray.studies.paper.parts import part_recipe, parts
+from kd_ray.studies.study import PartFailed
 
 DIGITS = [str(number) for number in range(10)]
 TINY = (
@@ -36,12 +37,17 @@ def tiny_scale(folder: Path) -> Scale:
     return Scale("tiny-paper", base, widths=(8, 4), members=2, few=0.5, repeated=(("7s-8s", 2.0),))
 
 
+def shown(scale: Scale, runs: Path, *only: str) -> None:
+    """The study as the command performs it."""
+    study_with_display(reproduction(scale, runs=runs, only=only, local=True), str(runs))
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scale, Path]:
     """A finished reproduction, and where its runs lie."""
     folder = tmp_path_factory.mktemp("reproduce")
     scale = tiny_scale(folder)
-    perform_with_display(scale, [], runs=str(folder), only=[], local=True)
+    shown(scale, folder)
     return scale, folder
 
 
@@ -130,11 +136,9 @@ def test_a_second_time_nothing_is_made_again(done: tuple[Scale, Path]) -> None:
     before, values = files_of(folder / "tiny-paper"), values_of(results_of(folder))
     assert len(before) > 100
     work = reproduction(scale, runs=folder, local=True)
-    finished = [
-        event[1]
-        for _, event in work.events()
-        if isinstance(event, tuple) and isinstance(event[1], Finished)
-    ]
+    events = [event[1] for event in work.events() if isinstance(event, tuple)]
+    finished = [event for event in events if isinstance(event, Finished)]
+    assert len(finished) > 20
     assert all(event.existed for event in finished)
     assert not work.failures
     assert files_of(folder / "tiny-paper") == before
@@ -163,7 +167,7 @@ def test_one_experiment_alone_trains_no_student_of_another(
     done: tuple[Scale, Path], tmp_path: Path
 ) -> None:
     scale, _ = done
-    perform_with_display(scale, [], runs=str(tmp_path), only=["no-3s"], local=True)
+    shown(scale, tmp_path, "no-3s")
     folder = tmp_path / "tiny-paper"
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["no-3s", "width-8"]
     assert not (folder / "width-8" / "student").exists()
@@ -176,17 +180,17 @@ def test_what_an_earlier_call_has_finished_stays_in_the_table(
 ) -> None:
     scale, _ = done
     for name in ("no-3s", "7s-8s"):
-        perform_with_display(scale, [], runs=str(tmp_path), only=[name], local=True)
+        shown(scale, tmp_path, name)
     assert list(results_of(tmp_path)["experiments"]) == ["no-3s", "7s-8s"]
 
 
-def broken(folder: Path, scale: Scale, part: str) -> Iterator[Failure]:
+def broken(folder: Path, scale: Scale, part: str) -> Iterator[PartFailed]:
     """Failures where a student's result cannot be read."""
     student = folder / "tiny-paper" / part / "student" / "distilled" / "seed-0"
     student.mkdir(parents=True)
     (student / "result.json").write_text("{")
-    for _, event in reproduction(scale, runs=folder, only=["no-3s", "7s-8s"], local=True).events():
-        if isinstance(event, Failure):
+    for event in reproduction(scale, runs=folder, only=["no-3s", "7s-8s"], local=True).events():
+        if isinstance(event, PartFailed):
             yield event
 
 
@@ -196,7 +200,7 @@ def test_a_failed_part_is_named_and_the_others_are_finished(
     scale, _ = done
     (failure,) = broken(tmp_path, scale, "no-3s")
     assert failure.part == "no-3s"
-    assert failure.experiments == ("no-3s",)
+    assert failure.questions == ("no-3s",)
     found = results_of(tmp_path)
     assert found["status"] == "unfinished"
     assert found["unfinished"] == ["no-3s"]
@@ -204,7 +208,7 @@ def test_a_failed_part_is_named_and_the_others_are_finished(
     assert found["experiments"]["7s-8s"]["status"] == "finished"
     assert "no-3s: failed" in (tmp_path / "tiny-paper" / "report.html").read_text()
     with pytest.raises(KdRayError, match=r"1 of 3 parts failed.*no-3s \(of no-3s\)"):
-        perform_with_display(scale, [], runs=str(tmp_path), only=["no-3s", "7s-8s"], local=True)
+        shown(scale, tmp_path, "no-3s", "7s-8s")
 
 
 def test_without_its_teacher_every_part_is_named(done: tuple[Scale, Path], tmp_path: Path) -> None:
@@ -213,7 +217,7 @@ def test_without_its_teacher_every_part_is_named(done: tuple[Scale, Path], tmp_p
     result.parent.mkdir(parents=True)
     result.write_text("{")
     work = reproduction(scale, runs=tmp_path, only=["7s-8s", "unlabelled"], local=True)
-    failures = [event for _, event in work.events() if isinstance(event, Failure)]
+    failures = [event for event in work.events() if isinstance(event, PartFailed)]
     assert [failure.part for failure in failures] == ["width-8", "7s-8s", "unlabelled"]
     assert all("member-00/result.json" in failure.reason for failure in failures)
 

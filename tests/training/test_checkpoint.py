@@ -26,7 +26,7 @@ from kd_ray.training.checkpoint import (
     save,
 )
 from kd_ray.training.optimizer import make_optimizer, set_knobs
-from kd_ray.training.progress import Part, Training
+from kd_ray.training.progress import EpochPart, Training
 
 TABLE = {"name": "mlp", "hidden": [5], "dropout": [0.0, 0.0]}
 OPTIMIZERS = [
@@ -127,9 +127,9 @@ def test_read_meta_returns_what_was_saved_and_the_hashes_of_the_files(tmp_path: 
 
 
 @pytest.mark.parametrize("best", [{}, {"best_epoch": 2, "best_accuracy": 0.1 + 0.2}])
-@pytest.mark.parametrize("part", [None, Part(steps=3, sums=[0.1, 1 / 3], norms=[2.0])])
+@pytest.mark.parametrize("part", [None, EpochPart(steps=3, sums=[0.1, 1 / 3], norms=[2.0])])
 def test_restore_brings_everything_back_that_one_epoch_hands_to_the_next(
-    tmp_path: Path, best: dict[str, Any], part: Part | None
+    tmp_path: Path, best: dict[str, Any], part: EpochPart | None
 ):
     history = [{"epoch": 1, "train_loss": 1 / 3}]
     training = new_training(epoch=3, history=history, part=part, **best)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny import ALONE, perform, tasks, tiny_feed, tiny_model, tiny_recipe
 
-from kd_ray.config import Augment, StudentOptions
+from kd_ray.config import Augment
+from kd_ray.config.schema import StudentOptions
 from kd_ray.errors import ConfigError
 from kd_ray.runs import Finished, result_model
 from kd_ray.training.feed import TensorFeed
