@@ -14,7 +14,6 @@ from kd_ray.files import to_path
 from kd_ray.pipeline import Where, open_recipe
 from kd_ray.report.summary import Summary
 from kd_ray.runs import Event, Task
-from tuning.carry_on import chosen
 from tuning.driver import check_sweep, open_sweep, sweep
 from tuning.outcome import BEST, PAGE, TRIALS, Sweep
 from tuning.space import names_shown
@@ -47,9 +46,9 @@ def sweep_with_display(
         found = sweep(
             recipe,
             runs=runs,
-            **where,
             stage_listener=stages.show,
             listener=show_trial,
+            **where,
         )
     _print_best(console, found)
     folder = to_path(runs) / recipe.name / "sweep"
@@ -78,7 +77,7 @@ def show_trials(path: str) -> None:
 def show_best(path: str) -> None:
     """Prints the best trial with its recipe, or the whole front."""
     found = open_sweep(path)
-    winner = chosen(found, None)
+    winner = found.trial()
     console = Console(highlight=False, markup=False)
     _print_best(console, found)
     entry = next((entry for entry in found.best if entry["trial"] == winner.number), None)
