@@ -22,6 +22,7 @@ from kd_ray.training.losses import Loss, distillation_loss
 from kd_ray.training.progress import Epoch, Training
 from kd_ray.training.saved_model import SavedModel, load_model
 from kd_ray.training.workers import Worker
+from kd_ray.transfer_set import read_manifest
 
 ALONE = Worker(rank=0, world=1, device=torch.device("cpu"), threads=1)
 
@@ -87,6 +88,16 @@ def result_at(folder: Path) -> Result:
     return result
 
 
+def fingerprints(run: Path) -> dict[str, Any]:
+    """What two runs must agree on, bit for bit: the transfer set's files, and weights by title."""
+    found: dict[str, Any] = {"transfer set": read_manifest(run / "transfer_set").files}
+    for file in sorted(run.rglob("result.json")):
+        result = result_at(file.parent)
+        if result.stage != "label":
+            found[result.title] = result.weights_sha256
+    return found
+
+
 def weights_sha256(folder: Path) -> str:
     """Of the result of a finished training."""
     return load_model(result_model(folder), torch.device("cpu")).sha256
@@ -102,6 +113,11 @@ def without_time(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normally distributed numbers."""
+    return torch.randn(*shape, generator=generator(seed), dtype=dtype)
 
 
 def tiny_split(name: str, rows: int, classes: int = 3, seed: int = 0) -> Split:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny_cluster import kd_ray
+from processes import kd_ray
 
 from cluster import jobs
 from cluster.local import cluster_folder

@@ -4,10 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import tiny_file
+from tiny import result_at, tiny_file
 
 from kd_ray import run
-from kd_ray.result import read_result
 
 SPECIALISTS = "specialists={ count = 3, classes_each = 4, train = { epochs = 2, lr = 0.01 } }"
 
@@ -24,8 +23,6 @@ def test_two_workers_train_specialists_and_combine_them_to_the_bytes_that_one_ma
     shutil.copytree(two, one)
     shutil.rmtree(one / "tiny" / "specialists" / "transfer_set")
     run(recipe, runs=one, local=True)
-    ours, theirs = (read_result(runs / "tiny/specialists/transfer_set") for runs in (one, two))
-    assert ours is not None
-    assert theirs is not None
+    ours, theirs = (result_at(runs / "tiny/specialists/transfer_set") for runs in (one, two))
     assert ours.sha256 == theirs.sha256
-    assert ours["coverage"] == theirs["coverage"]
+    assert ours.details["coverage"] == theirs.details["coverage"]

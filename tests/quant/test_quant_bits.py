@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tiny import normal
 from torch import Tensor
 
 from kd_ray.quant.dorefa import dorefa_activations, dorefa_weights
@@ -34,10 +35,6 @@ FLOAT: dict[str, Method] = {
     "lsq_signed": lambda x, learned, bits: x,
     "lsq_halves": lambda x, learned, bits: x,
 }
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def with_gradients(method: Method, x: Tensor, learned: Tensor, bits: int) -> list[Tensor]:

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import normal
 from torch import Tensor, nn
 
 from kd_ray.config import QuantizerOptions
@@ -25,10 +26,6 @@ def mlp() -> nn.Module:
 def convnet() -> nn.Module:
     """1 - 2 channels on 4 x 4, 2 - 3 on 2 x 2, 3 - 2."""
     return build_model("convnet", {"groups": [[2], [3]]}, shape=SMALL, classes=2, seed=0)
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def with_inputs(bits: int, method: str = "dorefa") -> nn.Module:
