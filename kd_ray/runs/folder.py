@@ -13,7 +13,7 @@ from kd_ray.result import RESULT, Result, read_result
 from kd_ray.runs.stages import STAGES, commands_of, tasks_of
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.variants import OF_RECIPES
-from kd_ray.training.checkpoint import epoch_folder, epochs_in, read_meta
+from kd_ray.training.checkpoint import META, epoch_folder, epochs_in, read_meta
 
 RECIPE = "recipe.toml"
 
@@ -130,14 +130,19 @@ def _finished(place: str, result: Result) -> Artefact:
 
 
 def _others(path: Path) -> Iterator[Artefact]:
-    """Finished artefacts that the recipe, as it is now, does not ask for."""
-    for file in sorted(path.rglob(RESULT)):
-        place = file.parent.relative_to(path)
+    """What the recipe, as it is now, does not ask for: of an older one, or of a study."""
+    whole = {file.parent for file in path.rglob(RESULT)}
+    begun = {file.parent.parent for file in path.rglob(f"epoch-*/{META}")}
+    for folder in sorted(whole | begun):
+        place = folder.relative_to(path)
         if "sweep" in place.parts[:-1]:  # a trial's; a sweep may have hundreds
             continue
-        result = read_result(file.parent)
+        result = read_result(folder) if folder in whole else None
         if result is not None:
             yield _finished(place.as_posix(), result)
+        elif history := _history(folder):
+            name = place.as_posix()
+            yield Artefact(name, name, place.parent.name, len(history), None, history)
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:

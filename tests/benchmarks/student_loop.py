@@ -178,7 +178,7 @@ def from_transfer_set(dataset: Dataset, logits: Tensor, device: torch.device, th
         feeds = student_feeds(open_transfer_set(Path(folder)), dataset).to(device)
     worker = Worker(rank=0, world=1, device=device, threads=threads)
     training = Training(*student(device))
-    events = distill(training, RECIPE, "distilled", seed=0, feeds=feeds, worker=worker)
+    events = distill(training, RECIPE, seed=0, feeds=feeds, worker=worker)
 
     def epoch() -> None:
         next(event for event in events if isinstance(event, Epoch))

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -139,11 +138,11 @@ def by_torch_trainers(recipe: Recipe, runs: Path, count: int) -> dict[str, float
         def work(config: dict[str, Any]) -> None:
             import torch
 
-            from kd_ray.runs import Task, perform_all
+            from kd_ray.runs import perform_all
             from kd_ray.training.workers import Worker
 
             alone = Worker(rank=0, world=1, device=torch.device("cpu"), threads=1)
-            for _ in perform_all([Task(**table) for table in json.loads(config["tasks"])], alone):
+            for _ in perform_all(config["tasks"], alone):
                 pass
             ray.train.report({"done": 1})
 
@@ -158,7 +157,7 @@ def by_torch_trainers(recipe: Recipe, runs: Path, count: int) -> dict[str, float
             ).fit()
             tune.report({"done": 1})
 
-        lists = [json.dumps([asdict(t) for t in ts]) for ts in trial_lists(recipe, runs, count)]
+        lists = trial_lists(recipe, runs, count)
         started = time.perf_counter()
         tune.Tuner(
             tune.with_resources(trial, {"memory": 2**28}),
@@ -174,7 +173,7 @@ def by_optuna(recipe: Recipe, runs: Path, count: int) -> dict[str, float]:
     import optuna
     import torch
 
-    from kd_ray.runs import Inputs, perform_interleaved
+    from kd_ray.runs import Finished, Inputs, perform_interleaved
     from kd_ray.training.workers import Worker
 
     lists = trial_lists(recipe, runs, count)
@@ -184,10 +183,11 @@ def by_optuna(recipe: Recipe, runs: Path, count: int) -> dict[str, float]:
     study = optuna.create_study(direction="maximize")
 
     def objective(trial: optuna.Trial) -> float:
-        result: dict[str, Any] = {}
+        accuracy = 0.0
         for _, event in perform_interleaved(lists[trial.number], worker, inputs):
-            result = getattr(event, "result", result)
-        return float(result.metrics["accuracy"])
+            if isinstance(event, Finished):
+                accuracy = event.result.metrics["accuracy"]
+        return accuracy
 
     started = time.perf_counter()
     study.optimize(objective, n_trials=count)

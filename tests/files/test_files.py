@@ -25,6 +25,7 @@ from kd_ray.files import (
 )
 from kd_ray.files.commit import writing
 from kd_ray.training.checkpoint import save
+from kd_ray.training.progress import Training
 
 
 class Interrupted(Exception):
@@ -212,7 +213,7 @@ def folder_of_a_megabyte(place: Path) -> None:
 def checkpoint_of_a_megabyte(place: Path) -> None:
     model = torch.nn.Linear(512, 512)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    save(place, tiny_meta(tiny_dataset(), {"name": "mlp"}), model, optimizer)
+    save(place, tiny_meta(tiny_dataset(), {"name": "mlp"}), Training(model, optimizer, epoch=1))
 
 
 def shard_of_a_megabyte(place: Path) -> None:

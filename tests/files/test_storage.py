@@ -32,6 +32,7 @@ from kd_ray.files import (
 )
 from kd_ray.files.stored import StoredPath
 from kd_ray.training.checkpoint import META, WEIGHTS, epoch_folder, epochs_in, retain, save
+from kd_ray.training.progress import Training
 
 TREE = (
     "recipe.toml",
@@ -203,9 +204,9 @@ def test_json_comes_back_from_a_store_as_it_went(stored_folder: Path):
 
 
 def checkpoint(folder: Path, epoch: int) -> Path:
-    meta = tiny_meta(tiny_dataset(), {"name": "mlp"}, epoch=epoch)
     model = tiny_model()
-    return save(folder, meta, model, torch.optim.SGD(model.parameters(), lr=0.1))
+    training = Training(model, torch.optim.SGD(model.parameters(), lr=0.1), epoch)
+    return save(folder, tiny_meta(tiny_dataset(), {"name": "mlp"}), training)
 
 
 def test_a_half_uploaded_checkpoint_is_not_seen_and_is_cleared_away(stored_folder: Path):

@@ -23,6 +23,7 @@ from kd_ray.files import TEMPORARY, locked, remove_drafts
 from kd_ray.result import RESULT
 from kd_ray.runs import Event, Finished, Started, Task, finished_result, perform_all, result_model
 from kd_ray.runs import label as label_module
+from kd_ray.runs import make as make_module
 from kd_ray.runs.label import write_shards
 from kd_ray.training.checkpoint import epochs_in, read_meta
 from kd_ray.training.progress import Epoch
@@ -410,8 +411,8 @@ def test_no_worker_writes_a_shard_before_the_first_has_removed_old_drafts(
 
         return call
 
-    monkeypatch.setattr(label_module, "together", noted_together)
-    monkeypatch.setattr(label_module, "remove_drafts", noted("drafts go", remove_drafts))
+    monkeypatch.setattr(make_module, "together", noted_together)
+    monkeypatch.setattr(make_module, "remove_drafts", noted("drafts go", remove_drafts))
     monkeypatch.setattr(label_module, "write_shards", noted("shards come", write_shards))
     todo = by_stage(tasks(tiny_recipe(), copied))["label"]
     shutil.rmtree(todo.folder)
