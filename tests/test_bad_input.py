@@ -16,17 +16,6 @@ from typer.testing import CliRunner
 from kd_ray.cli import app
 
 
-def refused(*arguments: str | Path) -> str:
-    """The one line that a command answers with."""
-    answer = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert answer.exit_code == 2, answer.output
-    assert answer.stdout == ""
-    lines = answer.stderr.splitlines()
-    assert len(lines) == 1, answer.stderr
-    assert lines[0].startswith("kd-ray: ")
-    return lines[0]
-
-
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [

@@ -6,8 +6,10 @@ from typing import Any
 import tomli_w
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from kd_ray.batch import Batch
+from kd_ray.cli import app
 from kd_ray.config import Recipe
 from kd_ray.config.read import apply_override, parse_recipe
 from kd_ray.datasets import Dataset, Split
@@ -56,6 +58,17 @@ def tiny_file(folder: Path, *overrides: str) -> Path:
     path = folder / "tiny.toml"
     path.write_text(tomli_w.dumps(tiny_table(*overrides)), encoding="utf-8")
     return path
+
+
+def refused(*arguments: object) -> str:
+    """The one line that a command answers with."""
+    answer = CliRunner().invoke(app, list(map(str, arguments)))
+    assert answer.exit_code == 2, (answer.output, answer.exception)
+    assert answer.stdout == ""
+    lines = answer.stderr.splitlines()
+    assert len(lines) == 1, answer.stderr
+    assert lines[0].startswith("kd-ray: ")
+    return lines[0]
 
 
 def tasks(recipe: Recipe, folder: Path) -> list[Task]:

@@ -96,15 +96,6 @@ def test_two_workers_label_with_the_bytes_of_this_process_and_make_no_noise(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_one_ray_worker_makes_the_same_bits_as_this_process(tmp_path: Path) -> None:
-    path = written(tmp_path, 3)
-    finish(start("run", path, "--runs", tmp_path / "ray"))
-    run(path, runs=tmp_path / "local", local=True)
-    assert fingerprints(tmp_path / "ray" / "tiny") == fingerprints(tmp_path / "local" / "tiny")
-
-
-@pytest.mark.ray
-@pytest.mark.slow
 def test_an_interrupted_and_then_killed_driver_leaves_a_run_that_ends_with_the_same_bits(
     tmp_path: Path,
 ) -> None:
@@ -149,14 +140,6 @@ def test_a_workers_error_reaches_the_terminal_as_one_sentence(tmp_path: Path) ->
     output = finish(start("teach", written(tmp_path, 3), "--runs", tmp_path, *sets), 2)
     assert "the loss must be finite" in output
     assert "Traceback" not in output
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_more_workers_than_the_machine_has_are_refused_at_once(tmp_path: Path) -> None:
-    many = start("teach", written(tmp_path, 3), "--runs", tmp_path, "--workers", 1000)
-    assert "1000 workers with 1 CPU each need 1000 CPUs, but there are" in finish(many, 2)
-    assert not list(tmp_path.rglob("epoch-*"))
 
 
 @pytest.mark.ray

@@ -76,6 +76,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "tiny"
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_every_stage_ends_with_the_bytes_of_one_that_was_not(
     tmp_path: Path, uninterrupted: Path
 ):
