@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny import tiny_file
+from tiny import refused, tiny_file
 from typer.testing import CliRunner
 
 from kd_ray.cli import app

@@ -89,7 +89,7 @@ def test_two_workers_label_with_the_bytes_of_this_process_and_make_no_noise(
     shutil.copytree(runs / "tiny" / "teacher", tmp_path / "tiny" / "teacher")
     run(runs / "tiny-30.toml", runs=tmp_path, stages=["label"], local=True)
     shards = sorted((tmp_path / "tiny" / "transfer_set").glob("*.parquet"))
-    assert len(shards) == 7
+    assert len(shards) == 8
     for alone in shards:
         assert (runs / "tiny" / "transfer_set" / alone.name).read_bytes() == alone.read_bytes()
 
