@@ -29,6 +29,7 @@ RECIPE = (
     "student.baselines=[]",
     "train.epochs=40",
 )
+pytestmark = pytest.mark.slow
 TEACHER, STUDENT = Path("teacher/member-00"), Path("student/distilled/seed-0")
 # A checkpoint after every epoch, as on a disk, so that a kill finds one in a training this short.
 PROGRAM = """

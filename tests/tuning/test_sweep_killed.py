@@ -84,9 +84,17 @@ MOMENTS: dict[str, Callable[[SweepEvent], bool]] = {
     ),
     "while stopping": lambda event: isinstance(event, TrialOver) and event.number == TRIALS - 1,
 }
+QUICKLY = ("mid-trial", "between trials")
+"""Moments of the default suite."""
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(moment, marks=[] if moment in QUICKLY else pytest.mark.slow)
+        for moment in MOMENTS
+    ],
+)
 def test_a_sweep_killed_at_any_moment_goes_on_and_repeats_nothing(
     quick: Path, tmp_path: Path, moment: str
 ) -> None:
@@ -109,7 +117,9 @@ def test_a_sweep_killed_at_any_moment_goes_on_and_repeats_nothing(
     assert all(len(trial.history) == trial.epochs == 6 for trial in found.trials)
 
 
-@pytest.mark.parametrize("moment", ["before the first report", "mid-trial"])
+@pytest.mark.parametrize(
+    "moment", [pytest.param("before the first report", marks=pytest.mark.slow), "mid-trial"]
+)
 def test_a_trial_that_was_killed_comes_out_as_if_it_had_not_been(
     quick: Path, tmp_path: Path, moment: str
 ) -> None:

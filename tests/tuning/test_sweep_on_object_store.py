@@ -13,6 +13,7 @@ from tuning import open_sweep
 from tuning.ledger import STUDY
 from tuning.outcome import Sweep
 
+pytestmark = pytest.mark.slow
 PROGRAM = """
 import signal, sys
 from tuning import sweep
