@@ -1,4 +1,4 @@
-"""The stages of a recipe in order, each skipped when its artefact is whole (floor 7).
+"""The stages of a recipe in order, each skipped when its artefact is whole.
 
 `Run.events` is the whole service in one generator: the command line shows its events, a notebook
 may ignore them.

@@ -1,4 +1,4 @@
-"""Search over temperature, soft weight and bit-width with Ray Tune and Optuna (floor 8).
+"""Search over temperature, soft weight and bit-width with Ray Tune and Optuna.
 
 The names below are the Python API; each is imported when it is first used.
 """

@@ -1,4 +1,4 @@
-"""Recipes: their schema and the strict reader (floor 1)."""
+"""Recipes: their schema and the strict reader."""
 
 from kd_ray.config.objective import Objective, SoftWeight
 from kd_ray.config.quantizer import QuantizerOptions

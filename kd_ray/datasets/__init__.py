@@ -1,4 +1,4 @@
-"""Datasets as tensors, and seeded views of their images (floor 2).
+"""Datasets as tensors, and seeded views of their images.
 
 Everything is read into memory once: uint8 images and labels in a fixed order, with a fingerprint.
 """

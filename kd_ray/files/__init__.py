@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, on a disk and in an object store (floor 1).
+"""Files that are either whole or not there, on a disk and in an object store.
 
 A place is a path: a local one, or one below a URL such as s3://bucket/runs. Both are read through
 the methods of `pathlib.Path` and written through the commits here; nothing above asks which it is.

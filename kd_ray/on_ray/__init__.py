@@ -1,4 +1,4 @@
-"""Everything that touches Ray: sessions, placement, and tasks on Ray Train (floor 6)."""
+"""Everything that touches Ray: sessions, placement, and tasks on Ray Train."""
 
 from kd_ray.on_ray.parallel import perform_parallel
 from kd_ray.on_ray.placement import Node, Placement, placement_on_cluster, share_out, trial_slots

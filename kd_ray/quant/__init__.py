@@ -1,4 +1,4 @@
-"""Low-bit networks: quantizers as pure functions, as modules, and on a model (floor 2)."""
+"""Low-bit networks: quantizers as pure functions, as modules, and on a model."""
 
 from kd_ray.quant.activations import activity, dead_layers
 from kd_ray.quant.apply import calibrate_, is_quantized, quantize_

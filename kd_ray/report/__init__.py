@@ -1,1 +1,1 @@
-"""What a run comes to: figures over seeds, and a page to look at (floor 5)."""
+"""What a run comes to: figures over seeds, and a page to look at."""

@@ -1,4 +1,4 @@
-"""What a run folder holds and how it comes about: one module for each stage (floor 8).
+"""What a run folder holds and how it comes about: one module for each stage.
 
 A task can be sent anywhere. Performed in this process, in a Ray Train worker or in a test it is the
 same code, and performed twice it goes on where it was, or says that it is done. Artefacts lie below

@@ -1,4 +1,4 @@
-"""Generalist and specialists, Hinton et al. 2015, section 5 (floor 4).
+"""Generalist and specialists, Hinton et al. 2015, section 5.
 
 Which classes are confused with each other (`groups`), how a specialist learns to tell some of
 them apart (`training`), what generalist and specialists believe together (`combine`), and what that

@@ -1,1 +1,1 @@
-"""Many runs that answer one question: the paper, the exercises, the views (floor 12)."""
+"""Many runs that answer one question: the paper, the exercises, the views."""

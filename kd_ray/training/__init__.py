@@ -1,1 +1,1 @@
-"""How one model learns: rows, losses, the loop, checkpoints, teacher and student (floor 6)."""
+"""How one model learns: rows, losses, the loop, checkpoints, teacher and student."""

@@ -1,4 +1,4 @@
-"""Transfer sets: writing, describing, verifying and reading teachers' logits in Parquet (floor 2).
+"""Transfer sets: writing, describing, verifying and reading teachers' logits in Parquet.
 
 Arrays in, arrays out: which teacher made the logits is for a higher floor to know.
 """
