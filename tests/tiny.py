@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from kd_ray.batch import Batch
 from kd_ray.cli import app
-from kd_ray.config import Recipe
+from kd_ray.config import QuantizerOptions, Recipe
 from kd_ray.config.read import apply_override, parse_recipe
 from kd_ray.datasets import Dataset, Split
 from kd_ray.models import build_model
@@ -69,6 +69,13 @@ def refused(*arguments: object) -> str:
     assert len(lines) == 1, answer.stderr
     assert lines[0].startswith("kd-ray: ")
     return lines[0]
+
+
+def quantizer_options(
+    method: str = "dorefa", weights: int = 2, inputs: int = 1, **more: Any
+) -> Any:
+    """The options of a quantizer of two by one bits, or others."""
+    return QuantizerOptions(method=method, weight_bits=weights, activation_bits=inputs, **more)
 
 
 def tasks(recipe: Recipe, folder: Path) -> list[Task]:
