@@ -4,12 +4,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 
 import logging
 import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from network import proxy
 
 # A shared machine may stall for longer than any deadline; examples are few and fast anyway.
 settings.register_profile("kd-ray", deadline=None)
@@ -28,6 +30,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def offline() -> Iterator[None]:
+    """A network that refuses every connection."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with proxy(nobody.getsockname()[1]):
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import perform, tasks, tiny_recipe
+from tiny import perform, result_at, tasks, tiny_recipe
 
 from kd_ray.artefacts import audit_transfer_set, evaluate_checkpoint, inspect
 from kd_ray.artefacts.evaluate import checkpoint_at
 from kd_ray.errors import CheckpointError, ConfigError, KdRayError, TransferSetError
 from kd_ray.pipeline import Run
-from kd_ray.result import RESULT, Result, read_result
+from kd_ray.result import RESULT
 from kd_ray.training.checkpoint import META
 
 STUDENT = Path("student/distilled/seed-0")
@@ -32,12 +32,6 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def result_of(folder: Path) -> Result:
-    result = read_result(folder)
-    assert result is not None
-    return result
-
-
 def change_meta(checkpoint: Path, **changes: Any) -> None:
     file = checkpoint / META
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
@@ -45,7 +39,7 @@ def change_meta(checkpoint: Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize("folder", [STUDENT, TEACHER])
 def test_evaluate_checkpoint_gives_the_figures_of_the_training(finished: Path, folder: Path):
-    stated = result_of(finished / folder).metrics
+    stated = result_at(finished / folder).metrics
     figures = evaluate_checkpoint(finished / folder)
     assert figures.keys() == {"rows", "accuracy", "errors", "loss", "calibration_error"}
     assert figures == pytest.approx({key: stated[key] for key in figures}, rel=1e-6)
@@ -80,7 +74,7 @@ def test_evaluate_checkpoint_of_an_unfinished_training_is_refused(copied: Path):
 def test_audit_transfer_set_of_an_honest_run_passes_on_every_row(finished: Path):
     found = audit_transfer_set(finished / "transfer_set", sample=None)
     assert found.passed
-    assert found.rows == result_of(finished / "transfer_set").metrics["rows"]
+    assert found.rows == result_at(finished / "transfer_set").metrics["rows"]
 
 
 def test_audit_transfer_set_takes_the_teachers_of_the_run_it_is_told(
@@ -119,7 +113,7 @@ def test_inspect_tells_what_lies_at_a_path(finished: Path):
     title, facts = inspect(finished / STUDENT)
     assert title.startswith("student ")
     assert facts["epoch"] == 2
-    assert facts["sha256 model.safetensors"] == result_of(finished / STUDENT).weights_sha256
+    assert facts["sha256 model.safetensors"] == result_at(finished / STUDENT).weights_sha256
     title, facts = inspect(finished)
     assert title.startswith("run ")
     assert set(facts) == {

@@ -1,30 +1,15 @@
 """What a user gets wrong is answered with one sentence on stderr and exit code 2."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny import tiny_file
+from tiny import refused, tiny_file
 from typer.testing import CliRunner
 
 from kd_ray.cli import app
-
-
-def refused(*arguments: str | Path) -> str:
-    """The one line that a command answers with."""
-    answer = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert answer.exit_code == 2, answer.output
-    assert answer.stdout == ""
-    lines = answer.stderr.splitlines()
-    assert len(lines) == 1, answer.stderr
-    assert lines[0].startswith("kd-ray: ")
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -66,20 +51,6 @@ def test_a_corrupt_recipe_is_answered_with_its_place(tmp_path: Path, content: by
     path = tmp_path / "corrupt.toml"
     path.write_bytes(content)
     assert "corrupt.toml: " in refused("check", path)
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A network that refuses every connection."""
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        for scheme in ("http", "https"):
-            monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{nobody.getsockname()[1]}")
-        urllib.request.install_opener(None)  # type: ignore[arg-type]  # it remembers proxies
-        yield
-        urllib.request.install_opener(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("offline")

@@ -6,9 +6,11 @@ from typing import Any
 import tomli_w
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from kd_ray.batch import Batch
-from kd_ray.config import Recipe
+from kd_ray.cli import app
+from kd_ray.config import QuantizerOptions, Recipe
 from kd_ray.config.read import apply_override, parse_recipe
 from kd_ray.datasets import Dataset, Split
 from kd_ray.models import build_model
@@ -22,6 +24,7 @@ from kd_ray.training.losses import Loss, distillation_loss
 from kd_ray.training.progress import Epoch, Training
 from kd_ray.training.saved_model import SavedModel, load_model
 from kd_ray.training.workers import Worker
+from kd_ray.transfer_set import read_manifest
 
 ALONE = Worker(rank=0, world=1, device=torch.device("cpu"), threads=1)
 
@@ -57,6 +60,24 @@ def tiny_file(folder: Path, *overrides: str) -> Path:
     return path
 
 
+def refused(*arguments: object) -> str:
+    """The one line that a command answers with."""
+    answer = CliRunner().invoke(app, list(map(str, arguments)))
+    assert answer.exit_code == 2, (answer.output, answer.exception)
+    assert answer.stdout == ""
+    lines = answer.stderr.splitlines()
+    assert len(lines) == 1, answer.stderr
+    assert lines[0].startswith("kd-ray: ")
+    return lines[0]
+
+
+def quantizer_options(
+    method: str = "dorefa", weights: int = 2, inputs: int = 1, **more: Any
+) -> Any:
+    """The options of a quantizer of two by one bits, or others."""
+    return QuantizerOptions(method=method, weight_bits=weights, activation_bits=inputs, **more)
+
+
 def tasks(recipe: Recipe, folder: Path) -> list[Task]:
     """Every task of a recipe, in order."""
     return Run(recipe, folder, local=True).tasks()
@@ -87,6 +108,16 @@ def result_at(folder: Path) -> Result:
     return result
 
 
+def fingerprints(run: Path) -> dict[str, Any]:
+    """What two runs must agree on, bit for bit: the transfer set's files, and weights by title."""
+    found: dict[str, Any] = {"transfer set": read_manifest(run / "transfer_set").files}
+    for file in sorted(run.rglob("result.json")):
+        result = result_at(file.parent)
+        if result.stage != "label":
+            found[result.title] = result.weights_sha256
+    return found
+
+
 def weights_sha256(folder: Path) -> str:
     """Of the result of a finished training."""
     return load_model(result_model(folder), torch.device("cpu")).sha256
@@ -102,6 +133,11 @@ def without_time(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normally distributed numbers."""
+    return torch.randn(*shape, generator=generator(seed), dtype=dtype)
 
 
 def tiny_split(name: str, rows: int, classes: int = 3, seed: int = 0) -> Split:

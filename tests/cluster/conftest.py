@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_cluster import TINY, kd_ray
+from processes import kd_ray
+from tiny_cluster import TINY
 
 from cluster import local
 from cluster.local import LocalCluster

@@ -2,14 +2,14 @@
 
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from tiny_cluster import add_sweep, kd_ray, lines_until, start, weights, without_token
+from processes import finish, kd_ray, lines_until, start
+from tiny import fingerprints
+from tiny_cluster import WRONG_TOKEN, add_sweep
 
 from cluster import local
 from cluster.local import LocalCluster
@@ -20,6 +20,35 @@ pytestmark = pytest.mark.ray
 ANSWER_S = 15.0
 
 
+def test_a_submitted_job_makes_the_bits_of_this_process_and_down_ends_every_process(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    where = ("--name", two_nodes.name)
+    again = kd_ray("cluster", "up", *where)
+    assert again.returncode == 2
+    assert f"is up already, at {two_nodes.address}" in again.stderr
+
+    short = ("--set", "train.epochs=20")
+    watched = start(
+        "cluster", "submit", *where, "--wait", "--", "run", recipe, *short, "--runs", tmp_path
+    )
+    assert "student distilled, seed 0: finished" in finish(watched)
+    run(recipe, short[1:], runs=tmp_path / "here", local=True)
+    assert len(fingerprints(tmp_path / "tiny")) == 3
+    assert fingerprints(tmp_path / "tiny") == fingerprints(tmp_path / "here" / "tiny")
+
+    bystander = subprocess.Popen(["sleep", "600"])
+    assert len(tagged(two_nodes.tag)) > 5
+    assert kd_ray("cluster", "down", *where).returncode == 0
+    assert tagged(two_nodes.tag) == []
+    assert not two_nodes.folder.exists()
+    assert local.find(two_nodes.name) is None
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+
+
+@pytest.mark.slow
 def test_a_job_is_stopped_half_way_submitted_again_and_ends_as_if_it_had_not_been(
     two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):
@@ -34,8 +63,7 @@ def test_a_job_is_stopped_half_way_submitted_again_and_ends_as_if_it_had_not_bee
     assert "one job at a time may make a run, but tiny-1 is running" in again.stderr
     stopped = kd_ray("cluster", "stop", "tiny-1", *where)
     assert stopped.stdout.strip() == "tiny-1: stopped", stopped.stderr
-    watched.communicate()
-    assert watched.returncode == 1
+    finish(watched, 1)
     assert not (runs / "tiny" / "student" / "distilled" / "seed-0" / "result.json").exists()
 
     finished = kd_ray(*command)
@@ -43,7 +71,7 @@ def test_a_job_is_stopped_half_way_submitted_again_and_ends_as_if_it_had_not_bee
     assert "tiny-2: submitted" in finished.stdout
     assert "student distilled, seed 0: finished" in finished.stdout
     run(recipe, runs=tmp_path / "here", local=True)
-    assert weights(runs / "tiny") == weights(tmp_path / "here" / "tiny")
+    assert fingerprints(runs / "tiny") == fingerprints(tmp_path / "here" / "tiny")
     listed = kd_ray("cluster", "jobs", *where).stdout.splitlines()
     for job, state in (("tiny-1", "stopped"), ("tiny-2", "succeeded")):
         assert any(job in line and state in line for line in listed)
@@ -59,13 +87,7 @@ def _refusals(cluster: LocalCluster, recipe: Path) -> None:
     assert "job 'tinny-9': must be one that was submitted" in unknown.stderr
     for command in (("run", recipe, "--set", "name=other", *where), ("cluster", "jobs", *where)):
         began = time.monotonic()
-        refused = subprocess.run(
-            [sys.executable, "-m", "kd_ray", *map(str, command)],
-            env=without_token(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        refused = kd_ray(*command, **WRONG_TOKEN)
         assert refused.returncode == 2, refused.stdout
         assert "the cluster wants a token" in refused.stderr
         assert "Traceback" not in refused.stderr
@@ -126,23 +148,3 @@ def most_in_flight(output: str) -> int:
         (flying.discard if what == "finished" else flying.add)(number)
         most = max(most, len(flying))
     return most
-
-
-@pytest.mark.slow
-def test_down_ends_all_of_a_clusters_processes_and_nothing_else(two_nodes: LocalCluster):
-    bystander = subprocess.Popen(["sleep", "600"])
-    assert len(tagged(two_nodes.tag)) > 5
-    assert kd_ray("cluster", "down", "--name", two_nodes.name).returncode == 0
-    assert tagged(two_nodes.tag) == []
-    assert not two_nodes.folder.exists()
-    assert local.find(two_nodes.name) is None
-    assert bystander.poll() is None
-    bystander.send_signal(signal.SIGKILL)
-    bystander.wait()
-
-
-@pytest.mark.slow
-def test_a_cluster_is_started_once(two_nodes: LocalCluster):
-    again = kd_ray("cluster", "up", "--name", two_nodes.name)
-    assert again.returncode == 2
-    assert f"is up already, at {two_nodes.address}" in again.stderr

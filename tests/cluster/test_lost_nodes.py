@@ -1,6 +1,5 @@
 """Nodes that die, are cut off, see other storage, or are told to go; real processes, real kills."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -8,16 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_cluster import (
-    add_sweep,
-    kd_ray,
-    kill_node,
-    lines_until,
-    replace_node,
-    start,
-    wait_for,
-    weights,
-)
+from processes import finish, kd_ray, lines_until, start, wait_for
+from tiny import fingerprints, result_at
+from tiny_cluster import add_sweep, kill_node, replace_node
 
 from cluster.local import LocalCluster, node_tag
 from cluster.nodes import (
@@ -40,26 +32,20 @@ def submit(cluster: LocalCluster, *command: object) -> "subprocess.Popen[str]":
     return start("cluster", "submit", "--name", cluster.name, "--wait", "--", *command)
 
 
-def ended(process: "subprocess.Popen[str]") -> str:
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
-    return output
-
-
 def test_a_killed_node_is_replaced_and_the_run_ends_with_the_bits_of_an_undisturbed_one(
     two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):
     run = ("run", recipe, *BOTH, "--set", "train.epochs=200", "--runs", tmp_path)
-    ended(submit(two_nodes, *run, "--set", "name=whole"))
+    finish(submit(two_nodes, *run, "--set", "name=whole"))
     torn = submit(two_nodes, *run, "--set", "name=torn")
     lines_until(torn, "student distilled, seed 0: epoch")
     kill_node(two_nodes, 1)
     lines_until(torn, "Lost node")
     replace_node(two_nodes, 1)
-    output = ended(torn)
+    output = finish(torn)
     assert "student distilled, seed 0: finished" in output
     assert "raylet" not in output  # Ray's own words for it
-    assert weights(tmp_path / "torn") == weights(tmp_path / "whole")
+    assert fingerprints(tmp_path / "torn") == fingerprints(tmp_path / "whole")
 
 
 def test_an_elastic_training_goes_on_with_the_node_that_is_left(
@@ -69,7 +55,7 @@ def test_an_elastic_training_goes_on_with_the_node_that_is_left(
     torn = submit(two_nodes, "run", recipe, *elastic, "--runs", tmp_path)
     lines_until(torn, "student distilled, seed 0: epoch")
     kill_node(two_nodes, 1)
-    assert "student distilled, seed 0: finished" in ended(torn)
+    assert "student distilled, seed 0: finished" in finish(torn)
 
 
 def test_after_the_head_was_killed_the_same_command_goes_on(
@@ -79,16 +65,14 @@ def test_after_the_head_was_killed_the_same_command_goes_on(
     torn = submit(two_nodes, *run)
     lines_until(torn, "student distilled, seed 0: epoch")
     kill_node(two_nodes, 0)
-    torn.communicate()
-    assert torn.returncode == 2
+    finish(torn, 2)
     assert kd_ray("cluster", "down", "--name", two_nodes.name).returncode == 0
     again = ("cluster", "up", "--nodes", "2", "--cpus", "1", "--name", two_nodes.name)
     assert kd_ray(*again).returncode == 0
-    output = ended(submit(two_nodes, *run))
+    output = finish(submit(two_nodes, *run))
     assert "teacher 0: was finished" in output
     assert "student distilled, seed 0: finished" in output
-    result = json.loads((tmp_path / "tiny/student/distilled/seed-0/result.json").read_text())
-    assert result["resumed_from"] > 0
+    assert result_at(tmp_path / "tiny/student/distilled/seed-0").resumed_from
 
 
 def test_a_sweep_loses_only_the_trials_on_a_dead_node_and_runs_them_again(
@@ -101,7 +85,7 @@ def test_a_sweep_loses_only_the_trials_on_a_dead_node_and_runs_them_again(
     sweep = submit(two_nodes, "tune", "run", recipe, *sets, "--runs", tmp_path)
     lines_until(sweep, "trial 2: T")
     kill_node(two_nodes, 1)
-    ended(sweep)
+    finish(sweep)
     study = optuna.load_study(
         study_name=None, storage=f"sqlite:///{tmp_path / 'tiny/sweep/study.db'}"
     )
@@ -123,7 +107,7 @@ def test_a_node_that_is_told_to_go_has_its_epoch_kept_where_it_is(
     lines_until(torn, "Lost node")
     kept = tmp_path / "tiny/student/distilled/seed-0"
     replace_node(two_nodes, 1)
-    assert "student distilled, seed 0: finished" in ended(torn)
+    assert "student distilled, seed 0: finished" in finish(torn)
     assert not (kept / "under-way").exists()
 
 
@@ -223,7 +207,7 @@ def test_a_host_that_is_cut_off_and_comes_back_takes_part_again(
         # A supervisor starts the node's process again once that has noticed that it was given up.
         wait_for("the lost node's end", lambda: not tagged(tag, "node"))
         launched(h2, node, "again")
-        assert "student distilled, seed 0: finished" in ended(torn)
+        assert "student distilled, seed 0: finished" in finish(torn)
     finally:
         kill(tagged(tag))
         shutil.rmtree(short, ignore_errors=True)

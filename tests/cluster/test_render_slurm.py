@@ -3,12 +3,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from processes import wait_for
 from render_cases import (
     CPU,
     SECRET,
@@ -185,19 +185,12 @@ def test_a_warning_puts_the_job_back_into_the_queue_and_an_end_does_not(
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for(lambda: (tmp_path / "started").exists(), 30)
+    wait_for("the start", lambda: (tmp_path / "started").exists())
     job.send_signal(told)
     _, errors = job.communicate(timeout=30)
     assert job.returncode == 143
     assert "told to stop" in errors
     assert ("scontrol requeue 4711" in (bin_ / "calls").read_text()) == again
-
-
-def wait_for(true: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_head_that_ends_is_told_of_at_once(tmp_path: Path):
@@ -255,7 +248,7 @@ def test_a_job_on_two_nodes_is_warned_put_back_and_goes_on_where_it_was(tmp_path
     out = tmp_path / "out"
     with out.open("w") as file:
         job = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=env, stdout=file)
-        wait_for(lambda: "teacher 0: epoch" in out.read_text(), 300)
+        wait_for("an epoch", lambda: "teacher 0: epoch" in out.read_text())
         job.send_signal(signal.SIGUSR1)
         assert job.wait(timeout=120) == 143
     assert f"scontrol requeue {os.getpid()}" in (bin_ / "calls").read_text()

@@ -1,37 +1,13 @@
-import contextlib
-import os
 import socket
-import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+from network import proxy
 
 Answers = dict[str, tuple[bytes, int]]
 Serve = Callable[[Answers], None]
-
-
-@contextlib.contextmanager
-def proxy(port: int) -> Iterator[None]:
-    """Sends every download to a port of this machine, so that no test uses the network."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-            monkeypatch.delenv(name)
-        for scheme in ("http", "https"):
-            monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{port}")
-        urllib.request.install_opener(None)  # type: ignore[arg-type]  # it remembers proxies
-        yield
-        urllib.request.install_opener(None)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def offline() -> Iterator[None]:
-    """A network that refuses every connection."""
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        with proxy(nobody.getsockname()[1]):
-            yield
 
 
 @pytest.fixture

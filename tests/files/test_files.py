@@ -3,7 +3,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import holding
 from tiny import tiny_dataset, tiny_meta
 
 from kd_ray.errors import StorageError
@@ -126,26 +126,11 @@ def test_writing_turns_an_operating_systems_error_into_advice(number: int, advic
     assert str(caught.value).startswith(f"place: cannot be written ({os.strerror(number)}); ")
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from kd_ray.files import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A live process that holds the lock of `tmp_path`."""
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdout
-        assert process.stdout.readline() == "held\n"
+    with holding(tmp_path) as process:
         yield process
-        process.kill()
 
 
 def test_locked_refuses_a_folder_of_a_live_process_and_names_it(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import holding
 from tiny import tiny_dataset, tiny_meta, tiny_model
 from typer.testing import CliRunner
 
@@ -226,25 +227,11 @@ def test_a_checkpoint_in_a_store_has_the_bytes_of_one_on_a_disk(
         assert (there / file.name).read_bytes() == file.read_bytes()
 
 
-HOLD = """
-import sys
-from kd_ray.files import locked, to_path
-with locked(to_path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 @pytest.fixture
 def holder(stored_folder: Path) -> Iterator["subprocess.Popen[str]"]:
     """A live process that holds a folder of the store."""
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", HOLD, str(stored_folder)]
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdout
-        assert process.stdout.readline() == "held\n"
+    with holding(stored_folder) as process:
         yield process
-        process.kill()
 
 
 def test_a_folder_of_a_live_process_is_refused_and_that_of_a_killed_one_taken_at_once(

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from tiny import quantizer_options
 from torch import Tensor, nn
 
 from kd_ray.config import QuantizerOptions
@@ -22,10 +23,6 @@ SMALL = {"groups": [[4], [4, 6]]}
 CONVNET = ["block1_1.conv", "block2_1.conv", "block2_2.conv", "head"]
 FLOAT = LayerBits(32, 32, 32)
 METHODS = ["dorefa", "megvii", "lsq", "pact"]
-
-
-def options(method: str = "dorefa", weights: int = 2, inputs: int = 1, **more: Any) -> Any:
-    return QuantizerOptions(method=method, weight_bits=weights, activation_bits=inputs, **more)
 
 
 def convnet(seed: int = 0) -> nn.Module:
@@ -63,25 +60,25 @@ def calls(model: nn.Module) -> list[LayerCalls]:
 
 def test_layer_bits_leave_the_first_and_the_last_layer_float():
     low = LayerBits(2, 1, 4)
-    found = layer_bits(calls(convnet()), options(gradient_bits=4))
+    found = layer_bits(calls(convnet()), quantizer_options(gradient_bits=4))
     assert found == dict(zip(CONVNET, [FLOAT, low, low, FLOAT], strict=True))
 
 
 def test_layer_bits_of_megvii_are_of_weights_from_the_first_layer_to_the_last_but_one():
     low = LayerBits(2, 32, 32)
-    found = layer_bits(calls(convnet()), options("megvii"))
+    found = layer_bits(calls(convnet()), quantizer_options("megvii"))
     assert found == dict(zip(CONVNET, [low, low, low, FLOAT], strict=True))
 
 
 @pytest.mark.parametrize("method", ["dorefa", "lsq", "pact"])
 def test_layer_bits_without_float_ends_are_of_every_layer_but_never_of_pixels(method: str):
     low = LayerBits(2, 1, 32)
-    found = layer_bits(calls(convnet()), options(method, first_last_float=False))
+    found = layer_bits(calls(convnet()), quantizer_options(method, first_last_float=False))
     assert found == dict(zip(CONVNET, [LayerBits(2, 32, 32), low, low, low], strict=True))
 
 
 def test_layer_bits_of_megvii_with_float_ends_leave_the_first_layer_too():
-    found = layer_bits(calls(convnet()), options("megvii", first_last_float=True))
+    found = layer_bits(calls(convnet()), quantizer_options("megvii", first_last_float=True))
     assert found["block1_1.conv"] == found["head"] == FLOAT
     assert found["block2_1.conv"] == LayerBits(2, 32, 32)
 
@@ -93,7 +90,7 @@ def test_layer_bits_follow_overrides_by_name_and_pattern_and_the_later_wins():
         "head": LayerOptions(weight_bits=8),
         "block1_1.conv": LayerOptions(weight_bits=8),
     }
-    found = layer_bits(calls(convnet()), options(layers=layers))
+    found = layer_bits(calls(convnet()), quantizer_options(layers=layers))
     assert list(found.values()) == [
         LayerBits(8, 32, 32),
         LayerBits(4, 1, 32),
@@ -101,21 +98,25 @@ def test_layer_bits_follow_overrides_by_name_and_pattern_and_the_later_wins():
         LayerBits(8, 32, 32),
     ]
     turned = dict(reversed(layers.items()))
-    assert layer_bits(calls(convnet()), options(layers=turned))["block2_2.conv"].weight == 4
+    assert (
+        layer_bits(calls(convnet()), quantizer_options(layers=turned))["block2_2.conv"].weight == 4
+    )
 
 
 def test_layer_bits_of_a_pattern_pass_the_first_layers_pixels_over():
     layers = {"*": LayerOptions(activation_bits=4)}
-    found = layer_bits(calls(convnet()), options(layers=layers))
+    found = layer_bits(calls(convnet()), quantizer_options(layers=layers))
     assert [bits.activation for bits in found.values()] == [32, 4, 4, 4]
 
 
 def test_quantizers_stand_where_the_bits_say():
-    model = quantize_(convnet(), options(layers={"head": LayerOptions(weight_bits=3)}), SHAPE)
+    model = quantize_(
+        convnet(), quantizer_options(layers={"head": LayerOptions(weight_bits=3)}), SHAPE
+    )
     kinds = [type(model.get_submodule(name)) for name in CONVNET]
     assert kinds == [nn.Conv2d, QuantizedConv2d, QuantizedConv2d, QuantizedLinear]
     assert list(activation_quantizers(model)) == ["block2_1.conv", "block2_2.conv"]
-    megvii = quantize_(convnet(), options("megvii"), SHAPE)
+    megvii = quantize_(convnet(), quantizer_options("megvii"), SHAPE)
     assert list(activation_quantizers(megvii)) == [f"{name[:8]}.relu" for name in CONVNET[:3]]
 
 
@@ -126,7 +127,7 @@ def test_quantizers_stand_where_the_bits_say():
 def test_quantize_keeps_names_and_values_beside_what_is_learned(method: str):
     model = convnet()
     before, weights = copies(model.state_dict()), list(model.parameters())
-    assert quantize_(model, options(method), SHAPE) is model
+    assert quantize_(model, quantizer_options(method), SHAPE) is model
     after = model.state_dict()
     learned = {
         "dorefa": [],
@@ -143,13 +144,13 @@ def test_quantize_keeps_names_and_values_beside_what_is_learned(method: str):
 
 @pytest.mark.parametrize("method", ["dorefa", "lsq", "pact"])
 def test_quantize_at_32_bits_leaves_the_model_float(method: str):
-    model = quantize_(convnet(), options(method, 32, 32), SHAPE)
+    model = quantize_(convnet(), quantizer_options(method, 32, 32), SHAPE)
     assert not is_quantized(model)
     assert str(model) == str(convnet())
 
 
 def test_quantize_with_gradients_alone_changes_no_values():
-    model = quantize_(convnet(), options(weights=32, inputs=32, gradient_bits=2), SHAPE)
+    model = quantize_(convnet(), quantizer_options(weights=32, inputs=32, gradient_bits=2), SHAPE)
     assert torch.equal(model(images()), convnet()(images()))
 
 
@@ -161,7 +162,7 @@ def test_quantize_leaves_modes_and_random_state_as_they_were(method: str):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    quantize_(model, options(method), SHAPE)
+    quantize_(model, quantizer_options(method), SHAPE)
     assert torch.equal(torch.rand(3), expected)
     after = modes(model)
     assert {name: after[name] for name in before} == before
@@ -169,7 +170,7 @@ def test_quantize_leaves_modes_and_random_state_as_they_were(method: str):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_quantized_layers_see_no_more_levels_than_their_bits_allow(method: str):
-    model = quantize_(convnet(), options(method, first_last_float=False), SHAPE)
+    model = quantize_(convnet(), quantizer_options(method, first_last_float=False), SHAPE)
     calibrate_(model, images())
     seen: dict[str, int] = {}
     for name, module in model.named_modules():
@@ -201,7 +202,7 @@ def test_quantized_convolution_pads_as_its_float_layer_did(padding: dict[str, An
 
 
 def test_quantized_linear_takes_the_gradient_of_its_output_with_few_levels():
-    model = quantize_(mlp(), options(weights=32, inputs=32, gradient_bits=1), SHAPE)
+    model = quantize_(mlp(), quantizer_options(weights=32, inputs=32, gradient_bits=1), SHAPE)
     found = model(images(1))
     F.cross_entropy(found, torch.tensor([0])).backward()
     bias = model.linear2.bias.grad  # of one sample: the gradient of its output
@@ -234,7 +235,7 @@ def test_quantized_model_runs_forward_and_backward(
 ):
     shape = (3, 32, 32) if name in ("resnet18", "mobilenet_v2") else SHAPE
     model = build_model(name, arguments, shape=shape, classes=3, seed=0)
-    quantize_(model, options(method, 2, 2, **more), shape)
+    quantize_(model, quantizer_options(method, 2, 2, **more), shape)
     batch = images(4, shape=shape)
     calibrate_(model, batch)
     logits = model(batch)
@@ -328,55 +329,55 @@ def shared_relu() -> nn.Module:
     [
         (
             lambda: mlp(max_norm=1.0),
-            options(),
+            quantizer_options(),
             "layer 'linear2': quantizers go on plain Conv2d and Linear layers, but it is a Bounded",
             "choose another model, leave max_norm out, or give it 32 bits under quantizer.layers",
         ),
         (
-            lambda: quantize_(mlp(), options(), SHAPE),
-            options(),
+            lambda: quantize_(mlp(), quantizer_options(), SHAPE),
+            quantizer_options(),
             "layer 'linear2': quantizers go on plain Conv2d and Linear layers, but it is a Quanti",
             "choose another model",
         ),
         (
             signed_inputs,
-            options(),
+            quantizer_options(),
             "layer '3': dorefa quantizes inputs that are not negative, but this layer's can be",
             'choose method = "lsq", or activation_bits = 32 under quantizer.layers',
         ),
         (
             signed_inputs,
-            options("pact"),
+            quantizer_options("pact"),
             "layer '3': pact quantizes inputs that are not negative",
             'choose method = "lsq"',
         ),
         (
             convnet,
-            options(layers={"block2_3.conv": LayerOptions(weight_bits=4)}),
+            quantizer_options(layers={"block2_3.conv": LayerOptions(weight_bits=4)}),
             "quantizer.layers: must name layers of the model, but got 'block2_3.conv'",
             "did you mean 'block2_",
         ),
         (
             convnet,
-            options(layers={"block1_1.conv": LayerOptions(activation_bits=4)}),
+            quantizer_options(layers={"block1_1.conv": LayerOptions(activation_bits=4)}),
             "the first layer's inputs are pixels, which are not quantized, but got 4",
             "leave it out",
         ),
         (
             mlp,
-            options("megvii"),
+            quantizer_options("megvii"),
             "megvii quantizes blocks of convolution, batch norm and ReLU, but the model has none",
             "choose dorefa, lsq or pact",
         ),
         (
             shared_relu,
-            options("megvii"),
+            quantizer_options("megvii"),
             "layer '2': megvii needs a ReLU of its own in each block, but this one is called",
             "choose dorefa, lsq or pact",
         ),
         (
             signed_inputs,
-            options("lsq", 2, 1, signed_levels="with-zero"),
+            quantizer_options("lsq", 2, 1, signed_levels="with-zero"),
             "signed levels with a zero need at least 2 bits, but got 1 bit",
             '"without-zero" ({-1, +1}) or more bits',
         ),
@@ -397,10 +398,10 @@ def test_quantize_refuses_with_the_rule_and_the_choices_and_leaves_the_model_as_
 
 def test_quantize_takes_what_the_refusals_advise():
     as_float = LayerOptions(weight_bits=32, activation_bits=32)
-    wanted = options(layers={"linear[12]": as_float}, first_last_float=False)
+    wanted = quantizer_options(layers={"linear[12]": as_float}, first_last_float=False)
     quantize_(mlp(max_norm=1.0), wanted, SHAPE)
     layers = {"3": LayerOptions(activation_bits=32)}
-    for wanted in (options("lsq"), options(layers=layers)):
+    for wanted in (quantizer_options("lsq"), quantizer_options(layers=layers)):
         assert is_quantized(quantize_(signed_inputs(), wanted, SHAPE))
 
 
@@ -409,7 +410,7 @@ def test_quantize_takes_what_the_refusals_advise():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_calibrate_leaves_buffers_modes_hooks_and_weights_as_they_were(method: str):
-    model = quantize_(convnet(), options(method), SHAPE)
+    model = quantize_(convnet(), quantizer_options(method), SHAPE)
     model(images(seed=2))  # statistics that are not those of a fresh model
     model.block2_1.eval()
     state, before = copies(model.state_dict()), modes(model)
@@ -430,7 +431,7 @@ def test_calibrate_is_deterministic_and_draws_no_random_number():
         model = build_model(
             "mlp", {"hidden": [6, 5], "dropout": [0.5] * 3}, shape=SHAPE, classes=3, seed=0
         )
-        quantize_(model, options("lsq"), SHAPE)
+        quantize_(model, quantizer_options("lsq"), SHAPE)
         torch.manual_seed(seed)
         expected = torch.rand(2)
         torch.manual_seed(seed)
@@ -441,7 +442,7 @@ def test_calibrate_is_deterministic_and_draws_no_random_number():
 
 
 def test_calibrate_starts_each_step_at_the_papers_behind_those_before_it():
-    model = quantize_(convnet(), options("lsq", 2, 2), SHAPE)
+    model = quantize_(convnet(), quantizer_options("lsq", 2, 2), SHAPE)
     calibrate_(model, images())
     x = images()
     convolved = model.block1_1.conv(x)
@@ -455,7 +456,7 @@ def test_calibrate_starts_each_step_at_the_papers_behind_those_before_it():
 
 
 def test_calibrate_that_fails_leaves_the_model_as_it_was():
-    model = quantize_(convnet(), options("lsq"), SHAPE)
+    model = quantize_(convnet(), quantizer_options("lsq"), SHAPE)
     state, before = copies(model.state_dict()), modes(model)
     with pytest.raises(RuntimeError):
         calibrate_(model, torch.zeros(2, 5, 8, 8))
@@ -465,7 +466,7 @@ def test_calibrate_that_fails_leaves_the_model_as_it_was():
 
 
 def test_quantized_relu_keeps_the_clip_of_the_quantizer():
-    model = quantize_(convnet(), options("megvii", 32, 2), SHAPE)
+    model = quantize_(convnet(), quantizer_options("megvii", 32, 2), SHAPE)
     relus = [module for module in model.modules() if isinstance(module, QuantizedReLU)]
     assert len(relus) == 3
     assert relus[0](torch.tensor([-5.0, 0.0, 5.0, 50.0])).tolist() == pytest.approx(

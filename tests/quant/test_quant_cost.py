@@ -1,20 +1,14 @@
-from typing import Any
-
 import pytest
 import torch
+from tiny import normal, quantizer_options
 from torch import Tensor, nn
 
-from kd_ray.config import QuantizerOptions
 from kd_ray.config.quantizer import LayerOptions
 from kd_ray.models import build_model
 from kd_ray.quant import activity, calibrate_, dead_layers, model_cost, quantize_
 from kd_ray.quant.cost import LayerCost
 
 TINY, SMALL = (1, 2, 2), (1, 4, 4)
-
-
-def options(method: str = "dorefa", weights: int = 2, inputs: int = 1, **more: Any) -> Any:
-    return QuantizerOptions(method=method, weight_bits=weights, activation_bits=inputs, **more)
 
 
 def mlp() -> nn.Module:
@@ -27,17 +21,13 @@ def convnet() -> nn.Module:
     return build_model("convnet", {"groups": [[2], [3]]}, shape=SMALL, classes=2, seed=0)
 
 
-def normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
 def with_inputs(bits: int, method: str = "dorefa") -> nn.Module:
     """A model whose last layer is given the image itself, quantized."""
     model = build_model("mlp", {"hidden": [4]}, shape=TINY, classes=2, seed=0)
     with torch.no_grad():
         model.linear1.weight.copy_(torch.eye(4))
         model.linear1.bias.zero_()
-    return quantize_(model, options(method, 32, bits, first_last_float=False), TINY)
+    return quantize_(model, quantizer_options(method, 32, bits, first_last_float=False), TINY)
 
 
 # Cost
@@ -54,7 +44,7 @@ def test_model_cost_of_a_float_mlp_is_that_computed_by_hand():
 
 
 def test_model_cost_of_a_w2a1_mlp_is_that_computed_by_hand():
-    model = quantize_(mlp(), options(first_last_float=False), TINY)
+    model = quantize_(mlp(), quantizer_options(first_last_float=False), TINY)
     cost = model_cost(model, TINY)
     # 24 bits and 12 bits of weights, a scale, the bias
     assert cost.layers == [
@@ -82,7 +72,7 @@ def test_model_cost_of_a_float_convnet_is_that_computed_by_hand():
 
 @pytest.mark.parametrize(("method", "learned"), [("dorefa", 0), ("pact", 4), ("lsq", 4)])
 def test_model_cost_of_a_w2a1_convnet_is_that_computed_by_hand(method: str, learned: int):
-    model = quantize_(convnet(), options(method), SMALL)
+    model = quantize_(convnet(), quantizer_options(method), SMALL)
     cost = model_cost(model, SMALL)
     assert cost.layers == [FIRST, SECOND, HEAD]
     # A step or clip of the inputs is one more number; a step of the weights is their scale.
@@ -91,7 +81,7 @@ def test_model_cost_of_a_w2a1_convnet_is_that_computed_by_hand(method: str, lear
 
 
 def test_model_cost_of_the_exercises_w2a1_convnet_is_that_computed_by_hand():
-    cost = model_cost(quantize_(convnet(), options("megvii"), SMALL), SMALL)
+    cost = model_cost(quantize_(convnet(), quantizer_options("megvii"), SMALL), SMALL)
     first = LayerCost("block1_1.conv", "Conv2d", 2, 8, 5 + 4, 18 * 16 * 2 * 8)
     assert cost.layers[:2] == [first, SECOND]
     assert cost.packed_bytes == 9 + 18 + 32 + NORMS
@@ -99,7 +89,7 @@ def test_model_cost_of_the_exercises_w2a1_convnet_is_that_computed_by_hand():
 
 @pytest.mark.parametrize(("bits", "shift"), [(1, 5.0), (1, -100.0), (8, 5.0)])
 def test_model_cost_of_the_exercises_head_is_that_of_float_means(bits: int, shift: float):
-    model = quantize_(convnet(), options("megvii", 2, bits), SMALL)
+    model = quantize_(convnet(), quantizer_options("megvii", 2, bits), SMALL)
     with torch.no_grad():
         model.block1_1.norm.bias.fill_(5.0)  # about half of the units are on
         model.block2_1.norm.bias.fill_(shift)  # some of these, or none
@@ -112,7 +102,7 @@ def test_model_cost_of_the_exercises_head_is_that_of_float_means(bits: int, shif
 
 def test_model_cost_of_layers_with_bits_of_their_own_adds_up():
     layers = {"block2_1.conv": LayerOptions(weight_bits=4, activation_bits=3)}
-    model = quantize_(convnet(), options(layers=layers), SMALL)
+    model = quantize_(convnet(), quantizer_options(layers=layers), SMALL)
     cost = model_cost(model, SMALL)
     assert cost.layers[1] == LayerCost("block2_1.conv", "Conv2d", 4, 3, 27 + 4, 54 * 4 * 4 * 3)
     assert cost.bit_operations == sum(layer.bit_operations for layer in cost.layers)
@@ -133,7 +123,7 @@ def test_model_cost_counts_a_grouped_convolution_and_a_layer_that_is_called_twic
 
 
 def test_model_cost_leaves_the_model_as_it_was():
-    model = quantize_(convnet(), options("lsq"), SMALL)
+    model = quantize_(convnet(), quantizer_options("lsq"), SMALL)
     model.block1_1.eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
@@ -163,7 +153,10 @@ def test_activity_of_a_hand_made_input_is_that_computed_by_hand(
 @pytest.mark.parametrize("method", ["dorefa", "megvii", "lsq", "pact"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 5, 8])
 def test_activity_has_shares_that_sum_to_one(method: str, bits: int):
-    model, batch = quantize_(convnet(), options(method, 2, bits), SMALL), normal(16, *SMALL)
+    model, batch = (
+        quantize_(convnet(), quantizer_options(method, 2, bits), SMALL),
+        normal(16, *SMALL),
+    )
     calibrate_(model, batch)
     model(batch)  # statistics for the evaluation mode
     found = activity(model, batch)
@@ -184,7 +177,7 @@ def test_activity_of_signed_levels_counts_from_the_lowest():
         model[1].weight.copy_(torch.eye(4))
         model[1].bias.zero_()
     assert activity(model, normal(1, *TINY)) == {}
-    quantize_(model, options("lsq", 32, 2, first_last_float=False), TINY)
+    quantize_(model, quantizer_options("lsq", 32, 2, first_last_float=False), TINY)
     model[3].input_quantizer.step.data.fill_(1.0)
     found = activity(model, torch.tensor([-3.0, -1.0, 0.2, 0.9]).view(1, *TINY))
     assert list(found) == ["3"]
@@ -193,7 +186,7 @@ def test_activity_of_signed_levels_counts_from_the_lowest():
 
 
 def test_activity_leaves_the_model_as_it_was():
-    model = quantize_(convnet(), options("lsq"), SMALL)
+    model = quantize_(convnet(), quantizer_options("lsq"), SMALL)
     model.block1_1.eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
@@ -215,7 +208,7 @@ def test_dead_layers_names_a_layer_that_is_off_and_one_that_is_always_on():
 
 
 def test_dead_layers_names_the_layer_behind_a_shift_that_turns_all_units_off():
-    model = quantize_(convnet(), options("megvii", 2, 2), SMALL)
+    model = quantize_(convnet(), quantizer_options("megvii", 2, 2), SMALL)
     with torch.no_grad():
         model.block1_1.norm.bias.fill_(20.0)
         model.block1_1.norm.weight.fill_(9.0)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from tiny import normal
 
 from kd_ray.quant.dorefa import (
     dorefa_activations,
@@ -15,10 +15,6 @@ few = settings(max_examples=20)
 seeds = st.integers(0, 2**20)
 bit_counts = st.integers(1, 8)
 many_bits = st.integers(2, 8)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 # Weights

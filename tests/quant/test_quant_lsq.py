@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import normal
 from torch import Tensor
 
 from kd_ray.errors import ConfigError
@@ -21,10 +22,6 @@ grids = st.tuples(st.sampled_from(sorted(KINDS)), st.integers(1, 8)).filter(
     lambda grid: grid != ("signed", 1)
 )
 Grid = tuple[str, int]
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def around(grid: Grid, step: float, seed: int, rows: int = 64) -> Tensor:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from tiny import normal
+from torch import nn
 
 from kd_ray.config import QuantizerOptions
 from kd_ray.models import build_model
@@ -15,10 +16,6 @@ from kd_ray.quant.megvii import megvii_activations, megvii_affine, megvii_weight
 few = settings(max_examples=20)
 seeds = st.integers(0, 2**20)
 bit_counts = st.integers(1, 8)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 # Weights

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import normal
 from torch import Tensor, nn
 
 from kd_ray.config import QuantizerOptions
@@ -15,10 +16,6 @@ from kd_ray.quant.megvii import megvii_activations, megvii_weights
 from kd_ray.quant.rounding import fake_quantize
 
 SHAPE = (1, 8, 8)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def kaiming(outputs: int, inputs: int) -> Tensor:

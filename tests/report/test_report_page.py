@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from tiny import tiny_recipe
+from tiny import result_at, tiny_recipe
 
 from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.pipeline import run
@@ -68,22 +68,18 @@ def outline(folder: Path) -> Outline:
     return Outline(write_report(folder).read_text(encoding="utf-8"))
 
 
-def result_at(folder: Path, place: str) -> dict:
-    return json.loads((folder / place / "result.json").read_text())
-
-
 def test_report_shows_the_figures_of_every_result(copied: Path) -> None:
     page = outline(copied)
-    teacher = result_at(copied, "teacher/member-00")
-    assert f"{100 * teacher['metrics']['accuracy']:.2f}" in page.text
-    assert f"{teacher['parameters']:,}" in page.text
+    teacher = result_at(copied / "teacher/member-00")
+    assert f"{100 * teacher.metrics['accuracy']:.2f}" in page.text
+    assert f"{teacher.parameters:,}" in page.text
     for place in ("student/distilled/seed-0", "student/labels/seed-1", "teacher/member-00"):
-        assert result_at(copied, place)["weights_sha256"] in page.text
-    errors = [result_at(copied, f"student/distilled/seed-{s}")["metrics"]["errors"] for s in (0, 1)]
+        assert result_at(copied / place).weights_sha256 in page.text
+    errors = [result_at(copied / f"student/distilled/seed-{s}").metrics["errors"] for s in (0, 1)]
     assert f"{sum(errors) / 2:,.1f} ± " in page.text
-    cost = result_at(copied, "transfer_set")
-    assert f"{cost['metrics']['rows']:,}" in page.text
-    assert cost["sha256"] in page.text
+    cost = result_at(copied / "transfer_set")
+    assert f"{cost.metrics['rows']:,}" in page.text
+    assert cost.sha256 in page.text
     assert (copied / "recipe.toml").read_text() in page.text
     assert f"torch {teacher['versions']['torch']}" in page.text
     assert "unfinished" not in page.text
@@ -172,7 +168,7 @@ def test_report_of_a_single_result_is_a_page(copied: Path, kept: str) -> None:
         if file.parent != copied / kept:
             shutil.rmtree(file.parent)
     page = outline(copied)
-    assert result_at(copied, kept)["title"] in page.text
+    assert result_at(copied / kept).title in page.text
 
 
 def test_report_keeps_results_that_the_recipe_no_longer_asks_for(copied: Path) -> None:
@@ -180,7 +176,7 @@ def test_report_keeps_results_that_the_recipe_no_longer_asks_for(copied: Path) -
     recipe.write_text(re.sub(r"seeds = \[[^]]*\]", "seeds = [0]", recipe.read_text()))
     page = outline(copied)
     assert "unfinished" not in page.text
-    assert result_at(copied, "student/distilled/seed-1")["weights_sha256"] in page.text
+    assert result_at(copied / "student/distilled/seed-1").weights_sha256 in page.text
 
 
 def test_report_written_twice_is_the_same_and_leaves_no_draft(copied: Path) -> None:

@@ -11,6 +11,7 @@ from tiny import (
     ALONE,
     perform,
     perform_in_pieces,
+    result_at,
     tasks,
     tiny_recipe,
     weights_sha256,
@@ -19,7 +20,7 @@ from tiny import (
 
 from kd_ray.errors import CheckpointError, StorageError, TransferSetError
 from kd_ray.files import TEMPORARY, locked, remove_drafts
-from kd_ray.result import RESULT, Result, read_result
+from kd_ray.result import RESULT
 from kd_ray.runs import Event, Finished, Started, Task, finished_result, perform_all, result_model
 from kd_ray.runs import label as label_module
 from kd_ray.runs import make as make_module
@@ -60,12 +61,6 @@ def by_stage(todo: list[Task]) -> dict[str, Task]:
     return {task.stage.name: task for task in todo}
 
 
-def result_of(task: Task) -> Result:
-    result = read_result(task.folder)
-    assert result is not None
-    return result
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a teacher, its transfer set and two students; never changed."""
@@ -89,7 +84,7 @@ def test_training_stopped_after_every_epoch_gives_the_weights_of_one_that_was_no
     perform(straight)
     for whole, broken in zip(straight, pieces, strict=True):
         perform_in_pieces(broken)
-        ours, theirs = result_of(whole), result_of(broken)
+        ours, theirs = result_at(whole.folder), result_at(broken.folder)
         if whole.stage.name == "label":
             assert ours.sha256 == theirs.sha256
             continue
@@ -105,7 +100,7 @@ def test_training_stopped_after_every_epoch_gives_the_weights_of_one_that_was_no
 def test_training_that_keeps_the_best_epoch_ends_with_its_weights(tmp_path: Path):
     (task, *_) = tasks(tiny_recipe(*SGD_BEST, "teacher.train.epochs=6"), tmp_path)
     perform([task])
-    result = result_of(task)
+    result = result_at(task.folder)
     accuracies = [record["accuracy"] for record in result.history]
     best = accuracies.index(max(accuracies)) + 1
     assert result.checkpoint == f"epoch-{best:04d}"
@@ -116,7 +111,7 @@ def test_training_that_keeps_the_last_epoch_has_one_checkpoint(finished: Path):
     for task in tasks(tiny_recipe(), finished):
         if task.stage.name != "label":
             assert epochs_in(task.folder) == [2]
-            assert result_of(task).checkpoint == "epoch-0002"
+            assert result_at(task.folder).checkpoint == "epoch-0002"
 
 
 def test_perform_all_again_finds_everything_and_trains_nothing(copied: Path):
@@ -152,14 +147,16 @@ def test_perform_all_in_two_folders_makes_the_same_bytes(finished: Path, tmp_pat
     perform(todo)
     for ours, theirs in zip(todo, tasks(tiny_recipe(), finished), strict=True):
         if ours.stage.name == "label":
-            assert result_of(ours).sha256 == result_of(theirs).sha256
+            assert result_at(ours.folder).sha256 == result_at(theirs.folder).sha256
         else:
             assert weights_sha256(ours.folder) == weights_sha256(theirs.folder)
 
 
 def test_result_holds_figures_origin_and_recipe(finished: Path):
     stages = by_stage(tasks(tiny_recipe(), finished))
-    teacher, labelled, student = (result_of(stages[s]) for s in ("teach", "label", "distill"))
+    teacher, labelled, student = (
+        result_at(stages[s].folder) for s in ("teach", "label", "distill")
+    )
     assert teacher.metrics.keys() >= {"accuracy", "errors", "loss"}
     assert student.metrics.keys() >= {"accuracy", "agreement", "divergence"}
     assert labelled.parents["teacher-00"] == teacher.weights_sha256
@@ -179,9 +176,9 @@ def test_members_of_an_ensemble_differ_and_are_all_stored(tmp_path: Path):
     perform(todo)
     hashes = [weights_sha256(task.folder) for task in todo if task.stage.name == "teach"]
     assert len(set(hashes)) == 3
-    parents = result_of(by_stage(todo)["label"]).parents
+    parents = result_at(by_stage(todo)["label"].folder).parents
     assert [parents[f"teacher-{n:02d}"] for n in range(3)] == hashes
-    assert "agreement" in result_of(todo[-1]).metrics
+    assert "agreement" in result_at(todo[-1].folder).metrics
 
 
 def test_a_recipe_without_a_soft_term_trains_the_baseline_on_labels_and_nothing_else(copied: Path):
@@ -252,7 +249,7 @@ def test_finished_result_takes_what_a_change_elsewhere_does_not_concern(
 ):
     (task,) = [t for t in tasks(tiny_recipe(), finished) if t.title == TITLES[stage]]
     (changed,) = [t for t in tasks(tiny_recipe(override), finished) if t.title == TITLES[stage]]
-    assert finished_result(changed) == finished_result(task) == result_of(task)
+    assert finished_result(changed) == finished_result(task) == result_at(task.folder)
 
 
 TITLES = {
@@ -311,11 +308,11 @@ def test_labelling_without_a_teacher_says_what_is_missing(tmp_path: Path):
 
 def test_a_run_stopped_between_manifest_and_result_writes_the_result(copied: Path):
     task = by_stage(tasks(tiny_recipe(), copied))["label"]
-    before = result_of(task)
+    before = result_at(task.folder)
     (task.folder / RESULT).unlink()
     perform([task])
-    assert result_of(task).sha256 == before.sha256
-    assert result_of(task).metrics == before.metrics
+    assert result_at(task.folder).sha256 == before.sha256
+    assert result_at(task.folder).metrics == before.metrics
 
 
 def test_labelling_goes_on_where_it_was_closed(finished: Path, copied: Path):
@@ -330,7 +327,7 @@ def test_labelling_goes_on_where_it_was_closed(finished: Path, copied: Path):
     done = [getattr(event, "existed", None) for _, event in perform([task])]
     assert done[:4] == [None, True, True, False]
     original = by_stage(tasks(tiny_recipe(), finished))["label"]
-    assert result_of(task).sha256 == result_of(original).sha256
+    assert result_at(task.folder).sha256 == result_at(original.folder).sha256
 
 
 def test_performing_removes_what_a_killed_process_left_half_written(copied: Path):
@@ -392,7 +389,7 @@ def test_a_task_is_sent_as_bytes_and_performed_to_the_same_end(finished: Path, t
     perform(sent)
     for task, theirs in zip(todo, tasks(tiny_recipe(), finished), strict=True):
         assert finished_result(task) is not None
-        assert result_of(task).fingerprint == result_of(theirs).fingerprint
+        assert result_at(task.folder).fingerprint == result_at(theirs.folder).fingerprint
 
 
 def test_no_worker_writes_a_shard_before_the_first_has_removed_old_drafts(

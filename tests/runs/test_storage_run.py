@@ -2,13 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import finish, signal_when, start
 from tiny import tiny_file, tiny_recipe
 from typer.testing import CliRunner
 
@@ -21,8 +19,6 @@ from kd_ray.runs import Finished, result_model
 from kd_ray.training.checkpoint import epochs_in
 from kd_ray.transfer_set import open_transfer_set, read_manifest
 
-PATIENCE_S = 120.0
-POLL_S = 0.1
 RECIPE = (
     "data.fraction=0.5",
     "data.validation=100",
@@ -33,6 +29,7 @@ RECIPE = (
     "student.baselines=[]",
     "train.epochs=40",
 )
+pytestmark = pytest.mark.slow
 TEACHER, STUDENT = Path("teacher/member-00"), Path("student/distilled/seed-0")
 # A checkpoint after every epoch, as on a disk, so that a kill finds one in a training this short.
 PROGRAM = """
@@ -42,25 +39,6 @@ from kd_ray.cli import main
 pipeline.STORED_CHECKPOINT_S = 0.0
 main()
 """
-
-
-def kill_when(recipe: Path, runs: Path, moment: Callable[[Path], bool]) -> None:
-    """A real `kd-ray run`, killed as soon as the store shows that the moment has come."""
-    command = [sys.executable, "-c", PROGRAM, "run", recipe, "--local", "--runs", str(runs)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        deadline = time.monotonic() + PATIENCE_S
-        while not moment(runs / "tiny"):
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline, "the moment never came"
-            time.sleep(POLL_S)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-
-
-def in_student_training(folder: Path) -> bool:
-    return bool(epochs_in(folder / STUDENT))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +53,10 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder in the store, of a run that was killed while its student trained."""
     runs = bucket / "runs"
-    kill_when(tiny_file(tmp_path_factory.mktemp("recipe"), *RECIPE), runs, in_student_training)
+    recipe = tiny_file(tmp_path_factory.mktemp("recipe"), *RECIPE)
+    process = start("run", recipe, "--local", "--runs", runs, program=("-c", PROGRAM))
+    signal_when(process, signal.SIGKILL, lambda: bool(epochs_in(runs / "tiny" / STUDENT)))
+    finish(process, -signal.SIGKILL)
     assert not (runs / "tiny" / STUDENT / RESULT).is_file()
     return runs / "tiny"
 

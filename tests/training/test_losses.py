@@ -1,7 +1,9 @@
 import math
+from functools import partial
 from typing import Any
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -23,8 +25,7 @@ temperatures = st.floats(0.5, 100)
 seeds = st.integers(0, 2**20)
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+normal = partial(tiny.normal, dtype=torch.float64)
 
 
 def softened(logits: Tensor, temperature: float) -> Tensor:

@@ -5,15 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import normal
 from torch import Tensor
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.training.metrics import summarize, tally
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
 
 Z = normal(40, 5)
 Q = normal(40, 5, seed=1).softmax(dim=-1)

@@ -3,20 +3,18 @@
 import os
 import signal
 import subprocess
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import finish, kill, lines_until, start, workers
 from tiny import tiny_file
-from tiny_sweep import VALIDATION
+from tiny_sweep import VALIDATION, entries
 
 from tuning import open_sweep, sweep
-from tuning.outcome import Sweep
 from tuning.trials import SweepEvent, TrialBegins, TrialOver, TrialReport
 
-DEADLINE_S = 400.0
 TRIALS = 4
 OVERRIDES = (
     "data.validation=100",
@@ -38,63 +36,15 @@ def recipe(tmp_path: Path) -> Path:
     return tiny_file(tmp_path, *OVERRIDES)
 
 
-def start(recipe: Path, runs: Path, *options: str) -> subprocess.Popen[str]:
-    """`kd-ray tune run` as a process of its own, which a signal reaches alone."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "kd_ray", "tune", "run", recipe, "--runs", runs, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def quick(tmp_path: Path) -> Path:
+    """The same with fewer rows, for kills that wait for an event and not for a time."""
+    return tiny_file(tmp_path, *OVERRIDES, "data.fraction=0.25")
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0, output
-    return output
-
-
-def lines_until(process: subprocess.Popen[str], words: str) -> str:
-    """Reads a process's output up to the line that has `words` in it."""
-    assert process.stdout is not None
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if words in line:
-            return seen
-    pytest.fail(f"{words!r} was never printed, only:\n{seen}")
-
-
-def killed(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=DEADLINE_S)
-
-
-def entries(found: Sweep) -> list[tuple[object, ...]]:
-    """What must not depend on kills: every trial's number, end, epochs and values, bit for bit."""
-    return [(t.number, t.state, t.epochs, t.values, dict(t.history)) for t in found.trials]
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """Process numbers below `pid`, as the kernel knows them."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            yield child
-            yield from descendants(child)
-
-
-def actors(pid: int) -> list[int]:
-    """Ray Tune's actors below a driver."""
-    found = []
-    for child in descendants(pid):
-        try:
-            title = Path(f"/proc/{child}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"Trainable" in title or b"TrialActor" in title:
-            found.append(child)
-    return found
+def tune(recipe: Path, folder: Path, *options: object) -> "subprocess.Popen[str]":
+    """`kd-ray tune run` as a process of its own."""
+    return start("tune", "run", recipe, "--runs", folder / "runs", *options)
 
 
 def kill_when(recipe: Path, runs: Path, moment: Callable[[SweepEvent], bool]) -> None:
@@ -134,13 +84,21 @@ MOMENTS: dict[str, Callable[[SweepEvent], bool]] = {
     ),
     "while stopping": lambda event: isinstance(event, TrialOver) and event.number == TRIALS - 1,
 }
+QUICKLY = ("mid-trial", "between trials")
+"""Moments of the default suite."""
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(moment, marks=[] if moment in QUICKLY else pytest.mark.slow)
+        for moment in MOMENTS
+    ],
+)
 def test_a_sweep_killed_at_any_moment_goes_on_and_repeats_nothing(
-    recipe: Path, tmp_path: Path, moment: str
+    quick: Path, tmp_path: Path, moment: str
 ) -> None:
-    kill_when(recipe, tmp_path / "runs", MOMENTS[moment])
+    kill_when(quick, tmp_path / "runs", MOMENTS[moment])
     before = open_sweep(tmp_path / "runs" / "tiny")
     done = [trial for trial in entries(before) if trial[1] == "finished"]
     begun: list[int] = []
@@ -149,7 +107,7 @@ def test_a_sweep_killed_at_any_moment_goes_on_and_repeats_nothing(
         if isinstance(event, TrialBegins):
             begun.append(event.point.number)
 
-    found = sweep(recipe, runs=tmp_path / "runs", local=True, listener=listener)
+    found = sweep(quick, runs=tmp_path / "runs", local=True, listener=listener)
 
     assert [trial.state for trial in found.trials] == ["finished"] * TRIALS
     assert begun == list(range(len(done), TRIALS))  # those in flight again, no finished one
@@ -159,49 +117,57 @@ def test_a_sweep_killed_at_any_moment_goes_on_and_repeats_nothing(
     assert all(len(trial.history) == trial.epochs == 6 for trial in found.trials)
 
 
-@pytest.mark.parametrize("moment", ["before the first report", "mid-trial"])
+@pytest.mark.parametrize(
+    "moment", [pytest.param("before the first report", marks=pytest.mark.slow), "mid-trial"]
+)
 def test_a_trial_that_was_killed_comes_out_as_if_it_had_not_been(
-    recipe: Path, tmp_path: Path, moment: str
+    quick: Path, tmp_path: Path, moment: str
 ) -> None:
-    undisturbed = sweep(recipe, runs=tmp_path / "undisturbed", local=True)
-    kill_when(recipe, tmp_path / "runs", MOMENTS[moment])
-    found = sweep(recipe, runs=tmp_path / "runs", local=True)
-    assert found.trials[0].settings == undisturbed.trials[0].settings
+    undisturbed = sweep(quick, runs=tmp_path / "undisturbed", local=True)
+    kill_when(quick, tmp_path / "runs", MOMENTS[moment])
+    found = sweep(quick, runs=tmp_path / "runs", local=True)
     assert entries(found)[0] == entries(undisturbed)[0]
 
 
 @pytest.mark.ray
-def test_trials_on_ray_are_the_same_as_in_this_process_and_survive_actor_and_driver(
-    recipe: Path, tmp_path: Path
-) -> None:
-    process = start(recipe, tmp_path / "runs")
+def test_trials_on_ray_are_those_of_this_process(recipe: Path, tmp_path: Path) -> None:
+    output = finish(tune(recipe, tmp_path, "--trials", 2))
+    assert "2 trials finished" in output
+    assert "warning" not in output.lower()
+    found = open_sweep(tmp_path / "runs" / "tiny")
+    here = sweep(recipe, ["sweep.trials=2"], runs=tmp_path / "here", local=True)
+    assert [trial.state for trial in found.trials] == ["finished"] * 2
+    assert entries(found)[0] == entries(here)[0]  # the sampler's first draw
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trials_on_ray_survive_actor_and_driver(recipe: Path, tmp_path: Path) -> None:
+    process = tune(recipe, tmp_path)
     lines_until(process, "finished after")
-    alive = actors(process.pid)
+    alive = workers(process, b"Trainable", b"TrialActor")
     assert len(alive) <= 2  # trials beyond these use them again
     os.kill(alive[0], signal.SIGKILL)
     lines_until(process, "finished after")
-    killed(process)
-    output = finish(start(recipe, tmp_path / "runs"))
+    kill(process)
+    output = finish(tune(recipe, tmp_path))
     assert "sweep: goes on after" in output
     assert "warning" not in output.lower()
     found = open_sweep(tmp_path / "runs" / "tiny")
     assert [trial.state for trial in found.trials] == ["finished"] * TRIALS
     here = sweep(recipe, runs=tmp_path / "here", local=True)
-    first = found.trials[0]
-    assert first.settings == here.trials[0].settings  # the sampler's first draw
-    assert (first.values, first.history) == (here.trials[0].values, here.trials[0].history)
+    assert entries(found)[0] == entries(here)[0]
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_sweep_on_ray_that_goes_on(recipe: Path, tmp_path: Path) -> None:
-    process = start(recipe, tmp_path / "runs")
+    process = tune(recipe, tmp_path)
     lines_until(process, "trial 0: finished")
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 130
+    output = finish(process, 130)
     assert "go on with: kd-ray tune run" in output
-    finish(start(recipe, tmp_path / "runs"))
+    finish(tune(recipe, tmp_path))
     found = open_sweep(tmp_path / "runs" / "tiny")
     assert [trial.state for trial in found.trials] == ["finished"] * TRIALS
 
@@ -216,7 +182,7 @@ def test_a_trial_of_two_workers_is_a_ray_train_run_of_its_own(recipe: Path, tmp_
     ]
     options = [word for override in plain for word in ("--set", override)]
     two = ("--workers", "2", "--trials", "2")
-    output = finish(start(recipe, tmp_path / "runs", *two, *options))
+    output = finish(tune(recipe, tmp_path, *two, *options))
     assert "2 trials finished" in output
     found = open_sweep(tmp_path / "runs" / "tiny")
     alone = sweep(recipe, ["sweep.trials=2", *plain], runs=tmp_path / "alone", local=True)
@@ -235,7 +201,7 @@ def test_a_trial_of_two_workers_is_stopped_early_and_its_place_used_again(
     points = "[" + ", ".join(f'{{"train.lr"={lr}}}' for lr in (0.02, 0.00101, 0.021)) + "]"
     options = ("sweep.scheduler=asha", "sweep.grace=1", "sweep.trials=3", f"sweep.enqueue={points}")
     sets = [part for option in options for part in ("--set", option)]
-    finish(start(recipe, tmp_path / "runs", "--workers", "2", *sets))
+    finish(tune(recipe, tmp_path, "--workers", "2", *sets))
     states = [trial.state for trial in open_sweep(tmp_path / "runs" / "tiny").trials]
     assert states[0] == "finished"
     assert states[1] == "stopped"
@@ -247,8 +213,7 @@ def test_a_trial_of_two_workers_is_stopped_early_and_its_place_used_again(
 def test_a_sweep_larger_than_the_machine_is_refused_with_the_arithmetic(
     recipe: Path, tmp_path: Path
 ) -> None:
-    process = start(recipe, tmp_path / "runs", "--workers", "99")
-    output, _ = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 2
+    process = tune(recipe, tmp_path, "--workers", "99")
+    output = finish(process, 2)
     assert "99 workers with 1 CPU each need 99 CPUs" in output
     assert "Traceback" not in output

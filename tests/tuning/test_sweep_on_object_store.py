@@ -1,13 +1,11 @@
 """Sweeps in an object store: the study is there whole, and a killed driver's goes on from it."""
 
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
 import pytest
+from processes import kill, lines_until, start
 from tiny_sweep import RATE, T, command, entries, refused, search, swept_file
 
 from kd_ray.files import local_copy, locked
@@ -15,6 +13,7 @@ from tuning import open_sweep
 from tuning.ledger import STUDY
 from tuning.outcome import Sweep
 
+pytestmark = pytest.mark.slow
 PROGRAM = """
 import signal, sys
 from tuning import sweep
@@ -38,14 +37,9 @@ def killed(bucket: Path, labelled: str, tmp_path_factory: pytest.TempPathFactory
     """Runs in the store, with a sweep that was killed in its second trial."""
     runs = bucket / "killed"
     recipe = swept_file(tmp_path_factory.mktemp("recipe"), labelled)
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, recipe, str(runs)],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "now\n"
-        process.send_signal(signal.SIGKILL)
+    process = start(recipe, runs, program=("-c", PROGRAM))
+    lines_until(process, "now")
+    kill(process)
     return runs
 
 

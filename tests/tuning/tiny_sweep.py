@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tiny
 import tomli_w
 from tiny import tiny_table
 from typer.testing import CliRunner, Result
@@ -110,10 +111,5 @@ def command(*arguments: Any) -> Result:
 
 
 def refused(*arguments: Any) -> str:
-    """The one line that a command answers with."""
-    answer = command(*arguments)
-    assert answer.exit_code == 2, (answer.output, answer.exception)
-    lines = answer.stderr.splitlines()
-    assert len(lines) == 1, answer.stderr
-    assert lines[0].startswith("kd-ray: ")
-    return lines[0]
+    """The one line that a command of `kd-ray tune` answers with."""
+    return tiny.refused("tune", *arguments)
