@@ -76,7 +76,7 @@ def test_a_corrupt_picture_is_answered_with_its_place(tmp_path: Path):
         f"data.root='{tmp_path / 'pictures'}'",
     )
     answer = refused("run", recipe, "--local", "--runs", tmp_path / "runs")
-    assert ".png: must be a picture, but cannot be decoded" in answer
+    assert ".png: must be a picture, but cannot be read" in answer
 
 
 @pytest.mark.parametrize(
