@@ -6,7 +6,9 @@ from kd_ray import errors
 from kd_ray.errors import ConfigError, KdRayError, UnknownNameError
 
 CHILDREN = [
-    value for value in vars(errors).values() if isinstance(value, type) and value is not KdRayError
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and value.__module__ == errors.__name__ and value is not KdRayError
 ]
 
 

@@ -1,6 +1,5 @@
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -9,19 +8,24 @@ from jinja2 import UndefinedError
 
 from kd_ray.report.html import Section, rendered, study_page
 from kd_ray.report.summary import Figure, Summary, summarize_results
+from kd_ray.result import STUDENT, TEACHER, Result
 
 ERRORS = st.integers(0, 10_000)
 
 
-def result(name: str, errors: int, **metrics: float) -> dict[str, Any]:
-    return {
-        "stage": "teach" if name == "teacher" else "distill",
-        "variant": "" if name == "teacher" else name,
-        "metrics": {"errors": errors, "accuracy": 1 - errors / 10_000, **metrics},
-        "parameters": 1000,
-        "seconds": 1.5,
-        "images_per_s": 100.0,
-    }
+def result(name: str, errors: int, **metrics: float) -> Result:
+    teacher = name == TEACHER
+    return Result(
+        stage="teach" if teacher else "distill",
+        kind=TEACHER if teacher else STUDENT,
+        name="run",
+        title=name,
+        variant="" if teacher else name,
+        metrics={"errors": errors, "accuracy": 1 - errors / 10_000, **metrics},
+        parameters=1000,
+        seconds=1.5,
+        images_per_s=100.0,
+    )
 
 
 def summary(**errors: int) -> Summary:

@@ -15,8 +15,8 @@ from kd_ray.studies.paper.measures import (
     BIAS,
     ERRORS,
     PERCENT,
-    Line,
     Measure,
+    PaperLine,
     Results,
     corrected,
     ensemble_metric,
@@ -34,7 +34,7 @@ from kd_ray.studies.paper.scales import (
     width_part,
 )
 
-Findings = Sequence[tuple[Line, Figure]]
+Findings = Sequence[tuple[PaperLine, Figure]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Experiment:
     name: str
     title: str
     about: str
-    lines: Sequence[Line]
+    lines: Sequence[PaperLine]
 
     @property
     def students(self) -> dict[str, list[str]]:
@@ -80,7 +80,7 @@ def experiments(scale: Scale, recipe: Recipe, every: Sequence[Part]) -> list[Exp
         every: all parts, as `parts` has them.
     """
     absent, present = (part.name for part in every if part.corrected)
-    lines: dict[str, Iterable[Line]] = {
+    lines: dict[str, Iterable[PaperLine]] = {
         "baselines": _baselines(scale.first, recipe.objective.temperature),
         "temperature": _temperature(scale, recipe.objective.temperature),
         "no-3s": _absent(absent, " and ".join(f"{name}s" for name in scale.absent)),
@@ -88,7 +88,7 @@ def experiments(scale: Scale, recipe: Recipe, every: Sequence[Part]) -> list[Exp
         "regularizer": _regularizer(scale),
         "ensemble": _ensemble(scale),
         "unlabelled": [
-            Line(about, part, variant, metric(part, variant))
+            PaperLine(about, part, variant, metric(part, variant))
             for about, part, variant in (
                 ("a tenth of the labels, nothing else", UNLABELLED, LABELS),
                 ("a tenth of the labels, soft targets of all rows", UNLABELLED, DISTILLED),
@@ -103,7 +103,7 @@ def experiments(scale: Scale, recipe: Recipe, every: Sequence[Part]) -> list[Exp
     ]
 
 
-def _baselines(part: str, own: float) -> Iterator[Line]:
+def _baselines(part: str, own: float) -> Iterator[PaperLine]:
     cold, coldest = next(iter(students_at(own).items()))
     variants: dict[str, tuple[str, float | None]] = {
         "": ("teacher", 67),
@@ -113,14 +113,14 @@ def _baselines(part: str, own: float) -> Iterator[Line]:
         DISTILLED: (f"distilled at T = {own:g}", 74),
     }
     for variant, (about, paper) in variants.items():
-        yield Line(about, part, variant, metric(part, variant), ERRORS, paper)
+        yield PaperLine(about, part, variant, metric(part, variant), ERRORS, paper)
     labels, teacher, distilled = (metric(part, variant) for variant in (LABELS, "", DISTILLED))
     closed = share_gained(labels, teacher, distilled, falling=True)
     about = "of the gap between labels and teacher closed"
-    yield Line(about, part, DISTILLED, closed, PERCENT, 91)
+    yield PaperLine(about, part, DISTILLED, closed, PERCENT, 91)
 
 
-def _temperature(scale: Scale, own: float) -> Iterator[Line]:
+def _temperature(scale: Scale, own: float) -> Iterator[PaperLine]:
     for width in scale.widths:
         part, units = width_part(width), f"2 x {width} units"
         papers = {LABELS: 146, DISTILLED: 74} if width == 800 else {}
@@ -128,8 +128,8 @@ def _temperature(scale: Scale, own: float) -> Iterator[Line]:
         for variant, t in students.items():
             about = f"{units}, {'labels' if t is None else f'T = {t:g}'}"
             errors = metric(part, variant)
-            yield Line(about, part, variant, errors, ERRORS, papers.get(variant), t)
-        yield Line(f"{units}, best T", part, "", _best_temperature(part, own), BEST)
+            yield PaperLine(about, part, variant, errors, ERRORS, papers.get(variant), t)
+        yield PaperLine(f"{units}, best T", part, "", _best_temperature(part, own), BEST)
 
 
 def _best_temperature(part: str, own: float) -> Measure:
@@ -137,7 +137,7 @@ def _best_temperature(part: str, own: float) -> Measure:
     return lambda results: Figure.of([min(warm, key=lambda t: warm[t](results).mean)])
 
 
-def _absent(part: str, names: str) -> Iterator[Line]:
+def _absent(part: str, names: str) -> Iterator[PaperLine]:
     def right(kept: Mapping[str, Any]) -> float:
         return 100 * (1 - float(kept["class_errors"]) / float(kept["class_rows"]))
 
@@ -150,7 +150,7 @@ def _absent(part: str, names: str) -> Iterator[Line]:
     )
 
 
-def _present(part: str, names: Sequence[str]) -> Iterator[Line]:
+def _present(part: str, names: Sequence[str]) -> Iterator[PaperLine]:
     def wrong(kept: Mapping[str, Any]) -> float:
         return float(100 * kept["errors"] / kept["rows"])
 
@@ -168,7 +168,9 @@ def _bias(at: int) -> Value:
     return lambda kept: float(kept["biases"][at])
 
 
-def _corrections(part: str, *values: tuple[str, Value, str, Mapping[str, float]]) -> Iterator[Line]:
+def _corrections(
+    part: str, *values: tuple[str, Value, str, Mapping[str, float]]
+) -> Iterator[PaperLine]:
     """Lines of students whose biases are corrected in each way; without correction, no biases.
 
     Args:
@@ -179,10 +181,10 @@ def _corrections(part: str, *values: tuple[str, Value, str, Mapping[str, float]]
         for about, value, unit, papers in values:
             if way != "none" or unit != BIAS:
                 measure = corrected(part, way, value)
-                yield Line(f"{name}: {about}", part, DISTILLED, measure, unit, papers.get(way))
+                yield PaperLine(f"{name}: {about}", part, DISTILLED, measure, unit, papers.get(way))
 
 
-def _regularizer(scale: Scale) -> Iterator[Line]:
+def _regularizer(scale: Scale) -> Iterator[PaperLine]:
     few = f"{100 * scale.few:g} % of the rows"
     lines: Sequence[tuple[str, str, str, float | None]] = (
         ("all rows, labels", scale.first, LABELS, 58.9),
@@ -193,10 +195,10 @@ def _regularizer(scale: Scale) -> Iterator[Line]:
     )
     for about, part, variant, paper in lines:
         accuracy = metric(part, variant, "accuracy")
-        yield Line(f"{about}: right", part, variant, accuracy, PERCENT, paper)
+        yield PaperLine(f"{about}: right", part, variant, accuracy, PERCENT, paper)
 
 
-def _ensemble(scale: Scale) -> Iterator[Line]:
+def _ensemble(scale: Scale) -> Iterator[PaperLine]:
     one, same = "one net distilled from it", "the same net distilled from the first member alone"
     usual = "student on labels at a rate that falls"
     for name, what, unit in (("accuracy", "right", PERCENT), ("errors", "errors", ERRORS)):
@@ -209,7 +211,7 @@ def _ensemble(scale: Scale) -> Iterator[Line]:
             (usual, scale.first, LABELS, metric(scale.first, LABELS, name), None),
         ):
             known = paper if unit == PERCENT else None
-            yield Line(f"{about}: {what}", part, variant, measure, unit, known)
+            yield PaperLine(f"{about}: {what}", part, variant, measure, unit, known)
     member, usual_student = (
         metric(ENSEMBLE, "", "accuracy"),
         metric(scale.first, LABELS, "accuracy"),
@@ -222,7 +224,7 @@ def _ensemble(scale: Scale) -> Iterator[Line]:
         student = metric(part, DISTILLED, "accuracy")
         kept = share_gained(base, ensemble_metric(ENSEMBLE, "accuracy"), student)
         about_it = f"of the ensemble's gain over {over}, kept by {about}"
-        yield Line(about_it, part, DISTILLED, kept, PERCENT, paper)
+        yield PaperLine(about_it, part, DISTILLED, kept, PERCENT, paper)
 
 
 EXPERIMENTS: Mapping[str, tuple[str, str]] = {

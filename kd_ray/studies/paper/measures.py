@@ -40,7 +40,7 @@ Measure = Callable[[Results], Figure]
 
 
 @dataclass(frozen=True)
-class Line:
+class PaperLine:
     """One line of an experiment's table.
 
     Attributes:
