@@ -15,7 +15,7 @@ from tiny import tiny_table
 from kd_ray.config import SweepOptions, parse_recipe
 from tuning.optuna_plots import front_plot, history_plot, importance_plot, learning_plot
 from tuning.outcome import Sweep, read_trials
-from tuning.page import best_table, page, write_page
+from tuning.page import page, write_page
 from tuning.plots import soft_share, temperature_plot, weight_plot, worth_seeing
 from tuning.space import NO_SOFT_TERM, SOFT_WEIGHT, TEMPERATURE, distributions
 
@@ -317,7 +317,7 @@ def test_write_page_twice_writes_the_same_and_leaves_no_draft(tmp_path: Path) ->
 
 def test_best_table_has_validation_and_test_figures_of_the_winner() -> None:
     sweep = whole_sweep(SPACES["no soft term"])
-    found = Outline(best_table(sweep))
+    found = Outline(sweep._repr_html_())
     (winner,) = sweep.front
     assert found.tags["tr"] == 2
     assert f"{winner.values[0]:.4f}" in found.text
@@ -328,9 +328,9 @@ def test_best_table_has_validation_and_test_figures_of_the_winner() -> None:
 
 def test_best_table_without_figures_on_the_test_split_does_not_claim_any() -> None:
     sweep = with_trial(empty_sweep(LR), {"train.lr": 0.01}, [0.95], history={1: 0.95})
-    assert Outline(best_table(sweep)).text.rstrip().endswith("--")
+    assert Outline(sweep._repr_html_()).text.rstrip().endswith("--")
     assert "looked at" not in outline(sweep).text
-    assert "No trial" in best_table(empty_sweep(LR))
+    assert "No trial" in empty_sweep(LR)._repr_html_()
     assert "<table>" in sweep._repr_html_()
 
 
@@ -341,7 +341,7 @@ def test_pareto_front_is_a_table_and_a_plot_with_the_numbers_of_trials_that_none
         sweep = with_trial(sweep, {"train.lr": 0.01}, values)
     plot = front_plot(sweep)
     assert [trial.number for trial in sweep.front] == [2, 1, 0]
-    assert Outline(best_table(sweep)).tags["tr"] == 4
+    assert Outline(sweep._repr_html_()).tags["tr"] == 4
     assert (marks(plot, "distilled"), marks(plot, "teacher")) == (3 + 1, 2 + 1)
     for number in range(5):
         assert (f">{number}</text>" in plot) == (number in (0, 1, 2))
