@@ -4,6 +4,9 @@ A message is one sentence: where, the rule, what was got, what to do. Errors cro
 inside Ray, so every child is built from its message alone and pickles by `args`.
 """
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 
 class KdRayError(Exception):
     """Something the user can mend; the command line prints it without a traceback and exits 2."""
@@ -39,3 +42,38 @@ class StorageError(KdRayError):
 
 class ClusterError(KdRayError):
     """The machine or cluster cannot give what was asked for."""
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The clause of a message that names the first three keys in which two descriptions differ.
+
+    Args:
+        there: key -> value, as recorded in an artefact.
+        here: key -> value of the run that wants to use it.
+
+    Returns:
+        Both values of each key; an empty text if nothing differs.
+
+    >>> difference({"seed": 0, "views": 1}, {"seed": 0, "views": 4})
+    'views is 1 there and 4 here'
+    """
+    clauses = [
+        f"{key} is {_shown(there.get(key))} there and {_shown(here.get(key))} here"
+        for key in {**there, **here}
+        if there.get(key) != here.get(key)
+    ]
+    return ", ".join(clauses[:3]) + (", ..." if len(clauses) > 3 else "")
+
+
+def numbered(kind: str, values: Iterable[Any]) -> dict[str, Any]:
+    """A list for `difference`, whose keys are a kind and a number.
+
+    >>> difference(numbered("class", ["cat", "dog"]), numbered("class", ["cat"]))
+    "class 1 is 'dog' there and unset here"
+    """
+    return {f"{kind} {number}": value for number, value in enumerate(values)}
+
+
+def _shown(value: Any) -> str:
+    text = "unset" if value is None else repr(value)
+    return text if len(text) <= 70 else f"{text[:67]}..."  # a quoted sha256 has 66

@@ -32,6 +32,7 @@ from kd_ray.runs import (
     perform_all,
     tasks_of,
 )
+from kd_ray.runs.folder import RECIPE
 from kd_ray.runs.variants import Variant
 from kd_ray.training.schedule import schedule_problems
 from kd_ray.training.workers import Worker
@@ -140,7 +141,6 @@ class Run:
             ConfigError: a stage that there is not, or one that the recipe has no table for.
         """
         recipe = with_absolute_paths(self.recipe)
-        root = given_root(recipe.data)
         fewest_s = STORED_CHECKPOINT_S if is_stored(self.folder) else 0.0
         return tasks_of(
             Request(
@@ -148,7 +148,7 @@ class Run:
                 run=str(self.folder),
                 commands=commands_of(recipe) if stages is None else tuple(stages),
                 variants=[Variant(v.name, with_absolute_paths(v.recipe)) for v in self.variants],
-                data_root=None if root is None else str(root.absolute()),
+                data_root=absolute_root(recipe),
                 checkpoint_s=max(self.checkpoint_s, fewest_s),
             )
         )
@@ -179,7 +179,7 @@ class Run:
                     task.stage.needs(task)
                 if result is None or first not in (None, task.stage):
                     todo.append(task)
-            self._write_recipe()
+            write_recipe(self.folder, self.recipe)
             for task, result in results:
                 if result is not None and task not in todo:
                     self.results[result.title] = result
@@ -197,10 +197,18 @@ class Run:
         resources = self.recipe.resources
         return perform_parallel(tasks, resources, address=self.address, verbose=self.verbose)
 
-    def _write_recipe(self) -> None:
-        table = self.recipe.model_dump(mode="json", exclude_none=True)
-        with committed_file(self.folder / "recipe.toml") as draft:
-            draft.write_text(tomli_w.dumps(table), encoding="utf-8")
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Writes a recipe beside what is made of it."""
+    table = recipe.model_dump(mode="json", exclude_none=True)
+    with committed_file(folder / RECIPE) as draft:
+        draft.write_text(tomli_w.dumps(table), encoding="utf-8")
+
+
+def absolute_root(recipe: Recipe) -> str | None:
+    """The folder of the dataset's files for workers elsewhere, where one was given."""
+    root = given_root(recipe.data)
+    return None if root is None else str(root.absolute())
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:

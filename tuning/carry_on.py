@@ -5,12 +5,11 @@ Both make ordinary run folders, which `kd-ray distill` with their recipe would m
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from kd_ray.config import Recipe, parse_recipe
 from kd_ray.errors import ConfigError
-from kd_ray.files import to_path
-from kd_ray.pipeline import catalogue_problems, run
+from kd_ray.pipeline import Where, catalogue_problems, run
 from kd_ray.report.summary import Summary
 from kd_ray.runs import Event, Task, transfer_set_folder
 from kd_ray.runs.variants import own_variant
@@ -23,17 +22,26 @@ from tuning.trial import trial_folder
 FRESH_SEEDS = 3
 
 
+class CarryOn(Where, total=False):
+    """How a trial is carried on, beside where it is performed.
+
+    Attributes:
+        workers: processes that train together; as in the sweep by default.
+        runs: folder of run folders; where the sweep's is by default.
+        listener: called with every task and event.
+    """
+
+    workers: int | None
+    runs: str | Path | None
+    listener: Callable[[Task, Event], None] | None
+
+
 def resume_trial(
     path: str | Path,
     epochs: int,
     *,
     trial: int | None = None,
-    workers: int | None = None,
-    runs: str | Path | None = None,
-    local: bool = False,
-    address: str | None = None,
-    verbose: bool = False,
-    listener: Callable[[Task, Event], None] | None = None,
+    **how: Unpack[CarryOn],
 ) -> Summary:
     """Trains a trial on from its latest checkpoint, until it has `epochs` epochs behind it.
 
@@ -43,19 +51,14 @@ def resume_trial(
         path: of the sweep.
         epochs: in all.
         trial: its number; the best one by default.
-        workers: processes that train together; as in the sweep by default.
-        runs: folder of run folders; where the sweep's is by default.
-        local: in this process, without Ray.
-        address: HOST:PORT of a Ray cluster.
-        verbose: let Ray's own log lines through.
-        listener: called with every task and event.
+        how: see `CarryOn`.
 
     Raises:
         ConfigError: there is no such sweep or trial, or the trial has no checkpoint.
         CheckpointError: the trial has as many epochs behind it.
     """
     sweep = open_sweep(path)
-    row = chosen(sweep, trial)
+    row = sweep.trial(trial)
     recipe = _recipe_of(sweep, row)
     students = trial_folder(sweep.folder, row.number) / "student" / own_variant(recipe)
     for seed in recipe.train.seeds:
@@ -64,24 +67,12 @@ def resume_trial(
                 f"{students / f'seed-{seed}'}: a trial is resumed from its checkpoint, but trial "
                 f"{row.number} ({row.state}) has none; choose another one with --trial"
             )
-    recipe = _changed(
-        recipe,
-        {
-            "name": f"{recipe.name}-{epochs}-epochs",
-            "student": {"continues": str(students), "baselines": []},
-            "train": {"epochs": epochs},
-            "resources": {} if workers is None else {"workers": workers},
-        },
-    )
-    return run(
-        recipe,
-        runs=_runs(sweep, runs),
-        stages=("distill",),
-        local=local,
-        address=address,
-        verbose=verbose,
-        listener=listener,
-    )
+    changes = {
+        "name": f"{recipe.name}-{epochs}-epochs",
+        "student": {"continues": str(students), "baselines": []},
+        "train": {"epochs": epochs},
+    }
+    return _distilled(sweep, recipe, changes, **how)
 
 
 def retrain_trial(
@@ -90,12 +81,7 @@ def retrain_trial(
     *,
     trial: int | None = None,
     epochs: int | None = None,
-    workers: int | None = None,
-    runs: str | Path | None = None,
-    local: bool = False,
-    address: str | None = None,
-    verbose: bool = False,
-    listener: Callable[[Task, Event], None] | None = None,
+    **how: Unpack[CarryOn],
 ) -> Summary:
     """Trains a trial anew, with seeds that played no part in choosing it, and its baselines.
 
@@ -106,19 +92,13 @@ def retrain_trial(
         seeds: of the students; three that the sweep did not use by default.
         trial: its number; the best one by default.
         epochs: in all; as in the sweep by default.
-        workers: as of `resume_trial`, and so the others.
-        runs: folder of run folders; where the sweep's is by default.
-        local: in this process, without Ray.
-        address: HOST:PORT of a Ray cluster.
-        verbose: let Ray's own log lines through.
-        listener: called with every task and event.
+        how: see `CarryOn`.
 
     Raises:
         ConfigError: there is no such sweep or trial, or a seed is one of the sweep's.
     """
     sweep = open_sweep(path)
-    row = chosen(sweep, trial)
-    recipe = _recipe_of(sweep, row)
+    recipe = _recipe_of(sweep, sweep.trial(trial))
     first = max(sweep.options.seeds) + 1
     wanted = list(range(first, first + FRESH_SEEDS)) if seeds is None else list(seeds)
     used = sorted(set(wanted) & set(sweep.options.seeds))
@@ -127,39 +107,11 @@ def retrain_trial(
             f"--seeds: must be fresh ones, for a figure that owes nothing to the choice of the "
             f"trial, but the sweep trained with {used}; use others, such as {first}"
         )
-    recipe = _changed(
-        recipe,
-        {
-            "name": f"{recipe.name}-again{'' if epochs is None else f'-{epochs}-epochs'}",
-            "train": {"seeds": wanted, **({} if epochs is None else {"epochs": epochs})},
-            "resources": {} if workers is None else {"workers": workers},
-        },
-    )
-    return run(
-        recipe,
-        runs=_runs(sweep, runs),
-        stages=("distill",),
-        local=local,
-        address=address,
-        verbose=verbose,
-        listener=listener,
-    )
-
-
-def chosen(sweep: Sweep, number: int | None) -> TrialRow:
-    """A trial by number, or the best one.
-
-    Raises:
-        ConfigError: no such trial, or no trial has finished.
-    """
-    if number is not None:
-        return sweep.trial(number)
-    if not sweep.front:
-        raise ConfigError(
-            f"{sweep.folder}: none of its {len(sweep.trials)} trials has finished yet; go on with "
-            "the sweep, or choose a trial with --trial"
-        )
-    return sweep.front[0]
+    changes = {
+        "name": f"{recipe.name}-again{'' if epochs is None else f'-{epochs}-epochs'}",
+        "train": {"seeds": wanted, **({} if epochs is None else {"epochs": epochs})},
+    }
+    return _distilled(sweep, recipe, changes, **how)
 
 
 def _recipe_of(sweep: Sweep, row: TrialRow) -> Recipe:
@@ -175,12 +127,26 @@ def _recipe_of(sweep: Sweep, row: TrialRow) -> Recipe:
     )
 
 
+def _distilled(
+    sweep: Sweep,
+    recipe: Recipe,
+    changes: dict[str, Any],
+    *,
+    workers: int | None = None,
+    runs: str | Path | None = None,
+    listener: Callable[[Task, Event], None] | None = None,
+    **where: Unpack[Where],
+) -> Summary:
+    """Distills with a trial's recipe and some changes to it."""
+    if workers is not None:
+        changes = {**changes, "resources": {"workers": workers}}
+    recipe = _changed(recipe, changes)
+    home = sweep.folder.parent.parent if runs is None else runs
+    return run(recipe, runs=home, stages=("distill",), listener=listener, **where)
+
+
 def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     table = recipe.model_dump(mode="json", exclude_none=True)
     for key, value in changes.items():
         table[key] = {**table[key], **value} if isinstance(value, dict) else value
     return parse_recipe(table, table["name"], [catalogue_problems])
-
-
-def _runs(sweep: Sweep, runs: str | Path | None) -> Path:
-    return sweep.folder.parent.parent if runs is None else to_path(runs)

@@ -7,33 +7,29 @@ makes them, and `sweep/` with the study, a folder for each trial, and what came 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import tomli_w
 import torch
 
 from kd_ray.config import Recipe, SweepOptions, load_recipe
-from kd_ray.datasets import given_root
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.files import (
-    committed_file,
-    locked,
-    remove_drafts,
-    scratch_folder,
-    to_path,
-)
+from kd_ray.files import locked, remove_drafts, scratch_folder, to_path
 from kd_ray.pipeline import (
     Run,
+    Where,
+    absolute_root,
     catalogue_problems,
     open_recipe,
     this_process,
     with_absolute_paths,
+    write_recipe,
 )
 from kd_ray.result import SWEEP as SWEEP_KIND
 from kd_ray.result import Result, read_result, write_result
 from kd_ray.runs import Event, Inputs, Task, result_model, transfer_set_folder
 from kd_ray.runs.distill import quantizer_table
 from kd_ray.runs.fit import flattened
+from kd_ray.runs.folder import RECIPE
 from kd_ray.training.loop import evaluate
 from kd_ray.training.saved_model import load_model
 from kd_ray.training.student import ensemble_of
@@ -52,11 +48,11 @@ from tuning.outcome import (
     write_trials,
 )
 from tuning.page import write_page
-from tuning.space import checked_points, space_problems
+from tuning.space import first_points, space_problems
 from tuning.trial import averaged
 from tuning.trials import SweepBegins, SweepEvent, Trials
 
-SWEEP, RECIPE = "sweep", "recipe.toml"
+SWEEP = "sweep"
 
 
 def sweep(
@@ -64,11 +60,9 @@ def sweep(
     overrides: Sequence[str] = (),
     *,
     runs: str | Path = "runs",
-    local: bool = False,
-    address: str | None = None,
-    verbose: bool = False,
     stage_listener: Callable[[Task, Event], None] | None = None,
     listener: Callable[[SweepEvent], None] | None = None,
+    **where: Unpack[Where],
 ) -> Sweep:
     """Searches the space of a recipe's `[sweep]`, going on where an earlier call left off.
 
@@ -76,11 +70,9 @@ def sweep(
         recipe: a recipe, its path, or the name of a shipped one.
         overrides: `key.path=value`; only with a path or a name.
         runs: folder of run folders, or its URL in a store; the sweep lies in `runs/NAME/sweep`.
-        local: trials one after the other in this process, without Ray.
-        address: HOST:PORT of a Ray cluster; None for this machine.
-        verbose: let Ray's own log lines through.
         stage_listener: called with the events of teacher and labelling.
         listener: called with the events of trials.
+        where: see `pipeline.Where`; `local` trains one trial after the other.
 
     Returns:
         Every trial and the best of them.
@@ -91,48 +83,44 @@ def sweep(
     """
     read = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
     opened = with_absolute_paths(read)
-    options = check_sweep(opened)
-    run = to_path(runs).absolute() / opened.name
-    here = this_process(opened.resources) if local else None
+    check_sweep(opened)
+    run = Run(opened, to_path(runs).absolute() / opened.name, **where)
+    here = this_process(opened.resources) if run.local else None
     if opened.transfer_set.path is None:
-        for task, event in Run(opened, run, local, address, verbose).events(("teach", "label")):
+        for task, event in run.events(("teach", "label")):
             if stage_listener is not None:
                 stage_listener(task, event)
-    folder = run / SWEEP
-    transfer_set = transfer_set_folder(opened, run).absolute()
+    folder = run.folder / SWEEP
+    transfer_set = transfer_set_folder(opened, run.folder).absolute()
     manifest = read_manifest(transfer_set)
     if not manifest.plan.splits["validation"].rows and not _holds_out(opened):
         raise ConfigError(_no_validation(f"{transfer_set} has none"))
     with locked(folder):
         remove_drafts(folder)
         ledger = Ledger(folder, opened, sweep_identity(opened, manifest))
-        _write_recipe(folder, opened)
-        root = given_root(opened.data)
+        write_recipe(folder, opened)
         trials = Trials(
             opened,
             ledger,
             folder,
             transfer_set,
-            None if root is None else str(root.absolute()),
+            absolute_root(opened),
             listener or (lambda event: None),
         )
-        if listener is not None:
-            listener(_standing(opened, folder, ledger))
+        trials.listener(_standing(trials))
         if ledger.left and not ledger.gave_up:
             if here is not None:
                 perform_here(trials, here)
             else:
                 with scratch_folder(folder, "tune") as scratch:
-                    perform_on_tune(
-                        trials, opened.resources, scratch, address=address, verbose=verbose
-                    )
-        found = _finish(opened, folder, ledger, trials, manifest)
+                    perform_on_tune(trials, scratch, address=run.address, verbose=run.verbose)
+        found = _finish(trials, manifest)
     if ledger.gave_up:
         causes = [trial.cause for trial in found.trials if trial.cause]
         raise TrainingError(
             f"{folder}: {ledger.failures} trials failed, and sweep.max_failures is "
-            f"{options.max_failures}; the last because: {causes[-1]}; mend it, raise max_failures, "
-            "and run the same again"
+            f"{ledger.options.max_failures}; the last because: {causes[-1]}; mend it, raise "
+            "max_failures, and run the same again"
         )
     return found
 
@@ -154,7 +142,7 @@ def check_sweep(recipe: Recipe) -> SweepOptions:
     rows = recipe.data.validation > 0 or _holds_out(recipe)
     if recipe.transfer_set.path is None and not rows:
         raise ConfigError(f"recipe {recipe.name}: {_no_validation('data.validation is 0')}")
-    checked_points(recipe)
+    first_points(recipe)
     return recipe.sweep
 
 
@@ -171,17 +159,16 @@ def _no_validation(got: str) -> str:
     )
 
 
-def _standing(recipe: Recipe, folder: Path, ledger: Ledger) -> SweepBegins:
-    found = Sweep(folder, recipe, ledger.study, read_trials(ledger.study, ledger.options))
+def _standing(trials: Trials) -> SweepBegins:
+    found = _sweep_so_far(trials)
     best = [(trial.number, trial.values[0]) for trial in found.front[:1]]
     over = sum(trial.state != "running" for trial in found.trials)
-    return SweepBegins(over, ledger.left, best[0] if best else None)
+    return SweepBegins(over, trials.ledger.left, best[0] if best else None)
 
 
-def _write_recipe(folder: Path, recipe: Recipe) -> None:
-    table = recipe.model_dump(mode="json", exclude_none=True)
-    with committed_file(folder / RECIPE) as draft:
-        draft.write_text(tomli_w.dumps(table), encoding="utf-8")
+def _sweep_so_far(trials: Trials) -> Sweep:
+    study = trials.ledger.study
+    return Sweep(trials.folder, trials.recipe, study, read_trials(study, trials.ledger.options))
 
 
 def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
@@ -223,18 +210,13 @@ def open_sweep(path: str | Path) -> Sweep:
     return Sweep(folder, recipe, study, read_trials(study, recipe.sweep), *read_best(folder))
 
 
-def _finish(
-    recipe: Recipe, folder: Path, ledger: Ledger, trials: Trials, manifest: Manifest
-) -> Sweep:
-    """Writes everything that is told of a sweep, and looks at the test split for its winner."""
-    found = Sweep(folder, recipe, ledger.study, read_trials(ledger.study, ledger.options))
+def _finish(trials: Trials, manifest: Manifest) -> Sweep:
+    """Writes every file about a sweep, and looks at the test split for its winner."""
+    folder, found = trials.folder, _sweep_so_far(trials)
     best_before, earlier = read_best(folder)
     before = {entry["trial"]: entry for entry in [*best_before, *earlier]}
     inputs = Inputs()
-    best = []
-    for trial in found.front:
-        known = before.get(trial.number)
-        best.append(known if known is not None else best_entry(trials, found, trial, inputs))
+    best = [before.get(trial.number) or _best_entry(trials, trial, inputs) for trial in found.front]
     now = {entry["trial"] for entry in best}
     past = [entry for number, entry in before.items() if number not in now]
     found = replace(found, best=best, earlier=past)
@@ -245,7 +227,7 @@ def _finish(
     return found
 
 
-def best_entry(trials: Trials, found: Sweep, trial: TrialRow, inputs: Inputs) -> dict[str, Any]:
+def _best_entry(trials: Trials, trial: TrialRow, inputs: Inputs) -> dict[str, Any]:
     """What `best.json` says of a trial, with figures on the test split."""
     tasks = trials.tasks_of(trial.number, trial.settings)
     alone = Worker(rank=0, world=1, device=torch.device("cpu"), threads=torch.get_num_threads())
@@ -266,7 +248,7 @@ def best_entry(trials: Trials, found: Sweep, trial: TrialRow, inputs: Inputs) ->
         "epochs": trial.epochs,
         "seconds": trial.seconds,
         "checkpoints": [
-            str(result_model(task.folder).relative_to(found.folder.parent)) for task in tasks
+            str(result_model(task.folder).relative_to(trials.folder.parent)) for task in tasks
         ],
         "weights_sha256": [
             result.fingerprint for task in tasks if (result := read_result(task.folder))

@@ -19,7 +19,7 @@ from kd_ray.errors import ConfigError, StorageError
 from kd_ray.runs.fit import check_same
 from kd_ray.training.loop import derived_seed
 from tuning.private import begun_trial
-from tuning.space import Settings, checked_points, settings_of, suggested
+from tuning.space import Settings, first_points, settings_of, suggested
 from tuning.study_file import StudyFile
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Ledger:
         assert recipe.sweep is not None
         self.options = options = recipe.sweep
         path = folder / STUDY
-        points = checked_points(recipe)
+        points = first_points(recipe)
         folder.mkdir(parents=True, exist_ok=True)
         self._file = StudyFile(path)
         with _stored(path):
@@ -124,7 +124,7 @@ class Ledger:
 
     @property
     def gave_up(self) -> bool:
-        """Whether more trials failed than the sweep puts up with."""
+        """Whether more trials failed than the sweep puts up with: none are begun or go on."""
         return self.failures > self.options.max_failures
 
     @property
@@ -185,31 +185,27 @@ class Ledger:
             cause = f"the trial ended without {', '.join(missing)}"
             self.fail(number, cause, about)
             return cause
-        from optuna.trial import TrialState
-
-        self._tell(number, about, TrialState.COMPLETE, [values[name] for name in wanted])
+        self._tell(number, about, "COMPLETE", [values[name] for name in wanted])
         return None
 
     def prune(self, number: int, about: Mapping[str, Any]) -> None:
         """Notes a trial that was stopped early."""
-        from optuna.trial import TrialState
-
-        self._tell(number, about, TrialState.PRUNED)
+        self._tell(number, about, "PRUNED")
 
     def fail(self, number: int, cause: str, about: Mapping[str, Any] | None = None) -> None:
         """Notes a trial that failed, and why."""
-        from optuna.trial import TrialState
-
-        self._tell(number, {**(about or {}), "cause": cause}, TrialState.FAIL)
+        self._tell(number, {**(about or {}), "cause": cause}, "FAIL")
 
     def _tell(
-        self, number: int, about: Mapping[str, Any], state: Any, values: list[float] | None = None
+        self, number: int, about: Mapping[str, Any], state: str, values: list[float] | None = None
     ) -> None:
+        from optuna.trial import TrialState
+
         with _stored(self.study.study_name), _quiet():
             trial = self._live.pop(number)
             for name, value in about.items():
                 trial.set_user_attr(name, value)
-            self.study.tell(trial, values, state=state)
+            self.study.tell(trial, values, state=TrialState[state])
         self._file.put()
 
 

@@ -6,20 +6,18 @@ interfaces below and keeps nothing that is used again, so its own snapshots (pic
 away.
 """
 
-import json
 import queue
 import shutil
 import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kd_ray.config import Resources
 from kd_ray.files import TEMPORARY
-from kd_ray.on_ray import Placement, check_nodes, connected, perform_on_ray, trial_slots
+from kd_ray.on_ray import check_nodes, connected, perform_on_ray, trial_slots
 from kd_ray.runs import Inputs, Task, perform_interleaved
 from kd_ray.training.workers import Worker
 from tuning.trial import TrialEnd, TrialEpoch, told
@@ -34,61 +32,61 @@ class TrialSteps:
 
     The trial trains in a thread of its own, so that it need not wait while the driver looks at what
     it has reported; one that is to be stopped has gone on for a moment by then, and ends within
-    its epoch.
+    its epoch. The methods are those of `ray.tune.Trainable`.
     """
 
-    def __init__(self) -> None:
-        self._shelf = Inputs()
-        self._thread: threading.Thread | None = None
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begins the first trial."""
+        self._inputs = Inputs()
+        self._begin(**config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begins another trial."""
+        self.cleanup()
+        self._begin(**new_config)
+        return True
+
+    def _begin(self, number: int, tasks: list[Task], resources: Resources) -> None:
         self._reports: queue.SimpleQueue[TrialEpoch | TrialEnd] = queue.SimpleQueue()
         self._enough = threading.Event()
-
-    def begin(self, config: dict[str, Any]) -> None:
-        """Begins a trial."""
-        tasks: list[Task] = config["tasks"]
-        resources = Resources.model_validate_json(config["resources"])
-        self._reports, self._enough = queue.SimpleQueue(), threading.Event()
-        enough = self._enough.is_set
         if resources.most_workers > 1:
-            events = told(tasks, lambda t: perform_on_ray(t, resources, interleaved=True), enough)
+            events = perform_on_ray(tasks, resources, interleaved=True)
         else:
-            worker = self._worker(int(config["cpus"]), bool(config["gpus"]))
-            events = told(tasks, lambda t: perform_interleaved(t, worker, self._shelf), enough)
-        self._thread = threading.Thread(target=self._train, args=(events,))
+            events = perform_interleaved(tasks, _alone(resources), self._inputs)
+        trial = told(tasks, events, self._enough.is_set)
+        self._thread = threading.Thread(target=self._train, args=(trial,))
         self._thread.start()
 
-    def _worker(self, cpus: int, on_gpu: bool) -> Worker:
-        import torch
-
-        usable = on_gpu and torch.cuda.is_available()  # nodes may but count as having GPUs
-        device = torch.device("cuda", 0) if usable else torch.device("cpu")
-        return Worker(rank=0, world=1, device=device, threads=cpus)
-
-    def _train(self, events: Generator[TrialEpoch | TrialEnd]) -> None:
-        with closing(events):
-            for event in events:
-                self._reports.put(event)
+    def _train(self, trial: Generator[TrialEpoch | TrialEnd]) -> None:
+        with closing(trial):
+            for report in trial:
+                self._reports.put(report)
 
     def step(self) -> dict[str, Any]:
         """What the trial has reported since the last step, at least one thing, as Tune wants it."""
         reports = [self._reports.get()]
         while not self._reports.empty():
             reports.append(self._reports.get())
-        if isinstance(reports[-1], TrialEnd):
-            return {"done": True, "end": reports[-1].written()}
-        return {"done": False, "epochs": json.dumps([asdict(epoch) for epoch in reports])}
+        return {"done": isinstance(reports[-1], TrialEnd), "reports": reports}
 
-    def end(self) -> None:
+    def cleanup(self) -> None:
         """Lets go of a trial, whether it has ended or was stopped."""
-        if self._thread is not None:
-            self._enough.set()
-            self._thread.join()
-            self._thread = None
+        self._enough.set()
+        self._thread.join()
+
+
+def _alone(resources: Resources) -> Worker:
+    """The one worker of a trial, in its actor."""
+    import torch
+
+    # Nodes may but count as having GPUs.
+    usable = bool(resources.gpus_per_worker) and torch.cuda.is_available()
+    device = torch.device("cuda", 0) if usable else torch.device("cpu")
+    return Worker(rank=0, world=1, device=device, threads=int(resources.cpus_per_worker))
 
 
 def perform_on_tune(
     trials: Trials,
-    resources: Resources,
     scratch: Path,
     *,
     address: str | None = None,
@@ -98,7 +96,6 @@ def perform_on_tune(
 
     Args:
         trials: to be run.
-        resources: of one trial.
         scratch: folder for what Tune wants to write meanwhile.
         address: HOST:PORT of a cluster; None for this machine.
         verbose: let Ray's own log lines through.
@@ -109,8 +106,8 @@ def perform_on_tune(
     with connected(address, verbose):
         from ray import tune
 
-        placement, slots = trial_slots(resources)
-        resources = resources.model_copy(
+        placement, slots = trial_slots(trials.recipe.resources)
+        resources = trials.recipe.resources.model_copy(
             update={"cpus_per_worker": placement.cpus, "gpus_per_worker": float(placement.gpus)}
         )
         alone = resources.most_workers == 1
@@ -122,7 +119,7 @@ def perform_on_tune(
             tune.Tuner(
                 tune.with_resources(_actor(), tune.PlacementGroupFactory([bundle])),
                 tune_config=tune.TuneConfig(
-                    search_alg=_searcher(trials, resources, placement),
+                    search_alg=_searcher(trials, resources),
                     scheduler=_scheduler(trials),
                     num_samples=-1,
                     max_concurrent_trials=slots,
@@ -143,26 +140,13 @@ def perform_on_tune(
 def _actor() -> type:
     from ray import tune
 
-    class TrialActor(tune.Trainable):
-        def setup(self, config: dict[str, Any]) -> None:
-            self._steps = TrialSteps()
-            self._steps.begin(config)
-
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self._steps.end()
-            self._steps.begin(new_config)
-            return True
-
-        def step(self) -> dict[str, Any]:
-            return self._steps.step()
-
-        def cleanup(self) -> None:
-            self._steps.end()
+    class TrialActor(TrialSteps, tune.Trainable):
+        """`TrialSteps`, as Tune makes them."""
 
     return TrialActor
 
 
-def _searcher(trials: Trials, resources: Resources, placement: Placement) -> Any:
+def _searcher(trials: Trials, resources: Resources) -> Any:
     from ray.tune.search import Searcher
 
     class Asking(_NotPickled, Searcher):
@@ -175,16 +159,10 @@ def _searcher(trials: Trials, resources: Resources, placement: Placement) -> Any
         def suggest(self, trial_id: str) -> Any:
             handed = trials.next()
             if handed is None:  # unless a trial that runs may be lost, and come back
-                return None if self.numbers and not trials.are_over else Searcher.FINISHED
+                return None if self.numbers and not trials.ledger.gave_up else Searcher.FINISHED
             number, tasks = handed
             self.numbers[trial_id] = number
-            return {
-                "number": number,
-                "tasks": tasks,
-                "resources": resources.model_dump_json(),
-                "cpus": placement.cpus,
-                "gpus": placement.gpus,
-            }
+            return {"number": number, "tasks": tasks, "resources": resources}
 
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -192,9 +170,9 @@ def _searcher(trials: Trials, resources: Resources, placement: Placement) -> Any
             number = self.numbers.pop(trial_id)
             if error:
                 trials.lost(number, resources.max_failures)
-            elif result and "end" in result:
-                trials.ended(number, TrialEnd.read(result["end"]))
-            elif not trials.are_over:
+            elif result and isinstance(end := result["reports"][-1], TrialEnd):
+                trials.ended(number, end)
+            elif not trials.ledger.gave_up:
                 trials.stopped(number)
             # Else the whole sweep stops: the trial is still in flight, and the next driver's.
 
@@ -215,8 +193,8 @@ def _scheduler(trials: Trials) -> Any:
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             number = int(trial.config["number"])
-            for table in json.loads(result["epochs"]):
-                if trials.heard(number, TrialEpoch(**table)):
+            for epoch in result["reports"]:
+                if trials.heard(number, epoch):
                     return str(FIFOScheduler.STOP)
             return str(FIFOScheduler.CONTINUE)
 
@@ -233,7 +211,7 @@ def _stopper(trials: Trials) -> Any:
             return False
 
         def stop_all(self) -> bool:
-            return trials.are_over
+            return trials.ledger.gave_up
 
     return GivingUp()
 
@@ -251,9 +229,7 @@ def perform_here(trials: Trials, worker: Worker) -> None:
     while (handed := trials.next()) is not None:
         number, tasks = handed
         # Closed at once, whatever happens: a traceback that is kept would keep the folder's lock.
-        with closing(
-            told(tasks, lambda tasks: perform_interleaved(tasks, worker, inputs))
-        ) as events:
+        with closing(told(tasks, perform_interleaved(tasks, worker, inputs))) as events:
             for event in events:
                 if isinstance(event, TrialEnd):
                     trials.ended(number, event)

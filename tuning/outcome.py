@@ -102,12 +102,19 @@ class Sweep:
                 front.append(trial)
         return front
 
-    def trial(self, number: int) -> TrialRow:
-        """A trial by its number.
+    def trial(self, number: int | None = None) -> TrialRow:
+        """A trial by its number, or the best one.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is no such trial, or none has finished.
         """
+        if number is None:
+            if not self.front:
+                raise ConfigError(
+                    f"{self.folder}: none of its {len(self.trials)} trials has finished yet; go on "
+                    "with the sweep, or choose a trial with --trial"
+                )
+            return self.front[0]
         if not 0 <= number < len(self.trials):
             raise ConfigError(
                 f"{self.folder}: trials are numbered 0 to {len(self.trials) - 1}, "
@@ -198,8 +205,6 @@ def write_trials(sweep: Sweep) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    keys = list(sweep.options.space)
-    metrics = sorted({name for trial in sweep.trials for name in trial.metrics})
     columns: dict[str, Any] = {
         name: pa.array([getattr(trial, name) for trial in sweep.trials], kind)
         for name, kind in (
@@ -210,21 +215,17 @@ def write_trials(sweep: Sweep) -> Path:
             ("cause", pa.string()),
         )
     }
-    for key in keys:
-        if sweep.options.space[key].times:
-            weights = [trial.settings.get(key) for trial in sweep.trials]
-            shares = [None if w is None else SoftWeight.parse(w).factor for w in weights]
-            columns[f"{key} / T^2"] = pa.array(shares, pa.float64())
-            continue
-        values = [trial.settings.get(key) for trial in sweep.trials]
-        numbers = all(isinstance(v, int | float | None) and not isinstance(v, bool) for v in values)
-        columns[key] = pa.array(
-            values if numbers else [None if v is None else str(v) for v in values],
-            pa.float64() if numbers else pa.string(),
-        )
-    for name in metrics:
-        values = [trial.metrics.get(name) for trial in sweep.trials]
-        columns[f"validation.{name}"] = pa.array(values, pa.float64())
+    for key, values in sweep.options.space.items():
+        column = [trial.settings.get(key) for trial in sweep.trials]
+        if values.times:
+            column = [None if w is None else SoftWeight.parse(w).factor for w in column]
+        elif not all(type(v) in (int, float, type(None)) for v in column):
+            column = [None if v is None else str(v) for v in column]
+        kind = pa.string() if any(isinstance(v, str) for v in column) else pa.float64()
+        columns[f"{key} / T^2" if values.times else key] = pa.array(column, kind)
+    for name in sorted({name for trial in sweep.trials for name in trial.metrics}):
+        figures = [trial.metrics.get(name) for trial in sweep.trials]
+        columns[f"validation.{name}"] = pa.array(figures, pa.float64())
     path = sweep.folder / TRIALS
     with committed_file(path) as draft:
         pq.write_table(pa.table(columns), draft)

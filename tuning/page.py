@@ -1,6 +1,5 @@
 """The report of a sweep: one HTML file that needs nothing else, for a screen or for paper."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from kd_ray.config import Range
@@ -36,7 +35,10 @@ def page(sweep: Sweep) -> str:
         importance_note=importance_note,
         temperature=temperature_plot(sweep),
         weight=weight_plot(sweep),
-        space=list(_space(sweep)),
+        space=[
+            {"name": name, "values": _range_shown(sweep.options.space[key]), "key": key}
+            for name, key in names_shown(sweep.options).items()
+        ],
         trials=[sweep.cells(trial) for trial in sweep.trials],
     )
 
@@ -51,11 +53,6 @@ def _about(sweep: Sweep) -> str:
     )
     student = recipe.student.model.name
     return f"{recipe.data.name}: student {student}; {searched} searched for the {wanted}"
-
-
-def _space(sweep: Sweep) -> Iterator[dict[str, str]]:
-    for name, key in names_shown(sweep.options).items():
-        yield {"name": name, "values": _range_shown(sweep.options.space[key]), "key": key}
 
 
 def _range_shown(values: Range) -> str:

@@ -39,27 +39,22 @@ Settings = dict[str, Any]
 
 def distributions(options: SweepOptions) -> dict[str, "Distribution"]:
     """Parameter -> Optuna's distribution, in the order of the space."""
-    from optuna.distributions import CategoricalDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    found: dict[str, Distribution] = {}
+    spread: dict[str, Distribution] = {}
     if any(values.or_zero for values in options.space.values()):
-        found[NO_SOFT_TERM] = CategoricalDistribution([False, True])
-    return found | {key: _distribution(values) for key, values in options.space.items()}
-
-
-def _distribution(values: Range) -> "Distribution":
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    if values.choice is not None:
-        return CategoricalDistribution([_plain(value) for value in values.choice])
-    low, high = values.ends
-    if values.is_whole:
-        return IntDistribution(int(low), int(high), log=values.is_log)
-    return FloatDistribution(low, high, log=values.is_log)
+        spread[NO_SOFT_TERM] = CategoricalDistribution([False, True])
+    for key, values in options.space.items():
+        if values.choice is not None:
+            spread[key] = CategoricalDistribution([_plain(value) for value in values.choice])
+            continue
+        low, high = values.ends
+        spread[key] = (
+            IntDistribution(int(low), int(high), log=values.is_log)
+            if values.is_whole
+            else FloatDistribution(low, high, log=values.is_log)
+        )
+    return spread
 
 
 def _plain(value: Any) -> Any:
@@ -202,14 +197,19 @@ def first_points(recipe: Recipe) -> list[dict[str, Any]]:
     Known-good ones have the recipe's own values where they say nothing themselves.
 
     Raises:
-        ConfigError: a point that is not in the space.
+        ConfigError: a point that is not in the space, or a grid of fewer points than trials.
     """
     options = recipe.sweep
     assert options is not None
     if options.sampler == "grid":
-        names = list(options.space)
-        choices = [map(_plain, options.space[name].choice or []) for name in names]
-        return [dict(zip(names, point, strict=True)) for point in itertools.product(*choices)]
+        choices = [map(_plain, values.choice or []) for values in options.space.values()]
+        grid = [dict(zip(options.space, p, strict=True)) for p in itertools.product(*choices)]
+        if options.trials > len(grid):
+            raise ConfigError(
+                f"sweep.trials: the grid has {len(grid)} points, but {options.trials} trials were "
+                f"asked for; use {len(grid)}, or another sampler"
+            )
+        return grid
     if options.enqueue is not None:
         return [parameters_of(point, options) for point in options.enqueue]
     if TEMPERATURE not in options.space:
@@ -228,22 +228,6 @@ def first_points(recipe: Recipe) -> list[dict[str, Any]]:
                     point |= parameters_of({key: value}, options)
         if known <= point.keys():
             points.append(point)
-    return points
-
-
-def checked_points(recipe: Recipe) -> list[dict[str, Any]]:
-    """`first_points`, when they are enough.
-
-    Raises:
-        ConfigError: a point that is not in the space, or a grid of fewer points than trials.
-    """
-    points, options = first_points(recipe), recipe.sweep
-    assert options is not None
-    if options.sampler == "grid" and options.trials > len(points):
-        raise ConfigError(
-            f"sweep.trials: the grid has {len(points)} points, but {options.trials} trials were "
-            f"asked for; use {len(points)}, or another sampler"
-        )
     return points
 
 

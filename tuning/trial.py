@@ -4,9 +4,8 @@ The same code runs inside a Tune actor, as a driver of a nested Ray Train run, a
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -24,7 +23,6 @@ CHECKPOINT_S = 2.0
 """Between two checkpoints of a student; epochs of a trial may take milliseconds."""
 
 COSTS = ("packed_bytes", "bit_operations")
-Performer = Callable[[Sequence[Task]], Generator[tuple[Task, Event]]]
 
 
 @dataclass(frozen=True)
@@ -59,15 +57,6 @@ class TrialEnd:
     epochs: int = 0
     seconds: float = 0.0
     cause: str | None = None
-
-    def written(self) -> str:
-        """As JSON, to cross a border of processes."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def read(cls, text: str) -> "TrialEnd":
-        """The inverse of `written`."""
-        return cls(**json.loads(text))
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
@@ -114,20 +103,21 @@ def trained_s(tasks: Sequence[Task]) -> float:
 
 
 def told(
-    tasks: Sequence[Task], perform: Performer, enough: Callable[[], bool] = lambda: False
+    tasks: Sequence[Task],
+    events: Generator[tuple[Task, Event]],
+    enough: Callable[[], bool] = lambda: False,
 ) -> Generator[TrialEpoch | TrialEnd]:
     """Performs a trial; the last thing it yields is a `TrialEnd`, whatever happens in it.
 
     Args:
         tasks: of one trial.
-        perform: yields the tasks' events, none of them an epoch ahead of another.
+        events: of their performance, none of them an epoch ahead of another.
         enough: asked at every event, also within an epoch; once it is true, nothing more comes.
     """
     epochs = tasks[0].recipe.train.epochs
     histories: dict[str, list[dict[str, Any]]] = {task.title: [] for task in tasks}
     results: dict[str, Result] = {}
     number = 0
-    events = perform(tasks)
     try:
         for task, event in events:
             if enough():

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,53 +70,41 @@ class TrialReport:
 SweepEvent = SweepBegins | TrialBegins | TrialReport | TrialOver
 
 
+@dataclass
 class Trials:
-    """Hands out the trials of a sweep and writes down what becomes of them."""
+    """Hands out the trials of a sweep and writes down what becomes of them.
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        ledger: Ledger,
-        folder: Path,
-        transfer_set: Path,
-        data_root: str | None,
-        listener: Callable[[SweepEvent], None],
-    ) -> None:
-        """See `trial.trial_tasks` for the paths.
+    Attributes:
+        recipe: of the sweep.
+        ledger: opened.
+        folder: absolute, of the sweep.
+        transfer_set: absolute folder that all trials share.
+        data_root: folder of the dataset's files, or None.
+        listener: called with every event, in the thread that calls this object.
+    """
 
-        Args:
-            recipe: of the sweep.
-            ledger: opened.
-            folder: absolute, of the sweep.
-            transfer_set: absolute.
-            data_root: or None.
-            listener: is told every event, in the thread that calls this object.
-        """
-        self.recipe = recipe
-        self.ledger = ledger
-        self.folder = folder
-        self._transfer_set = transfer_set
-        self._data_root = data_root
-        self._listener = listener
-        self._epochs: dict[int, TrialEpoch] = {}
-        self._losses: Counter[int] = Counter()
-        self._seconds: defaultdict[int, float] = defaultdict(float)
-
-    @property
-    def are_over(self) -> bool:
-        """Whether no more trials are to be begun, and those running are to be stopped."""
-        return self.ledger.gave_up
+    recipe: Recipe
+    ledger: Ledger
+    folder: Path
+    transfer_set: Path
+    data_root: str | None
+    listener: Callable[[SweepEvent], None]
+    _epochs: dict[int, TrialEpoch] = field(default_factory=dict, init=False)
+    _losses: Counter[int] = field(default_factory=Counter, init=False)
+    _seconds: defaultdict[int, float] = field(
+        default_factory=lambda: defaultdict(float), init=False
+    )
 
     def next(self) -> tuple[int, list[Task]] | None:
         """The number and the tasks of the next trial; None when all have been handed out.
 
         A point whose values do not go together is a failed trial.
         """
-        while not self.are_over:
+        while not self.ledger.gave_up:
             point = self.ledger.next()
             if point is None:
                 return None
-            self._listener(TrialBegins(point))
+            self.listener(TrialBegins(point))
             try:
                 tasks = self.tasks_of(point.number, point.settings)
             except KdRayError as error:
@@ -136,15 +124,15 @@ class Trials:
             trial_recipe(self.recipe, settings, [catalogue_problems]),
             self.folder,
             number,
-            transfer_set=self._transfer_set,
-            data_root=self._data_root,
+            transfer_set=self.transfer_set,
+            data_root=self.data_root,
         )
 
     def heard(self, number: int, epoch: TrialEpoch) -> bool:
         """Notes an epoch of a trial; says whether the trial is to be stopped."""
         self._epochs[number] = epoch
         self._seconds[number] += epoch.metrics.get("seconds", 0) * len(self.ledger.options.seeds)
-        self._listener(TrialReport(number, epoch))
+        self.listener(TrialReport(number, epoch))
         value = epoch.metrics.get(self.ledger.options.metrics[0])
         stop = value is not None and self.ledger.report(number, epoch.number, value)
         return stop and epoch.number < epoch.epochs
@@ -188,10 +176,8 @@ class Trials:
                 self.ledger.report(number, epoch, record[metric])
         about = _about(end.metrics, end.epochs, end.seconds)
         cause = self.ledger.complete(number, end.metrics, about)
-        if cause is not None:
-            self._over(number, "failed", {}, end.epochs, cause)
-        else:
-            self._over(number, "finished", end.metrics, end.epochs)
+        state: State = "finished" if cause is None else "failed"
+        self._over(number, state, {} if cause else end.metrics, end.epochs, cause)
 
     def _over(
         self,
@@ -203,7 +189,7 @@ class Trials:
     ) -> None:
         wanted = self.ledger.options.metrics
         values = {name: metrics[name] for name in wanted if name in metrics}
-        self._listener(TrialOver(number, state, values, epochs, cause))
+        self.listener(TrialOver(number, state, values, epochs, cause))
 
 
 def _about(metrics: dict[str, float], epochs: int, seconds: float) -> dict[str, Any]:

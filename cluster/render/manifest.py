@@ -1,39 +1,59 @@
-"""YAML that every reader takes alike: strings are quoted unless they can be nothing else."""
+"""Manifests as Jinja2 templates, whose holes are filled with text that nothing can misread."""
 
 import re
-from collections.abc import Sequence
-from typing import Any
+import shlex
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 LONGEST_LINE = 10_000  # a command that is folded is hard to read, and to change
-PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]+")
 
 
-class Dumper(yaml.SafeDumper):
-    """Texts as blocks. Readers of YAML 1.1 and 1.2 disagree on bare `y`, `1e3` and the like."""
+def manifest(template: str, **values: Any) -> str:
+    """A filled template; a value that it names and does not get is an error.
 
-    def ignore_aliases(self, data: Any) -> bool:
-        """Values are written out wherever they stand: manifests are read and changed by people."""
-        return True
-
-
-def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else "" if PLAIN.fullmatch(text) else "'"
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    Args:
+        template: name of a file in `templates`, without its `.j2`.
+        values: what the template names. Text goes in by the filters `yaml` and `shell`.
+    """
+    return _environment().get_template(f"{template}.j2").render(**values)
 
 
-def _without_nothing(dumper: yaml.SafeDumper, table: dict[str, Any]) -> yaml.MappingNode:
-    return dumper.represent_dict({key: v for key, v in table.items() if v is not None}.items())
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-
-Dumper.add_representer(str, _represent)
-Dumper.add_representer(dict, _without_nothing)
-
-
-def manifest(header: Sequence[str], *documents: Any) -> str:
-    """Documents below a comment of `header` lines, without the keys whose value is None."""
-    body = yaml.dump_all(
-        documents, Dumper=Dumper, sort_keys=False, width=LONGEST_LINE, allow_unicode=True
+    environment = Environment(
+        loader=PackageLoader("cluster.render"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        comment_start_string="{##",  # ${#name} is a length in bash
+        comment_end_string="##}",
     )
-    return "".join(f"# {line}\n" for line in header) + body
+    environment.filters.update(yaml=yaml_text, shell=shlex.quote)
+    return environment
+
+
+def yaml_text(text: str, indent: int = 0) -> str:
+    r"""Text as a quoted scalar of YAML, or as a block if it has several lines.
+
+    Readers of YAML 1.1 and 1.2 disagree on bare `y`, `1e3` and the like.
+
+    >>> print(yaml_text("it's"), yaml_text("1e3"), yaml_text("a: b\n", indent=2))
+    'it''s' '1e3' |
+        a: b
+
+    Args:
+        text: to write.
+        indent: column of the key or the dash that the text belongs to.
+    """
+    lines = text.split("\n")
+    style = '"' if not all(map(str.isprintable, lines)) else "|" if len(lines) > 1 else "'"
+    written = yaml.safe_dump(text, default_style=style, width=LONGEST_LINE, allow_unicode=True)
+    return re.sub(r"\n(?!\n)", "\n" + " " * indent, written.removesuffix("\n"))

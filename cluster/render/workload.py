@@ -46,8 +46,11 @@ class Workload:
 
     def command(self, recipe: str, runs: str) -> list[str]:
         """The command of a Ray Job, where the recipe is at `recipe`; Ray tells it the address."""
-        sets = [word for override in self.overrides for word in ("--set", override)]
-        return ["kd-ray", *self.words, recipe, "--runs", runs, *sets]
+        return ["kd-ray", *self.words, recipe, "--runs", runs, *self.sets()]
+
+    def sets(self) -> list[str]:
+        """The overrides as they are typed."""
+        return [word for override in self.overrides for word in ("--set", override)]
 
 
 def workload_of(
@@ -150,17 +153,13 @@ def script(workload: Workload, recipe: str, runs: str, before: Sequence[str] = (
     return "\n".join([*lines, f"exec {shlex.join(workload.command(recipe, runs))}", ""])
 
 
-def ray_version() -> str:
-    """The version of the Ray that is installed here, which every node must have."""
-    return version("ray")
-
-
-def kd_ray_version() -> str:
-    """This kd-ray's version."""
+def versions() -> dict[str, str]:
+    """The versions, by name, of the Ray and the kd-ray here, which every node must have."""
     try:
-        return version("kd-ray")
+        own = version("kd-ray")
     except PackageNotFoundError:  # a source tree that was never installed
-        return "0"
+        own = "0"
+    return {"ray_version": version("ray"), "kd_ray_version": own}
 
 
 def default_image(package: str | None, gpus: int) -> str:
@@ -169,5 +168,5 @@ def default_image(package: str | None, gpus: int) -> str:
     Ray's own if kd-ray is installed into it, else one that the user has built of kd-ray.
     """
     if package is None:
-        return f"kd-ray:{kd_ray_version()}"
-    return f"rayproject/ray:{ray_version()}-py312{'-gpu' if gpus else ''}"
+        return f"kd-ray:{versions()['kd_ray_version']}"
+    return f"rayproject/ray:{versions()['ray_version']}-py312{'-gpu' if gpus else ''}"

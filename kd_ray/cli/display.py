@@ -5,25 +5,61 @@ once more: a bar then starts over at the epoch that is on disk, and what was fin
 """
 
 import time
-from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from kd_ray.cli.heartbeat import Clock, Heartbeat
 from kd_ray.cli.wording import duration, figures, finished_line, fitting
 from kd_ray.quant import dead_layers
 from kd_ray.runs import Event, Finished, ShardDone, Started, Task, Waiting
 from kd_ray.training.progress import Epoch, Notice, Step
 
-Clock = Callable[[], float]
-
 LINE_EVERY_S = 1.0
 TELLING_S = 0.2
 OTHER_COLUMNS = 80
 """Width of everything but an epoch's figures; these are shown where a terminal has room."""
+
+
+class _Work:
+    """How far a task is since it started here, and how long the rest will take.
+
+    A training counts epochs; a labelling adds up the rows of the workers that have spoken so far.
+    """
+
+    def __init__(self, done: int, epochs: int, clock: Clock) -> None:
+        self.epochs = epochs
+        self._first = done
+        self._clock = clock
+        self._started = clock()
+        self._latest: dict[int, ShardDone] = {}
+        self._written = 0
+
+    def add(self, event: ShardDone) -> None:
+        """Each worker counts for itself, so its latest word replaces what it said before."""
+        self._latest[event.worker] = event
+        if not event.existed:
+            self._written += event.rows
+
+    def remaining_s(self, epoch: int) -> float | None:
+        """Seconds left after an epoch, at the pace so far; None before anything is done."""
+        made = epoch - self._first
+        seconds = self._clock() - self._started
+        return seconds / made * (self.epochs - epoch) if made > 0 else None
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Rows that are done, and rows in all."""
+        events = self._latest.values()
+        return sum(event.done_rows for event in events), sum(event.all_rows for event in events)
+
+    @property
+    def rows_per_s(self) -> float | None:
+        """Rows written, earlier ones left out; None before there is enough to tell."""
+        seconds = self._clock() - self._started
+        return self._written / seconds if self._written and seconds >= TELLING_S else None
 
 
 class Display:
@@ -32,24 +68,25 @@ class Display:
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         """Bars if `console` is a terminal; `clock` gives seconds."""
         self._console = console
-        self._view = _Bars(console, clock) if console.is_terminal else _Lines(console, clock)
+        self._clock = clock
+        self._view = _Bars(console) if console.is_terminal else _Lines(console, clock)
+        self._works: dict[str, _Work] = {}
+        self.heartbeat = Heartbeat(console, clock)
         self._finished: set[str] = set()
         self._dead: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Self:
         self._view.start()
+        self.heartbeat.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
+        self.heartbeat.stop()
         self._view.stop()
 
     def show(self, task: Task, event: Event) -> None:
         """Takes one event."""
+        self._tell_heartbeat(task.title, event)
         if isinstance(event, Waiting):
             self._console.print(f"{event.what} ...", style="dim", highlight=False)
             return
@@ -64,12 +101,32 @@ class Display:
             return
         if isinstance(event, Finished):
             self._finished.add(task.title)
-        self._view.show(task, event)
+        self._view.show(task, event, self._work(task.title, event))
         if isinstance(event, Finished):
             for line in task.stage.details(event.result):
                 self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         if isinstance(event, Epoch):
             self._warn_of_dead_layers(task.title, dead_layers(event.layers or {}))
+
+    def _tell_heartbeat(self, title: str, event: Event) -> None:
+        if isinstance(event, Step):
+            how_far = f"epoch {event.epoch}, step {event.done} of {event.steps}"
+            self.heartbeat.note(title, f"{how_far}  {event.images_per_s:,.0f} images/s")
+            self.heartbeat.tick()
+        elif isinstance(event, Waiting):
+            self.heartbeat.note(event.what)
+        else:
+            self.heartbeat.note(f"next after {title}" if isinstance(event, Finished) else title)
+
+    def _work(self, title: str, event: Event) -> _Work:
+        # A replaced worker starts a training over; a labelling's rows are counted by their workers.
+        if title not in self._works or (isinstance(event, Started) and event.epochs):
+            done, epochs = (event.done, event.epochs) if isinstance(event, Started) else (0, 0)
+            self._works[title] = _Work(done, epochs, self._clock)
+        work = self._works[title]
+        if isinstance(event, ShardDone):
+            work.add(event)
+        return work
 
     def _warn_of_dead_layers(self, title: str, layers: list[str]) -> None:
         """Once for each layer of a training."""
@@ -87,59 +144,6 @@ class Display:
         )
 
 
-class _Pace:
-    """Epochs done since a training started, and how long the rest will take."""
-
-    def __init__(self, done: int, total: int, clock: Clock) -> None:
-        self.total = total
-        self._first = done
-        self._clock = clock
-        self._started = clock()
-
-    def remaining_s(self, done: float) -> float | None:
-        """Seconds left at the pace so far; None before anything is done."""
-        made = done - self._first
-        if made <= 0:
-            return None
-        return (self._clock() - self._started) / made * (self.total - done)
-
-
-class _Labelling:
-    """Rows of a transfer set, added up over the workers that have spoken so far."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._latest: dict[int, ShardDone] = {}
-        self._written = 0
-        self._clock = clock
-        self._started = clock()
-
-    def add(self, event: ShardDone) -> None:
-        """Each worker counts for itself, so its latest word replaces what it said before."""
-        self._latest[event.worker] = event
-        if not event.existed:
-            self._written += event.rows
-
-    @property
-    def done(self) -> int:
-        return sum(event.done_rows for event in self._latest.values())
-
-    @property
-    def total(self) -> int:
-        return sum(event.all_rows for event in self._latest.values())
-
-    @property
-    def rows_per_s(self) -> float | None:
-        """Rows written, found ones left out; None before there is enough to tell."""
-        seconds = self._clock() - self._started
-        return self._written / seconds if self._written and seconds >= TELLING_S else None
-
-    @property
-    def remaining_s(self) -> float | None:
-        """Seconds left at the pace so far."""
-        rate = self.rows_per_s
-        return (self.total - self.done) / rate if rate else None
-
-
 class _Lines:
     """A plain line for each epoch, shard and finished task.
 
@@ -150,8 +154,6 @@ class _Lines:
     def __init__(self, console: Console, clock: Clock) -> None:
         self._console = console
         self._clock = clock
-        self._paces: dict[str, _Pace] = {}
-        self._labelling: dict[str, _Labelling] = {}
         self._printed: dict[str, float] = {}
         self._held: dict[str, str] = {}
 
@@ -163,34 +165,26 @@ class _Lines:
         for title in list(self._held):
             self._release(title)
 
-    def show(self, task: Task, event: Event) -> None:
+    def show(self, task: Task, event: Event, work: _Work) -> None:
         title = task.title
         if isinstance(event, Started):
             self._release(title)
             self._printed.pop(title, None)
-            self._paces[title] = _Pace(event.done, event.epochs, self._clock)
-            if not event.epochs:
-                self._labelling.setdefault(title, _Labelling(self._clock))
             if event.done:
                 self._print(f"{title}: goes on after epoch {event.done} of {event.epochs}")
         elif isinstance(event, Epoch):
-            pace = self._paces[title]
-            last = event.number == pace.total
-            line = (
-                f"{title}: epoch {event.number}/{pace.total}  {'  '.join(figures(event.metrics))}  "
-                f"{event.images_per_s:,.0f} images/s"
-            )
+            last = event.number == work.epochs
+            shown = "  ".join([*figures(event.metrics), f"{event.images_per_s:,.0f} images/s"])
+            line = f"{title}: epoch {event.number}/{work.epochs}  {shown}"
             if not last:
-                line += f"  remaining {duration(pace.remaining_s(event.number))}"
+                line += f"  remaining {duration(work.remaining_s(event.number))}"
             self._offer(title, line, at_once=last or event.seconds >= LINE_EVERY_S)
         elif isinstance(event, ShardDone):
-            labelling = self._labelling.setdefault(title, _Labelling(self._clock))
-            labelling.add(event)
             how = "found" if event.existed else "written"
-            line = f"{title}: {event.name} {how}  {labelling.done:,}/{labelling.total:,} rows"
-            if labelling.rows_per_s and labelling.done < labelling.total:
-                line += f"  {labelling.rows_per_s:,.0f} rows/s"
-                line += f"  remaining {duration(labelling.remaining_s)}"
+            done, total = work.rows
+            line = f"{title}: {event.name} {how}  {done:,}/{total:,} rows"
+            if (rate := work.rows_per_s) and done < total:
+                line += f"  {rate:,.0f} rows/s  remaining {duration((total - done) / rate)}"
             self._offer(title, line)
         elif isinstance(event, Finished):
             self._release(title)
@@ -218,9 +212,8 @@ class _Lines:
 class _Bars:
     """A bar for each task at work; finished ones become a line above."""
 
-    def __init__(self, console: Console, clock: Clock) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._clock = clock
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
@@ -232,8 +225,6 @@ class _Bars:
             transient=True,
         )
         self._ids: dict[str, TaskID] = {}
-        self._totals: dict[str, int] = {}
-        self._labelling: dict[str, _Labelling] = {}
 
     def start(self) -> None:
         self._progress.start()
@@ -241,7 +232,7 @@ class _Bars:
     def stop(self) -> None:
         self._progress.stop()
 
-    def show(self, task: Task, event: Event) -> None:
+    def show(self, task: Task, event: Event, work: _Work) -> None:
         title = task.title
         if isinstance(event, Finished):
             if title in self._ids:
@@ -249,15 +240,12 @@ class _Bars:
             self._console.print(finished_line(task, event), highlight=False, markup=False)
         elif isinstance(event, Started):
             self._begin(title, event.done, event.epochs)
-            if not event.epochs:
-                self._labelling.setdefault(title, _Labelling(self._clock))
         elif not isinstance(event, Waiting | Notice):
             if title not in self._ids:  # another worker's shard may come before the first's word
                 self._begin(title, 0, 0)
-            self._progress.update(self._ids[title], **self._change(title, event))
+            self._progress.update(self._ids[title], **self._change(event, work))
 
     def _begin(self, title: str, done: int, total: int) -> None:
-        self._totals[title] = total
         fields: dict[str, Any] = {
             "total": total or None,
             "count": f"{done}/{total}" if total else "",
@@ -269,15 +257,13 @@ class _Bars:
         elif total:  # a replaced worker; a labelling's rows are counted by their workers anyway
             self._progress.reset(self._ids[title], completed=done, **fields)
 
-    def _change(self, title: str, event: Step | Epoch | ShardDone) -> dict[str, Any]:
+    def _change(self, event: Step | Epoch | ShardDone, work: _Work) -> dict[str, Any]:
         if isinstance(event, ShardDone):
-            labelling = self._labelling.setdefault(title, _Labelling(self._clock))
-            labelling.add(event)
-            rate = labelling.rows_per_s
+            (done, total), rate = work.rows, work.rows_per_s
             return {
-                "completed": labelling.done,
-                "total": labelling.total,
-                "count": f"{labelling.done:,}/{labelling.total:,} rows",
+                "completed": done,
+                "total": total,
+                "count": f"{done:,}/{total:,} rows",
                 "rate": f"{rate:,.0f} rows/s" if rate else "",
             }
         rate_shown = {"rate": f"{event.images_per_s:,.0f} images/s"}
@@ -286,7 +272,7 @@ class _Bars:
         room = self._console.width - OTHER_COLUMNS
         return {
             "completed": event.number,
-            "count": f"{event.number}/{self._totals[title]}",
+            "count": f"{event.number}/{work.epochs}",
             "figures": fitting(figures(event.metrics), room),
             **rate_shown,
         }

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kd_ray.errors import KdRayError
+from kd_ray.errors import ConfigError, KdRayError
+
+if TYPE_CHECKING:
+    from kd_ray.pipeline import Where
 
 INTERRUPTED = 130
 
@@ -33,14 +36,6 @@ DataOption = Annotated[
 ]
 
 
-class Where(TypedDict):
-    """Arguments that say where a training runs."""
-
-    address: str | None
-    local: bool
-    verbose: bool
-
-
 @dataclass(frozen=True)
 class PlacementOptions:
     """The options of every command that trains."""
@@ -56,7 +51,7 @@ class PlacementOptions:
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Ray's own log lines.")] = False
 
     @property
-    def where(self) -> Where:
+    def where(self) -> "Where":
         """The arguments of the same names."""
         return {"address": self.address, "local": self.local, "verbose": self.verbose}
 
@@ -70,7 +65,7 @@ class TrainingOptions:
     placement: PlacementOptions = PlacementOptions()
 
     @property
-    def where(self) -> Where:
+    def where(self) -> "Where":
         """See `PlacementOptions`."""
         return self.placement.where
 
@@ -132,3 +127,36 @@ def answered(command: Callable[..., None]) -> Callable[..., None]:
     seen = [each for parameter in parameters for each in unfolded(parameter)]
     wrapper.__signature__ = inspect.Signature(seen)  # type: ignore[attr-defined]
     return wrapper
+
+
+def numbers_in(option: str, text: str) -> list[float]:
+    """Numbers with commas between.
+
+    Raises:
+        ConfigError: the text is something else.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"{option}: must be numbers with commas between, such as 1,4,16, but got {text!r}"
+        ) from None
+
+
+def whole_numbers_in(option: str, text: str) -> list[int]:
+    """Whole numbers from 0 on, each once, with commas between.
+
+    >>> whole_numbers_in("--seeds", "3,4")
+    [3, 4]
+
+    Raises:
+        ConfigError: the text is something else.
+    """
+    parts = text.split(",")
+    numbers = {int(part) for part in parts if part.strip().isdecimal()}
+    if len(numbers) < len(parts):
+        raise ConfigError(
+            f"{option}: must be whole numbers, each once, with commas between, such as 1,2,3, "
+            f"but got {text!r}"
+        )
+    return [int(part) for part in parts]

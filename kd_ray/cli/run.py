@@ -1,14 +1,14 @@
 """Running stages with a display, and what is printed when they are done."""
 
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from rich.console import Console
 
 from kd_ray.cli.display import Display
 from kd_ray.cli.tables import closing_lines, closing_table, coverage_table
 from kd_ray.files import to_path
-from kd_ray.pipeline import open_recipe
+from kd_ray.pipeline import Where, open_recipe
 from kd_ray.pipeline import run as run_stages
 from kd_ray.report.summary import Summary
 
@@ -18,7 +18,7 @@ def run_with_display(
     stages: tuple[str, ...] | None,
     overrides: list[str],
     runs: str,
-    **where: Any,
+    **where: Unpack[Where],
 ) -> None:
     """Performs stages of a recipe; see `pipeline.run` for the errors.
 
@@ -29,7 +29,7 @@ def run_with_display(
         runs: folder of run folders.
         where: address, local and verbose, see `pipeline.run`.
     """
-    console = Console()
+    console = Console(highlight=False, markup=False)
     recipe = open_recipe(source, overrides)
     with Display(console) as display:
         summary = run_stages(recipe, runs=runs, stages=stages, **where, listener=display.show)
@@ -50,5 +50,5 @@ def print_closing(console: Console, summary: Summary, folder: Path) -> None:
     if covered is not None:
         console.print(covered)
     for line in closing_lines(summary):
-        console.print(line, highlight=False)
-    console.print(f"In {folder}", highlight=False, markup=False)
+        console.print(line)
+    console.print(f"In {folder}", soft_wrap=True)

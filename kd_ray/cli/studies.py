@@ -4,7 +4,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kd_ray.cli.options import RecipeArgument, TrainingOptions, answered
+from kd_ray.cli.options import (
+    RecipeArgument,
+    TrainingOptions,
+    answered,
+    numbers_in,
+    whole_numbers_in,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,7 +109,7 @@ def study_with_display(study: "Study", runs: str) -> None:
     from kd_ray.files import to_path
     from kd_ray.studies.study import PartBegins
 
-    console = Console()
+    console = Console(highlight=False, markup=False)
     with ExitStack() as shown, closing(study.events()) as events:
         display = shown.enter_context(Display(console))
         for event in events:
@@ -121,7 +127,7 @@ def study_with_display(study: "Study", runs: str) -> None:
             console.print()
     folder = to_path(runs) / study.folder.name
     for path in answer.files:
-        console.print(f"{folder / path.name}: written", highlight=False)
+        console.print(f"{folder / path.name}: written")
     if len(study.parts) == 1:
         print_closing(console, study.parts[0].summary, folder)
     if study.failures:
@@ -148,32 +154,4 @@ def print_in_words(console: "Console", event: "PartBegins | PartFailed") -> None
     else:
         line = f"{event.part}: failed, {event.reason}"
     style = "bold" if isinstance(event, PartBegins) else "red"
-    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
-
-
-def numbers_in(option: str, text: str) -> list[float]:
-    """Numbers with commas between.
-
-    Raises:
-        ConfigError: something else.
-    """
-    from kd_ray.errors import ConfigError
-
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(
-            f"{option}: must be numbers with commas between, such as 1,4,20, but got {text!r}"
-        ) from None
-
-
-def whole_numbers_in(option: str, text: str) -> list[int]:
-    """Whole numbers with commas between; see `numbers_in`."""
-    from kd_ray.errors import ConfigError
-
-    numbers = numbers_in(option, text)
-    if not all(number.is_integer() for number in numbers):
-        raise ConfigError(
-            f"{option}: must be whole numbers with commas between, such as 1,4,16, but got {text!r}"
-        )
-    return [int(number) for number in numbers]
+    console.print(line, style=style, soft_wrap=True)

@@ -1,22 +1,23 @@
 """Running a sweep with a display, and what is printed of one."""
 
 from collections.abc import Callable
+from typing import Unpack
 
 import tomli_w
 from rich.console import Console
 
 from kd_ray.cli.display import Display
+from kd_ray.cli.run import print_closing
 from kd_ray.cli.sweep_display import SweepDisplay
-from kd_ray.cli.tables import closing_lines, closing_table, facts, fitting_table
-from kd_ray.errors import ConfigError
+from kd_ray.cli.tables import closing_table, facts, fitting_table
 from kd_ray.files import to_path
-from kd_ray.pipeline import open_recipe
+from kd_ray.pipeline import Where, open_recipe
 from kd_ray.report.summary import Summary
 from kd_ray.runs import Event, Task
-from tuning.carry_on import chosen
 from tuning.driver import check_sweep, open_sweep, sweep
 from tuning.outcome import BEST, PAGE, TRIALS, Sweep
 from tuning.space import names_shown
+from tuning.trials import SweepEvent
 
 Listener = Callable[[Task, Event], None]
 
@@ -25,69 +26,63 @@ def sweep_with_display(
     source: str,
     overrides: list[str],
     runs: str,
-    *,
-    address: str | None,
-    local: bool,
-    verbose: bool,
+    **where: Unpack[Where],
 ) -> None:
     """Runs a sweep; see `tuning.sweep` for arguments and errors."""
-    console = Console()
+    console = Console(highlight=False, markup=False)
     recipe = open_recipe(source, overrides)
     options = check_sweep(recipe)
     if options.hold_out and not recipe.data.validation:
         console.print(
             f"Trials are compared by {options.hold_out:.0%} of the transfer set's training rows, "
             "on which none of them is trained.",
-            highlight=False,
         )
     with Display(console) as stages, SweepDisplay(console, options) as trials:
+
+        def show_trial(event: SweepEvent) -> None:
+            trials.show(event)
+            stages.heartbeat.note("sweep", trials.standing())
+
         found = sweep(
             recipe,
             runs=runs,
-            address=address,
-            local=local,
-            verbose=verbose,
             stage_listener=stages.show,
-            listener=trials.show,
+            listener=show_trial,
+            **where,
         )
     _print_best(console, found)
     folder = to_path(runs) / recipe.name / "sweep"
     console.print(
         f"{found.count('finished')} trials finished, {found.count('stopped')} stopped early, "
         f"{found.count('failed')} failed",
-        highlight=False,
     )
     for file in (PAGE, TRIALS, BEST):
-        console.print(f"{folder / file}: written", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{folder / file}: written", soft_wrap=True)
 
 
 def show_trials(path: str) -> None:
     """Prints every trial of a sweep."""
     found = open_sweep(path)
     rows = [found.cells(trial) for trial in found.trials]
-    console = Console()
+    console = Console(highlight=False, markup=False)
     if not rows:
-        console.print(f"{path}: no trial has been begun", highlight=False, markup=False)
+        console.print(f"{path}: no trial has been begun")
         return
     _print_table(console, found, f"{len(rows)} trials, validation rows", rows)
     for trial in found.trials:
         if trial.cause:
-            console.print(
-                f"trial {trial.number} failed: {trial.cause}", highlight=False, markup=False
-            )
+            console.print(f"trial {trial.number} failed: {trial.cause}")
 
 
 def show_best(path: str) -> None:
     """Prints the best trial with its recipe, or the whole front."""
     found = open_sweep(path)
-    winner = chosen(found, None)
-    console = Console()
+    winner = found.trial()
+    console = Console(highlight=False, markup=False)
     _print_best(console, found)
     entry = next((entry for entry in found.best if entry["trial"] == winner.number), None)
     if entry is None:
-        console.print(
-            "The sweep has not ended, so the test split has not been looked at.", highlight=False
-        )
+        console.print("The sweep has not ended, so the test split has not been looked at.")
         return
     if len(found.options.metrics) == 1:
         about = {
@@ -98,44 +93,21 @@ def show_best(path: str) -> None:
         }
         about |= {f"checkpoint {n}": path for n, path in enumerate(entry["checkpoints"])}
         console.print(facts(f"trial {winner.number}", about))
-    console.print(tomli_w.dumps(entry["recipe"]), highlight=False, markup=False, soft_wrap=True)
+    console.print(tomli_w.dumps(entry["recipe"]), soft_wrap=True)
 
 
 def carry_on(make: Callable[[Listener], Summary]) -> None:
     """Runs what is made of a trial with a display, and prints the closing table."""
-    console = Console()
+    console = Console(highlight=False, markup=False)
     with Display(console) as display:
         summary = make(display.show)
     console.print(closing_table(summary, console.width))
-    for line in closing_lines(summary):
-        console.print(line, highlight=False)
-    console.print(f"In {summary.folder}", highlight=False, markup=False, soft_wrap=True)
-
-
-def whole_numbers(option: str, text: str) -> list[int]:
-    """Numbers with commas between.
-
-    >>> whole_numbers("--seeds", "3,4")
-    [3, 4]
-
-    Raises:
-        ConfigError: something else.
-    """
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise ConfigError(
-            f"{option}: must be whole numbers, each once, with commas between, such as 1,2,3, "
-            f"but got {text!r}"
-        )
-    return numbers
+    print_closing(console, summary, summary.folder)
 
 
 def _print_best(console: Console, found: Sweep) -> None:
     if not found.front:
-        console.print("No trial has finished.", highlight=False)
+        console.print("No trial has finished.")
         return
     tests = {entry["trial"]: entry["test"] for entry in found.best}
     rows = []

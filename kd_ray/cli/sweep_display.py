@@ -1,14 +1,13 @@
 """A sweep on the terminal: a live table of its trials, or a plain line for each that ends."""
 
 import time
-from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from kd_ray.cli.heartbeat import Clock
 from kd_ray.cli.tables import plain_table
 from kd_ray.cli.wording import duration
 from kd_ray.config import SweepOptions
@@ -16,7 +15,6 @@ from tuning.outcome import figure
 from tuning.space import names_shown, shown
 from tuning.trials import SweepBegins, SweepEvent, TrialBegins, TrialOver, TrialReport
 
-Clock = Callable[[], float]
 ROWS = 12
 """Trials in the live table: those running, and the latest of those that are over."""
 
@@ -40,12 +38,7 @@ class SweepDisplay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -107,7 +100,7 @@ class SweepDisplay:
         if event.cause is not None:
             what = f"failed: {event.cause}"
         if self._live is None or event.cause is not None:
-            self._print(f"trial {event.number}: {what}  ({self._standing()})")
+            self._print(f"trial {event.number}: {what}  ({self.standing()})")
 
     def _note_best(self, event: TrialOver) -> None:
         value = event.values[self._options.metrics[0]]
@@ -122,7 +115,8 @@ class SweepDisplay:
         metric = self._options.metrics[0]
         return f"best {metric} {figure(metric, value)} in trial {number}"
 
-    def _standing(self) -> str:
+    def standing(self) -> str:
+        """How many trials are over, the best one, and the remaining time."""
         parts = [f"{self._over} of {self._over + self._left}", self._best_told()]
         if self._ended and self._left:
             seconds = (self._clock() - self._started) / self._ended * self._left
@@ -131,7 +125,7 @@ class SweepDisplay:
 
     def _table(self) -> Group:
         numbers = sorted(self._rows, key=lambda n: (self._rows[n]["state"] == "running", n))[-ROWS:]
-        title = Text(f"sweep: {self._standing()}", style="bold")
+        title = Text(f"sweep: {self.standing()}", style="bold")
         if not numbers:
             return Group(title)
         return Group(title, plain_table("", [self._rows[number] for number in numbers]))

@@ -4,7 +4,13 @@ from typing import Annotated
 
 import typer
 
-from kd_ray.cli.options import PlacementOptions, RecipeArgument, TrainingOptions, answered
+from kd_ray.cli.options import (
+    PlacementOptions,
+    RecipeArgument,
+    TrainingOptions,
+    answered,
+    whole_numbers_in,
+)
 
 tune = typer.Typer(
     name="tune",
@@ -109,10 +115,10 @@ def retrain(
     placement: PlacementOptions,
 ) -> None:
     """Train a trial anew with fresh seeds, for a figure that owes nothing to being chosen."""
-    from kd_ray.cli.sweep import carry_on, whole_numbers
+    from kd_ray.cli.sweep import carry_on
     from tuning.carry_on import retrain_trial
 
-    fresh = None if seeds is None else whole_numbers("--seeds", seeds)
+    fresh = None if seeds is None else whole_numbers_in("--seeds", seeds)
     carry_on(
         lambda listener: retrain_trial(
             sweep,

@@ -8,27 +8,3 @@ from kd_ray.config.sweep import Range, SweepOptions
 from kd_ray.config.table import Named
 from kd_ray.config.teaching import SpecialistOptions, TeacherOptions, TransferSetOptions
 from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
-
-__all__ = [
-    "Augment",
-    "DataOptions",
-    "Named",
-    "Objective",
-    "QuantizerOptions",
-    "Range",
-    "Recipe",
-    "Resources",
-    "SoftWeight",
-    "SpecialistOptions",
-    "StudentOptions",
-    "StudentTrain",
-    "SweepOptions",
-    "TeacherOptions",
-    "TeacherTrain",
-    "Train",
-    "TransferSetOptions",
-    "load_recipe",
-    "parse_recipe",
-    "recipe_names",
-    "recipe_text",
-]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
+from kd_ray.batch import UNLABELLED
 from kd_ray.catalog import pick
 from kd_ray.config import DataOptions
 from kd_ray.datasets.cifar import read_cifar10, read_cifar100
@@ -17,29 +17,18 @@ from kd_ray.datasets.digits import read_digits
 from kd_ray.datasets.imagefolder import read_imagefolder
 from kd_ray.datasets.mnist import read_fashion_mnist, read_mnist
 from kd_ray.datasets.selection import (
+    FRACTION,
+    KNOWN,
     choose_rows,
     class_numbers,
     hidden_labels,
-    known_labels,
+    sample_of_each_class,
     validation_rows,
 )
 from kd_ray.datasets.storage import given_root
 from kd_ray.datasets.svhn import read_svhn
 from kd_ray.datasets.views import check_augment, render
 from kd_ray.errors import DataError, UnknownNameError
-
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "Split",
-    "check_augment",
-    "choose_rows",
-    "dataset_problems",
-    "given_root",
-    "hidden_labels",
-    "open_dataset",
-    "render",
-]
 
 DATASETS: Mapping[str, Callable[[DataOptions], Dataset]] = {
     "digits": read_digits,
@@ -82,25 +71,18 @@ def open_dataset(options: DataOptions) -> Dataset:
         dataset = _of_classes(dataset, options.classes)
     if options.validation:
         held_out = validation_rows(dataset.train.labels, options.validation, options.seed)
-        validation = _rows(dataset.train, held_out.nonzero().flatten(), "validation")
-        train = _rows(dataset.train, (~held_out).nonzero().flatten(), "train")
-        dataset = replace(dataset, train=train, validation=validation)
-    if options.fraction < 1:
-        rows = choose_rows(
-            dataset.train.labels,
-            dataset.class_names,
-            fraction=options.fraction,
-            seed=options.seed,
+        validation = dataset.train.part("validation", held_out)
+        dataset = replace(
+            dataset, train=dataset.train.part("train", ~held_out), validation=validation
         )
-        dataset = replace(dataset, train=_rows(dataset.train, rows, "train"))
+    train = dataset.train
+    if options.fraction < 1:
+        kept = sample_of_each_class(train.labels, options.fraction, options.seed, FRACTION)
+        train = train.part("train", kept)
     if options.labelled < 1:
-        labels = known_labels(dataset.train.labels, options.labelled, options.seed)
-        dataset = replace(dataset, train=replace(dataset.train, labels=labels))
-    return replace(dataset, standardized=options.standardize)
-
-
-def _rows(split: Split, rows: Tensor, name: str) -> Split:
-    return Split(name, split.images[rows], split.labels[rows])
+        known = sample_of_each_class(train.labels, options.labelled, options.seed, KNOWN)
+        train = replace(train, labels=train.labels.where(known, UNLABELLED))
+    return replace(dataset, train=train, standardized=options.standardize)
 
 
 def _of_classes(dataset: Dataset, classes: list[str]) -> Dataset:
@@ -108,7 +90,7 @@ def _of_classes(dataset: Dataset, classes: list[str]) -> Dataset:
     kept = torch.tensor(class_numbers(dataset.class_names, classes))
 
     def part(split: Split) -> Split:
-        few = _rows(split, torch.isin(split.labels, kept).nonzero().flatten(), split.name)
+        few = split.part(split.name, torch.isin(split.labels, kept))
         if split.rows and not few.rows:
             raise DataError(
                 f"data.classes: the {split.name} split must have images of them, but has none; "

@@ -9,7 +9,7 @@ import torch
 
 from kd_ray.config import DataOptions
 from kd_ray.datasets.dataset import Dataset, Split
-from kd_ray.datasets.storage import data_root, md5_of, need_files
+from kd_ray.datasets.storage import data_root, md5_of, need_files, readable
 from kd_ray.errors import DataError
 
 
@@ -51,11 +51,8 @@ def _read(name: str, options: DataOptions) -> Dataset:
 
 def _check_official(path: Path, checksum: str) -> None:
     """Raises `DataError` unless the file is the published one: unpickling runs what it reads."""
-    try:
+    with readable(path, "the published file", "check the file"):
         found = md5_of(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(f"{path}: cannot be read ({reason}); check the file") from error
     if found != checksum:
         raise DataError(
             f"{path}: must be the published file (md5 {checksum}), as it is a pickle and could run "

@@ -11,6 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+DIGITS = tuple("0123456789")
+"""Class names of the datasets of digits."""
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -30,6 +33,15 @@ class Split:
     def rows(self) -> int:
         """The number N of rows."""
         return len(self.labels)
+
+    def part(self, name: str, rows: Tensor) -> "Split":
+        """Some of the rows as a split of their own.
+
+        Args:
+            name: name of the new split.
+            rows: `(N,)` bool, or `(n,)` int64 row numbers.
+        """
+        return Split(name, self.images[rows], self.labels[rows])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -68,7 +80,7 @@ class Dataset:
         cls, name: str, class_names: tuple[str, ...], train: Split, test: Split
     ) -> "Dataset":
         """A dataset as it is published: without validation rows."""
-        none = Split("validation", train.images[:0], train.labels[:0])
+        none = train.part("validation", torch.empty(0, dtype=torch.int64))
         return cls(name, class_names, train=train, validation=none, test=test)
 
     @property

@@ -4,10 +4,9 @@ import numpy as np
 import torch
 
 from kd_ray.config import DataOptions
-from kd_ray.datasets.dataset import Dataset
+from kd_ray.datasets.dataset import DIGITS, Dataset, Split
 from kd_ray.datasets.selection import with_test_share
 
-CLASS_NAMES = tuple("0123456789")
 TEST_SHARE = 0.25
 
 
@@ -21,4 +20,4 @@ def read_digits(options: DataOptions) -> Dataset:
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
-    return with_test_share(options.name, CLASS_NAMES, images, labels, TEST_SHARE)
+    return with_test_share(options.name, DIGITS, Split("train", images, labels), TEST_SHARE)

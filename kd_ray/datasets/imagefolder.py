@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kd_ray.config import DataOptions
 from kd_ray.datasets.dataset import Dataset, Split
 from kd_ray.datasets.selection import with_test_share
-from kd_ray.datasets.storage import ENVIRONMENT_VARIABLE, given_root
+from kd_ray.datasets.storage import ENVIRONMENT_VARIABLE, given_root, readable
 from kd_ray.errors import ConfigError, DataError
 
 TEST_SHARE = 0.2
@@ -42,31 +41,30 @@ def read_imagefolder(options: DataOptions) -> Dataset:
         )
     if not (root / "train").is_dir():
         return _carved(root, options.name, options.image_size)
-    class_names, images, labels = _read(root / "train", options.image_size)
-    test_names, test_images, test_labels = _read(root / "test", options.image_size)
+    class_names, train = _read("train", root / "train", options.image_size)
+    test_names, test = _read("test", root / "test", options.image_size)
     if test_names != class_names:
         odd = sorted(set(class_names) ^ set(test_names))
         raise DataError(
             f"{root}: train and test must have the same class folders, but only one of them has "
             f"{', '.join(odd)}; add or remove these"
         )
-    test = Split("test", test_images, test_labels)
-    return Dataset.of_two(options.name, class_names, Split("train", images, labels), test)
+    return Dataset.of_two(options.name, class_names, train, test)
 
 
 def _carved(root: Path, name: str, size: int) -> Dataset:
-    class_names, images, labels = _read(root, size)
-    counts = torch.bincount(labels)
+    class_names, everything = _read("train", root, size)
+    counts = torch.bincount(everything.labels)
     if int(counts.min()) < 2:
         raise DataError(
             f"{root / class_names[int(counts.argmin())]}: must hold at least two pictures, one to "
             "learn from and one to test on, but holds one; add pictures"
         )
-    return with_test_share(name, class_names, images, labels, TEST_SHARE)
+    return with_test_share(name, class_names, everything, TEST_SHARE)
 
 
-def _read(folder: Path, size: int) -> tuple[tuple[str, ...], Tensor, Tensor]:
-    """Class names, sorted; `(N, 3, size, size)` uint8; `(N,)` int64; sorted by path."""
+def _read(split: str, folder: Path, size: int) -> tuple[tuple[str, ...], Split]:
+    """Class names, sorted, and the pictures of a folder, sorted by path."""
     from torchvision.datasets import ImageFolder
 
     try:
@@ -85,7 +83,7 @@ def _read(folder: Path, size: int) -> tuple[tuple[str, ...], Tensor, Tensor]:
         for _ in pool.map(decode, range(len(pixels))):
             pass
     labels = torch.tensor(found.targets, dtype=torch.int64)
-    return tuple(found.classes), torch.from_numpy(pixels), labels
+    return tuple(found.classes), Split(split, torch.from_numpy(pixels), labels)
 
 
 def read_picture(path: Path, size: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
@@ -96,12 +94,6 @@ def read_picture(path: Path, size: int) -> "np.ndarray[tuple[int, ...], np.dtype
     """
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as picture:
-            square = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-            return np.asarray(square)
-    except Exception as error:  # each of Pillow's decoders has its own way to fail
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{path}: must be a picture, but cannot be decoded ({reason}); replace or remove it"
-        ) from error
+    with readable(path, "a picture", "replace or remove it"), Image.open(path) as picture:
+        square = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+        return np.asarray(square)

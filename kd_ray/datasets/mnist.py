@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from kd_ray.config import DataOptions
-from kd_ray.datasets.dataset import Dataset, Split
-from kd_ray.datasets.storage import data_root, need_files
+from kd_ray.datasets.dataset import DIGITS, Dataset, Split
+from kd_ray.datasets.storage import data_root, need_files, readable
 from kd_ray.errors import DataError
 
-DIGITS = tuple("0123456789")
 CLOTHES = (
     "T-shirt/top",
     "Trouser",
@@ -91,11 +90,8 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     Raises:
         DataError: the file is unreadable, or not exactly as long as its header says.
     """
-    try:
+    with readable(path, "an IDX file", "check the file"):
         content = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(f"{path}: cannot be read ({reason}); check the file") from error
     start = 4 + 4 * dimensions
     if content[:4].tolist() != [0, 0, UNSIGNED_BYTES, dimensions] or len(content) < start:
         raise DataError(

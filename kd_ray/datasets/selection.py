@@ -15,7 +15,7 @@ from kd_ray.datasets.counter_random import hashed
 from kd_ray.datasets.dataset import Dataset, Split
 from kd_ray.errors import ConfigError, UnknownNameError
 
-# Draws are numbered apart from those of the views.
+# What a sample is for; draws are numbered apart from those of the views.
 TEST, VALIDATION, FRACTION, HIDDEN, KNOWN = 100, 101, 102, 103, 104
 
 
@@ -62,20 +62,6 @@ def choose_rows(
     return keep.nonzero().flatten()
 
 
-def known_labels(labels: Tensor, share: float, seed: int) -> Tensor:
-    """The labels with all but a share of each class set to `UNLABELLED`.
-
-    Args:
-        labels: `(N,)` int64, 0 to K - 1.
-        share: share of every class, rounded to whole rows, at least one.
-        seed: chooses the rows; those of a smaller share are among those of a larger one.
-
-    Returns:
-        `(N,)` int64, a new tensor.
-    """
-    return labels.where(sample_of_each_class(labels, share, seed, KNOWN), UNLABELLED)
-
-
 def hidden_labels(labels: Tensor, share: float, seed: int) -> Tensor:
     """The labels with a share of them set to `UNLABELLED`, rounded to whole rows.
 
@@ -97,7 +83,7 @@ def sample_of_each_class(labels: Tensor, share: float, seed: int, purpose: int) 
     Args:
         labels: `(N,)` int64, 0 to K - 1; rows that are `UNLABELLED` count as a class.
         share: 0 to 1.
-        seed: chooses the rows.
+        seed: chooses the rows; those of a smaller share are among those of a larger one.
         purpose: which stream of draws.
 
     Returns:
@@ -110,24 +96,20 @@ def sample_of_each_class(labels: Tensor, share: float, seed: int, purpose: int) 
 
 
 def with_test_share(
-    name: str, class_names: tuple[str, ...], images: Tensor, labels: Tensor, share: float
+    name: str, class_names: tuple[str, ...], everything: Split, share: float
 ) -> Dataset:
     """A dataset that has no test split of its own: a fixed share of every class becomes that.
 
     Args:
         name: name of the dataset.
         class_names: K names.
-        images: `(N, C, H, W)` uint8.
-        labels: `(N,)` int64.
+        everything: all of its rows.
         share: share of the rows of every class.
     """
     # The seed is part of what the dataset is: figures on it are comparable across recipes.
-    test = sample_of_each_class(labels, share, 0, TEST)
+    test = sample_of_each_class(everything.labels, share, 0, TEST)
     return Dataset.of_two(
-        name,
-        class_names,
-        Split("train", images[~test], labels[~test]),
-        Split("test", images[test], labels[test]),
+        name, class_names, everything.part("train", ~test), everything.part("test", test)
     )
 
 

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,24 @@ def _download(
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         sync(draft / file)
         os.replace(draft / file, root / file)
+
+
+@contextlib.contextmanager
+def readable(path: Path, kind: str, advice: str) -> Iterator[None]:
+    """Turns whatever a reader stumbles over into a `DataError`.
+
+    Args:
+        path: the file.
+        kind: what it must be, such as "a picture".
+        advice: what to do about it.
+    """
+    try:
+        yield
+    except Exception as error:  # each decoder has its own way to fail
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{path}: must be {kind}, but cannot be read ({reason}); {advice}"
+        ) from error
 
 
 def md5_of(path: Path) -> str:

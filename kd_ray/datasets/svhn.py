@@ -7,11 +7,10 @@ import numpy as np
 import torch
 
 from kd_ray.config import DataOptions
-from kd_ray.datasets.dataset import Dataset, Split
-from kd_ray.datasets.storage import data_root, md5_of, need_files
+from kd_ray.datasets.dataset import DIGITS, Dataset, Split
+from kd_ray.datasets.storage import data_root, md5_of, need_files, readable
 from kd_ray.errors import DataError
 
-CLASS_NAMES = tuple("0123456789")
 FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 OFFICIAL_MD5 = {  # as torchvision.datasets.SVHN has them; a test compares
     "train": "e26dedcc434d2e4c54c9b2d4a06d8373",
@@ -28,21 +27,16 @@ def read_svhn(options: DataOptions) -> Dataset:
     root = data_root(options)
     splits = [{"split": split} for split in FILES]
     need_files(options.name, root, list(FILES.values()), "SVHN", splits)
-    return Dataset.of_two(options.name, CLASS_NAMES, _read("train", root), _read("test", root))
+    return Dataset.of_two(options.name, DIGITS, _read("train", root), _read("test", root))
 
 
 def _read(split: str, root: Path) -> Split:
     import scipy.io
 
     path = root / FILES[split]
-    try:
+    with readable(path, "a MATLAB file", "fetch the file again"):
         official = md5_of(path) == OFFICIAL_MD5[split]
         content = scipy.io.loadmat(path, variable_names=["X", "y"])
-    except Exception as error:  # scipy's parser lets out whatever it stumbles over
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{path}: must be a MATLAB file, but cannot be read ({reason}); fetch the file again"
-        ) from error
     for variable in ("X", "y"):
         if not isinstance(content.get(variable), np.ndarray):
             raise DataError(

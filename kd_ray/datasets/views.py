@@ -28,16 +28,13 @@ def check_augment(augment: Augment, height: int, width: int) -> None:
         ConfigError: `crop` or `shift` is too large.
     """
     side = min(height, width)
-    if augment.crop > side - 1:
-        raise ConfigError(
-            f"augment.crop: must be at most {side - 1}, as a mirrored border repeats no edge of "
-            f"{height} x {width} images, but got {augment.crop}; lower it"
-        )
-    if augment.shift > side:
-        raise ConfigError(
-            f"augment.shift: must be at most {side}, the shorter side of {height} x {width} "
-            f"images, but got {augment.shift}; lower it"
-        )
+    # A mirrored border repeats no edge.
+    for key, pixels, most in (("crop", augment.crop, side - 1), ("shift", augment.shift, side)):
+        if pixels > most:
+            raise ConfigError(
+                f"augment.{key}: must be at most {most} for {height} x {width} images, "
+                f"but got {pixels}; lower it"
+            )
 
 
 def render(

@@ -19,20 +19,3 @@ from kd_ray.files.commit import (
 )
 from kd_ray.files.lock import locked
 from kd_ray.files.paths import is_stored, to_path
-
-__all__ = [
-    "TEMPORARY",
-    "committed_file",
-    "committed_folder",
-    "is_stored",
-    "local_copies",
-    "local_copy",
-    "locked",
-    "remove_drafts",
-    "remove_folder",
-    "scratch_folder",
-    "sha256_of",
-    "sync",
-    "to_path",
-    "write_json",
-]

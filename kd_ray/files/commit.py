@@ -52,16 +52,9 @@ def committed_file(path: Path) -> Iterator[Path]:
             check_leases(remote)
             remote.parent.put([folder / path.name])
         return
-    draft = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield draft
-            sync(draft)
-            os.replace(draft, path)
-            sync(path.parent)
-        finally:
-            draft.unlink(missing_ok=True)
+    with _draft(path) as draft:
+        yield draft
+        sync(draft)
 
 
 @contextlib.contextmanager
@@ -83,23 +76,19 @@ def committed_folder(path: Path, *, last: str | None = None) -> Iterator[Path]:
         with _uploaded(remote) as folder:
             yield folder
             check_leases(remote)
-            _replace(remote, folder, last)
+            if remote.is_dir():
+                remove_folder(path, last)
+            remote.put(sorted(file for file in folder.iterdir() if file.name != last))
+            remote.put([folder / last] if last is not None else [])
         return
-    draft = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    with writing(path):
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        try:
-            yield draft
-            for file in draft.iterdir():
-                sync(file)
-            sync(draft)
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(draft, path)
-            sync(path.parent)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    with _draft(path) as draft:
+        draft.mkdir()
+        yield draft
+        for file in draft.iterdir():
+            sync(file)
+        sync(draft)
+        if path.exists():
+            shutil.rmtree(path)
 
 
 @contextlib.contextmanager
@@ -108,14 +97,26 @@ def _uploaded(remote: StoredPath) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _replace(remote: StoredPath, folder: Path, last: str | None) -> None:
-    files = sorted(file for file in folder.iterdir() if file.name != last)
-    if next(remote.glob("*"), None) is not None:
-        _remove(remote, last)
-    if files:
-        remote.put(files)
-    if last is not None:
-        remote.put([folder / last])
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """The temporary path that becomes `path`; nothing is left of it after an error."""
+    draft = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _discard(draft)
+        try:
+            yield draft
+            os.replace(draft, path)
+            sync(path.parent)
+        finally:
+            _discard(draft)
+
+
+def _discard(draft: Path) -> None:
+    if draft.is_dir():
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path, last: str | None = None) -> None:
@@ -125,10 +126,6 @@ def remove_folder(path: Path, last: str | None = None) -> None:
         shutil.rmtree(path)
         return
     check_leases(remote)
-    _remove(remote, last)
-
-
-def _remove(remote: StoredPath, last: str | None) -> None:
     if last is not None:
         (remote / last).unlink()
     remote.remove_below()
@@ -194,11 +191,9 @@ def scratch_folder(path: Path, name: str) -> Iterator[Path]:
     home = None if stored(path) else path
     if home is not None:
         home.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix=f"{TEMPORARY}{name}-", dir=home)
-    try:
+    prefix = f"{TEMPORARY}{name}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=home, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_drafts(folder: Path) -> None:
@@ -209,7 +204,4 @@ def remove_drafts(folder: Path) -> None:
     if stored(folder) is not None:
         return
     for draft in folder.glob(f"{TEMPORARY}*"):
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)
+        _discard(draft)

@@ -116,8 +116,7 @@ def check_leases(path: StoredPath) -> None:
         StorageError: another process has it now.
     """
     for lease in list(_held):
-        folder = lease.path.parent.parts
-        if path.parts[: len(folder)] == folder:
+        if path.is_relative_to(lease.path.parent):
             lease.check()
 
 

@@ -48,7 +48,7 @@ def to_path(text: str | Path) -> Path:
         raise ConfigError(f"{text}: must be the plain name of a place, but has '..' in it")
     reach(scheme, path.parts[0], "/".join(path.parts[1:]))
     # A `StoredPath` has what is used of a `Path` here; this is the one place that pretends more.
-    return cast(Path, StoredPath(scheme, path))
+    return cast(Path, StoredPath(f"{scheme}:", path))
 
 
 def stored(path: object) -> StoredPath | None:

@@ -4,96 +4,42 @@ Unlike other such classes it never takes a store's failure for the absence of a 
 that seems to be missing would be trained anew.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 from kd_ray.errors import StorageError
 from kd_ray.files.store import answering, store
 
 
-class StoredPath:
+class StoredPath(PurePosixPath):
     """`scheme://bucket/key`; what lies below it is looked up anew at every call.
 
-    A folder is there as long as something lies in it.
+    Its first part is the scheme with its colon. A folder is there as long as something lies in it.
     """
 
-    __slots__ = ("_path", "_scheme")
-
-    def __init__(self, scheme: str, path: PurePosixPath) -> None:
-        """A path whose first part is the bucket."""
-        self._scheme = scheme
-        self._path = path
+    __slots__ = ()
 
     def __str__(self) -> str:
-        return f"{self._scheme}://{self._path}"
+        return super().__str__().replace(":/", "://", 1)
 
-    def __repr__(self) -> str:
-        return f"StoredPath({str(self)!r})"
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StoredPath) and str(self) == str(other)
-
-    def __lt__(self, other: "StoredPath") -> bool:
-        return self.parts < other.parts
-
-    def __truediv__(self, name: str | PurePosixPath) -> "StoredPath":
-        return self._at(self._path / name)
-
-    def _at(self, path: PurePosixPath) -> "StoredPath":
-        return StoredPath(self._scheme, path)
+    def __fspath__(self) -> str:
+        raise TypeError(f"{self} is not a file of this machine")
 
     @property
     def key(self) -> str:
         """The path as the clients want it: bucket, slash, key."""
-        return str(self._path)
+        return "/".join(self.parts[1:])
 
     @property
     def files(self) -> Any:
         """The fsspec filesystem that it lies in."""
-        return store(self._scheme)
+        return store(self.parts[0].removesuffix(":"))
 
-    @property
-    def name(self) -> str:
-        """The last part."""
-        return self._path.name
-
-    @property
-    def suffix(self) -> str:
-        """The suffix of the name, with its dot."""
-        return self._path.suffix
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The bucket, and the parts of the key."""
-        return self._path.parts
-
-    @property
-    def parent(self) -> "StoredPath":
-        """The folder that it lies in."""
-        return self._at(self._path.parent)
-
-    def with_name(self, name: str) -> "StoredPath":
-        """The path beside it of that name."""
-        return self._at(self._path.with_name(name))
-
-    def relative_to(self, other: "StoredPath") -> PurePosixPath:
-        """The way from a folder above it.
-
-        Raises:
-            ValueError: it does not lie below that folder.
-        """
-        if self._scheme != other._scheme:
-            raise ValueError(f"{self} does not lie below {other}")
-        return self._path.relative_to(other._path)
-
-    def absolute(self) -> "StoredPath":
+    def absolute(self) -> Self:
         """The path itself."""
         return self
 
@@ -107,31 +53,28 @@ class StoredPath:
             FileNotFoundError: there is no such file.
             StorageError: the store does not answer.
         """
-        found = self._info()
-        if found is None or found["type"] != "file":
+        info = self._info()
+        if info.get("type") != "file":
             raise FileNotFoundError(str(self))
-        return SimpleNamespace(st_size=found["size"])
+        return SimpleNamespace(st_size=info["size"])
 
     def exists(self) -> bool:
         """Whether it is a file, or a folder with something in it."""
-        return self._info() is not None
+        return bool(self._info())
 
     def is_file(self) -> bool:
         """Whether it is a file."""
-        found = self._info()
-        return found is not None and found["type"] == "file"
+        return self._info().get("type") == "file"
 
     def is_dir(self) -> bool:
         """Whether something lies below it."""
-        found = self._info()
-        return found is not None and found["type"] == "directory"
+        return self._info().get("type") == "directory"
 
-    def _info(self) -> dict[str, Any] | None:
-        try:
-            with answering(self):
-                return dict(self.files.info(self.key))
-        except FileNotFoundError:
-            return None
+    def _info(self) -> dict[str, Any]:
+        """What the store says of it; nothing of what is not there."""
+        with suppress(FileNotFoundError), answering(self):
+            return dict(self.files.info(self.key))
+        return {}
 
     def read_bytes(self) -> bytes:
         """The bytes of a file.
@@ -147,42 +90,35 @@ class StoredPath:
         """The text of a file; see `read_bytes`."""
         return self.read_bytes().decode(encoding)
 
-    def glob(self, pattern: str) -> Iterator["StoredPath"]:
+    def glob(self, pattern: str) -> Iterator[Self]:
         """Files and folders below that match, in order; `*` stays within a name.
 
         Raises:
             StorageError: the store does not answer.
         """
-        wanted = pattern.split("/")
-        fixed = next(at for at, part in enumerate([*wanted, "*"]) if "*" in part)
-        start = self._at(self._path.joinpath(*wanted[: min(fixed, len(wanted) - 1)]))
-        prefix = wanted[fixed].partition("*")[0] if fixed < len(wanted) else wanted[-1]
-        found = (path[: len(wanted)] for path in self._below(start, prefix))
-        yield from self._each(path for path in found if _fits(path, wanted))
+        wanted = PurePosixPath(pattern).parts
+        plain = list(takewhile(lambda part: "*" not in part, wanted[:-1]))
+        depth = len(self.parts) + len(wanted)
+        prefix = wanted[len(plain)].partition("*")[0]
+        for path in self.joinpath(*plain)._below(prefix):
+            if len(path.parts) == depth and path.match(pattern):
+                yield path
 
-    def rglob(self, pattern: str) -> Iterator["StoredPath"]:
+    def rglob(self, pattern: str) -> Iterator[Self]:
         """Files and folders at any depth whose last parts match, in order; see `glob`."""
-        wanted = pattern.split("/")
-        yield from self._each(
-            path[:end]
-            for path in self._below(self, "")
-            for end in range(len(wanted), len(path) + 1)
-            if _fits(path[end - len(wanted) : end], wanted)
-        )
+        return (path for path in self._below() if path.match(pattern))
 
-    def _each(self, found: Iterable[Sequence[str]]) -> Iterator["StoredPath"]:
-        for parts in sorted({tuple(path) for path in found}):
-            yield self._at(self._path.joinpath(*parts))
+    def _below(self, prefix: str = "") -> list[Self]:
+        """Every file and folder below, in order, if its first part begins with `prefix`."""
+        files = [type(self)(self.parts[0], key) for key in self._keys(prefix)]
+        paths = {path for file in files for path in (file, *file.parents)}
+        return sorted(path for path in paths if len(path.parts) > len(self.parts))
 
-    def _below(self, start: "StoredPath", prefix: str) -> list[tuple[str, ...]]:
-        """Parts, from here, of every file below `start` whose next part begins with `prefix`."""
-        try:
-            with answering(self):
-                keys = self.files.find(start.key, prefix=prefix)
-        except FileNotFoundError:
-            return []
-        depth = len(self.parts)
-        return [PurePosixPath(key).parts[depth:] for key in keys if key != start.key]
+    def _keys(self, prefix: str = "") -> list[str]:
+        """Keys of every file below, if the first part below begins with `prefix`."""
+        with suppress(FileNotFoundError), answering(self):
+            return [key for key in self.files.find(self.key, prefix=prefix) if key != self.key]
+        return []
 
     def unlink(self) -> None:
         """Deletes a file, if it is there."""
@@ -191,8 +127,7 @@ class StoredPath:
 
     def remove_below(self) -> None:
         """Deletes every file below it."""
-        keys = ["/".join((self.key, *parts)) for parts in self._below(self, "")]
-        if keys:
+        if keys := self._keys():
             with answering(self):
                 self.files.rm(keys)
 
@@ -202,6 +137,8 @@ class StoredPath:
         Raises:
             StorageError: the store does not take them.
         """
+        if not sources:
+            return
         try:
             with answering(self):
                 keys = [f"{self.key}/{source.name}" for source in sources]
@@ -234,7 +171,3 @@ class StoredPath:
         """
         with answering(self):
             self.files.pipe_file(self.key, content, mode="create" if anew else "overwrite")
-
-
-def _fits(parts: Sequence[str], wanted: Sequence[str]) -> bool:
-    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))

@@ -5,6 +5,7 @@ in `MODELS` is looked for among torchvision's classification models.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,17 +16,15 @@ from kd_ray.catalog import call_problems, suggestion
 from kd_ray.errors import ConfigError, UnknownNameError
 from kd_ray.models.convnet import convnet
 from kd_ray.models.mlp import mlp, project_
-from kd_ray.models.resnet import resnet20, resnet32, resnet56
+from kd_ray.models.resnet import resnet
 from kd_ray.models.zoo import zoo_model, zoo_names
-
-__all__ = ["MODELS", "build_model", "model_problems", "parameter_count", "project_"]
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
-    "resnet20": resnet20,
-    "resnet32": resnet32,
-    "resnet56": resnet56,
+    "resnet20": partial(resnet, 3),
+    "resnet32": partial(resnet, 5),
+    "resnet56": partial(resnet, 9),
 }
 GIVEN = ("shape", "classes")
 # Large enough for every option that suits any image: only options are checked on it.

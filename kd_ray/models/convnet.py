@@ -57,12 +57,17 @@ def convnet(
 
 
 def _block(inputs: int, outputs: int, pooled: bool) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=convolution, norm=nn.BatchNorm2d(outputs)
+        conv=convolution(inputs, outputs), norm=nn.BatchNorm2d(outputs)
     )
     if pooled:
         layers["pool"] = nn.MaxPool2d(2)
     layers["relu"] = nn.ReLU()
     return nn.Sequential(layers)
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution with He's initialization, for batch norm to follow."""
+    layer = nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer

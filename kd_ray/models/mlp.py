@@ -80,16 +80,13 @@ def mlp(
             layers[f"relu{depth}"] = nn.ReLU()
         if share > 0:
             layers[f"dropout{depth}"] = nn.Dropout(share)
-        bound = max_norm if depth < len(hidden) else None
-        layers[f"linear{depth + 1}"] = _linear(inputs, outputs, bound)
+        # Torch's own initialization: smaller weights than He's, and without batch norm it is the
+        # one that generalizes better here.
+        layers[f"linear{depth + 1}"] = (
+            nn.Linear(inputs, outputs)
+            if max_norm is None or depth == len(hidden)
+            else BoundedLinear(inputs, outputs, max_norm)
+        )
     model = nn.Sequential(layers)
     project_(model)
     return model
-
-
-def _linear(inputs: int, outputs: int, max_norm: float | None) -> nn.Linear:
-    # Torch's own initialization: smaller weights than He's, and without batch norm it is the one
-    # that generalizes better here.
-    if max_norm is None:
-        return nn.Linear(inputs, outputs)
-    return BoundedLinear(inputs, outputs, max_norm)

@@ -10,34 +10,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_ray.config.table import Count
+from kd_ray.models.convnet import convolution
 
 
-def resnet20(*, shape: tuple[int, int, int], classes: int, width: Count = 16) -> nn.Sequential:
-    """20 layers; see `_resnet`."""
-    return _resnet(3, shape, classes, width)
-
-
-def resnet32(*, shape: tuple[int, int, int], classes: int, width: Count = 16) -> nn.Sequential:
-    """32 layers; see `_resnet`."""
-    return _resnet(5, shape, classes, width)
-
-
-def resnet56(*, shape: tuple[int, int, int], classes: int, width: Count = 16) -> nn.Sequential:
-    """56 layers; see `_resnet`."""
-    return _resnet(9, shape, classes, width)
-
-
-def _resnet(blocks: int, shape: tuple[int, int, int], classes: int, width: int) -> nn.Sequential:
-    """A model from `(N, C, H, W)`, of any sides, to logits `(N, K)`.
+def resnet(
+    blocks: int, /, *, shape: tuple[int, int, int], classes: int, width: Count = 16
+) -> nn.Sequential:
+    """A network of 6n + 2 layers.
 
     Args:
         blocks: n, residual blocks in a stage.
-        shape: `(C, H, W)` of an image.
+        shape: `(C, H, W)` of an image, of any sides.
         classes: K.
         width: channels of the first stage.
+
+    Returns:
+        A model from `(N, C, H, W)` to logits `(N, K)`.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=_convolution(shape[0], width, stride=1), norm=nn.BatchNorm2d(width), relu=nn.ReLU()
+        conv=convolution(shape[0], width), norm=nn.BatchNorm2d(width), relu=nn.ReLU()
     )
     inputs = width
     for stage in range(3):
@@ -61,10 +52,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.extra = outputs - inputs
         self.stride = 2 if self.extra else 1
-        self.conv1 = _convolution(inputs, outputs, self.stride)
+        self.conv1 = convolution(inputs, outputs, self.stride)
         self.norm1 = nn.BatchNorm2d(outputs)
         self.relu1 = nn.ReLU()
-        self.conv2 = _convolution(outputs, outputs, stride=1)
+        self.conv2 = convolution(outputs, outputs)
         self.norm2 = nn.BatchNorm2d(outputs)
         self.relu2 = nn.ReLU()
 
@@ -77,9 +68,3 @@ class ResidualBlock(nn.Module):
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
         relu: Tensor = self.relu2(residual + x)
         return relu
-
-
-def _convolution(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
-    layer = nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
-    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    return layer

@@ -1,10 +1,11 @@
 """torchvision's classification models with a fresh head; importing them is slow, so it waits."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kd_ray.errors import ConfigError
 
@@ -53,7 +54,8 @@ def zoo_model(name: str, *, shape: tuple[int, int, int], classes: int) -> nn.Mod
 
 def _check_sides(model: nn.Module, shape: tuple[int, int, int]) -> None:
     """Runs the model on the meta device, where only shapes are computed, whatever its size."""
-    weights = {name: tensor.detach().to("meta") for name, tensor in _tensors(model)}
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    weights = {name: tensor.detach().to("meta") for name, tensor in tensors}
     images = torch.empty(2, *shape, device="meta")
     try:
         with torch.no_grad():
@@ -64,8 +66,3 @@ def _check_sides(model: nn.Module, shape: tuple[int, int, int]) -> None:
             f"images of {shape[1]} x {shape[2]} pixels do not go through it ({reason}); "
             "choose another model, or images of another size"
         ) from error
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()

@@ -1,22 +1,22 @@
-"""Independent trainings side by side: as many as fit the cluster, each on a worker of its own.
+"""Independent trainings in parallel: as many as fit the cluster, each on a worker of its own.
 
 A training of several workers is a Ray Train group of its own. One that is lost with its worker or
 node is performed again, alone; it goes on from its last epoch, and the others never notice.
 """
 
-import warnings
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from kd_ray.config import Resources
-from kd_ray.errors import ClusterError, KdRayError
+from kd_ray.errors import KdRayError
 from kd_ray.files import scratch_folder, to_path
-from kd_ray.on_ray.placement import NodeWatch, Placement, counted, training_slots
+from kd_ray.on_ray.placement import Placement, cluster_nodes, counted, share_parallel
+from kd_ray.on_ray.relay import beside_driver, died_too_often, relay, warnings_sent
 from kd_ray.on_ray.session import connected
-from kd_ray.on_ray.storage import check_nodes, on_this_node
-from kd_ray.on_ray.train import LOOK_S, POLL_S, perform_on_ray
+from kd_ray.on_ray.storage import check_nodes
+from kd_ray.on_ray.train import perform_on_ray
 from kd_ray.runs import Inputs, perform_all
 from kd_ray.runs.events import Event, Waiting
 from kd_ray.runs.task import Task
@@ -32,17 +32,16 @@ class Performer:
         on_gpu = placement.gpus and torch.cuda.is_available()  # nodes may but count as having GPUs
         self._device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
         self._resources, self._placement, self._mailbox = resources, placement, mailbox
-        self._shelf = Inputs()
+        self._inputs = Inputs()
 
     def perform(self, task: Task) -> KdRayError | None:
         """Performs a task; what a user can mend is returned, so that it travels unchanged."""
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: self._mailbox.put(str(message))
-            try:
+        try:
+            with warnings_sent(self._mailbox):
                 for event in self._events(task):
                     self._mailbox.put(event)
-            except KdRayError as error:
-                return error
+        except KdRayError as error:
+            return error
         return None
 
     def _events(self, task: Task) -> Iterator[tuple[Task, Event]]:
@@ -51,7 +50,7 @@ class Performer:
         if self._placement.workers > 1:
             return perform_on_ray([task], self._resources)
         worker = Worker(rank=0, world=1, device=self._device, threads=self._placement.cpus)
-        return perform_all([task], worker, self._shelf)
+        return perform_all([task], worker, self._inputs)
 
 
 def perform_parallel(
@@ -64,7 +63,7 @@ def perform_parallel(
     """[2] Performs the stages of a run one after the other, and yields their events.
 
     Trainings of one stage do not depend on each other: where the cluster holds several, they run
-    side by side. What is left, one group of workers performs in order.
+    in parallel. What is left, one group of workers performs in order.
 
     Args:
         tasks: in order of their stages.
@@ -85,13 +84,13 @@ def perform_parallel(
         in_order: list[Task] = []
         for _, group in groupby(tasks, key=lambda task: task.stage.name):
             stage = list(group)
-            placement, slots = training_slots(resources, len(stage))
+            placement, slots = share_parallel(resources, len(stage), cluster_nodes())
             if slots == 1:
                 in_order += stage
                 continue
             yield from _in_order(in_order, resources, verbose)
             in_order = []
-            yield from _side_by_side(stage, resources, placement, slots)
+            yield from _in_parallel(stage, resources, placement, slots)
         yield from _in_order(in_order, resources, verbose)
 
 
@@ -104,24 +103,24 @@ def _in_order(
     start and end would take longer than the labels of a small set.
     """
     if len(tasks) == 1 and tasks[0].stage.training is None:
-        placement, _ = training_slots(resources, 1)
+        placement, _ = share_parallel(resources, 1, cluster_nodes())
         if placement.workers == 1 and not resources.elastic:
-            yield from _side_by_side(tasks, resources, placement, 1)
+            yield from _in_parallel(tasks, resources, placement, 1)
             return
     yield from perform_on_ray(tasks, resources, verbose=verbose)
 
 
-def _side_by_side(
+def _in_parallel(
     tasks: Sequence[Task], resources: Resources, placement: Placement, slots: int
 ) -> Iterator[tuple[Task, Event]]:
     run = to_path(tasks[0].run)
-    several = f"{slots} trainings side by side, " if slots > 1 else ""
+    several = f"{slots} trainings in parallel, " if slots > 1 else ""
     yield tasks[0], Waiting(f"Starting {several}{counted(placement)}")
     with scratch_folder(run, "ray") as probe:
         check_nodes(run, probe, placement)
-    pool = _Pool(tasks, resources, placement)
+    pool = _Pool(tasks, resources, placement, slots)
     try:
-        yield from pool.events(slots)
+        yield from relay(pool.mailbox, tasks[0], pool.is_busy)
     finally:
         pool.end()
     if pool.failures:
@@ -129,43 +128,42 @@ def _side_by_side(
 
 
 class _Pool:
-    """[2] The performers, and which task each has."""
+    """[2] The performers, and which task each has.
 
-    def __init__(self, tasks: Sequence[Task], resources: Resources, placement: Placement):
+    Attributes:
+        mailbox: what performers send.
+        failures: errors of tasks that could not be performed.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], resources: Resources, placement: Placement, slots: int
+    ):
         import ray
         from ray.util.queue import Queue
 
-        beside_us = {"num_cpus": 0, "scheduling_strategy": on_this_node()}
-        self._mailbox = Queue(actor_options=beside_us)
+        self.mailbox = Queue(actor_options=beside_driver())
+        self.failures: list[KdRayError] = []
+        options = beside_driver()  # several workers of one training ask for themselves
         if placement.workers == 1:
-            its: dict[str, Any] = {"num_cpus": placement.cpus, "num_gpus": placement.gpus}
-            its["scheduling_strategy"] = "SPREAD"
-        else:
-            its = beside_us  # its workers ask for themselves
-        self._class = ray.remote(max_restarts=0, max_task_retries=0, **its)(Performer)
-        self._arguments = (resources, placement, self._mailbox)
+            options = {"num_cpus": placement.cpus, "num_gpus": placement.gpus}
+            options["scheduling_strategy"] = "SPREAD"
+        self._class = ray.remote(max_restarts=0, max_task_retries=0, **options)(Performer)
+        self._arguments = (resources, placement, self.mailbox)
         self._waiting = deque(tasks)
         self._running: dict[Any, tuple[Any, Task]] = {}
         self._most_lost = resources.max_failures
         self._lost: Counter[str] = Counter()
-        self.failures: list[KdRayError] = []
+        for _ in range(slots):
+            self._next(self._class.remote(*self._arguments))
 
-    def events(self, slots: int) -> Iterator[tuple[Task, Event]]:
+    def is_busy(self) -> bool:
+        """Whether a task is not over yet; a performer whose task is over gets the next."""
         import ray
 
-        task = self._waiting[0]
-        for _ in range(min(slots, len(self._waiting))):
-            self._next(self._class.remote(*self._arguments))
-        watch = NodeWatch(LOOK_S)
-        while self._running:
-            over, _ = ray.wait(list(self._running), num_returns=1, timeout=0)
-            for message in self._messages():
-                task, _ = message
-                yield message
-            yield from ((task, Waiting(news)) for news in watch.news())
-            for done in over:
-                self._after(done)
-        yield from self._messages()
+        over, _ = ray.wait(list(self._running), timeout=0)
+        for done in over:
+            self._after(done)
+        return bool(self._running)
 
     def end(self) -> None:
         """Ends every performer; what was finished is on disk."""
@@ -195,29 +193,9 @@ class _Pool:
         except RayActorError as error:
             self._lost[task.title] += 1
             if self._lost[task.title] > self._most_lost >= 0:
-                raise ClusterError(
-                    f"{task.title}: its worker must stay alive, but died more often than "
-                    f"resources.max_failures allows ({str(error).splitlines()[0]}); look for a "
-                    "lack of memory, then run the same again to go on from the last epoch"
-                ) from None
+                raise died_too_often(f"{task.title}: its worker", error) from None
             self._waiting.append(task)
             performer = self._class.remote(*self._arguments)
-            failure = None
-        if failure is not None:
-            self.failures.append(failure)
+        else:
+            self.failures += [failure] if failure else []
         self._next(performer)
-
-    def _messages(self) -> Iterator[tuple[Task, Event]]:
-        """What performers have said; waits a moment for the first of it."""
-        from ray.util.queue import Empty
-
-        try:
-            message = self._mailbox.get(timeout=POLL_S)
-            while True:
-                if isinstance(message, str):
-                    warnings.warn(message, stacklevel=2)
-                else:
-                    yield message
-                message = self._mailbox.get_nowait()
-        except Empty:
-            return

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 from dataclasses import dataclass, replace
 
 from kd_ray.config import Resources
@@ -47,81 +46,41 @@ def sharing(gpus: float) -> int:
     return math.floor(1 / gpus + 1e-9)
 
 
-class NodeWatch:
-    """Tells of nodes that a cluster loses and gains, from the moment it is made."""
-
-    def __init__(self, every_s: float) -> None:
-        self._every_s = every_s
-        self._looked_at = time.monotonic()
-        self._alive = self._look()
-
-    def _look(self) -> dict[str, str]:
-        import ray
-
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        return {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
-
-    def news(self) -> list[str]:
-        """What has happened since the last time, in words; looked at every so often."""
-        if time.monotonic() - self._looked_at < self._every_s:
-            return []
-        self._looked_at = time.monotonic()
-        before, self._alive = self._alive, self._look()
-        lost = [ip for node, ip in before.items() if node not in self._alive]
-        found = [ip for node, ip in self._alive.items() if node not in before]
-        return [
-            *(f"Lost node {ip}; waiting for room to go on from the last epoch" for ip in lost),
-            *(f"Node {ip} has joined" for ip in found),
-        ]
-
-
-def placement_on_cluster(resources: Resources) -> Placement:
-    """Shares out the connected cluster's CPUs and GPUs.
-
-    Raises:
-        ClusterError: the workers do not fit, with the arithmetic.
-    """
-    return share_out(resources, _nodes())
-
-
-def trial_slots(resources: Resources) -> tuple[Placement, int]:
-    """What each worker of a trial gets, and how many trials the cluster holds side by side.
-
-    `cpus_per_worker = "auto"` is 1 here: trials beside each other use the CPUs better than one
-    trial on all of them.
-
-    Raises:
-        ClusterError: not even one fits, with the arithmetic.
-    """
-    one = resources
-    if resources.cpus_per_worker == "auto":
-        one = resources.model_copy(update={"cpus_per_worker": 1})
-    nodes = _nodes()
-    placement = share_out(one, nodes)
-    fitting = sum(node.holds(placement.cpus, placement.gpus) for node in nodes)
-    return placement, fitting // placement.workers
-
-
-def training_slots(resources: Resources, trainings: int) -> tuple[Placement, int]:
-    """What each worker of a training gets, and how many trainings run side by side.
-
-    Raises:
-        ClusterError: not even one fits, with the arithmetic.
-    """
-    return share_parallel(resources, trainings, _nodes())
-
-
-def _nodes() -> list[Node]:
+def cluster_nodes() -> list[Node]:
+    """The living nodes of the connected cluster."""
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return [Node(int(found.get("CPU", 0)), int(found.get("GPU", 0))) for found in alive]
 
 
-def share_out(resources: Resources, nodes: list[Node]) -> Placement:
-    """The same on plain numbers.
+def trial_slots(resources: Resources) -> tuple[Placement, int]:
+    """What each worker of a trial gets, and how many trials the connected cluster holds at once.
 
-    An elastic training gets as many workers as fit now.
+    `cpus_per_worker = "auto"` is 1 here: trials in parallel use the CPUs better than one trial on
+    all of them.
+
+    Raises:
+        ClusterError: not even one fits, with the arithmetic.
+    """
+    if resources.cpus_per_worker == "auto":
+        resources = resources.model_copy(update={"cpus_per_worker": 1})
+    nodes = cluster_nodes()
+    placement = share_out(resources, nodes)
+    return placement, _fitting(placement, nodes)
+
+
+def _fitting(placement: Placement, nodes: list[Node]) -> int:
+    """How many trainings of a placement the nodes hold at once."""
+    workers = sum(node.holds(placement.cpus, placement.gpus) for node in nodes)
+    return workers // placement.workers
+
+
+def share_out(resources: Resources, nodes: list[Node]) -> Placement:
+    """What each worker of a training gets; an elastic one gets as many workers as fit now.
+
+    Raises:
+        ClusterError: the workers do not fit, with the arithmetic.
 
     >>> share_out(Resources(workers=3), [Node(cpus=4), Node(cpus=2)])
     Placement(workers=3, cpus=2, gpus=0)
@@ -136,7 +95,7 @@ def share_out(resources: Resources, nodes: list[Node]) -> Placement:
 def share_parallel(
     resources: Resources, trainings: int, nodes: list[Node]
 ) -> tuple[Placement, int]:
-    """The same as `training_slots` on plain numbers.
+    """What each worker of a training gets, and how many trainings run in parallel.
 
     GPUs are shared out to as many trainings as they are enough for. CPUs are not where a worker
     gets them all (`cpus_per_worker = "auto"`): then a training has the threads that it has alone,
@@ -151,14 +110,13 @@ def share_parallel(
     if resources.elastic:
         return placement, 1
     if placement.gpus and resources.cpus_per_worker == "auto":
-        for interleaved in range(trainings, 1, -1):
-            several = resources.model_copy(update={"workers": interleaved * resources.workers})
+        for parallel in range(trainings, 1, -1):
+            several = resources.model_copy(update={"workers": parallel * resources.workers})
             with contextlib.suppress(ClusterError):
                 shared = _share_out(several, several.workers, nodes)
                 if shared.gpus == placement.gpus:
-                    return replace(shared, workers=resources.workers), interleaved
-    fitting = sum(node.holds(placement.cpus, placement.gpus) for node in nodes)
-    return placement, max(1, min(trainings, fitting // placement.workers))
+                    return replace(shared, workers=resources.workers), parallel
+    return placement, max(1, min(trainings, _fitting(placement, nodes)))
 
 
 def _share_out(resources: Resources, workers: int, nodes: list[Node]) -> Placement:

@@ -72,10 +72,3 @@ def on_node(node: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node, soft=False)
-
-
-def on_this_node() -> Any:
-    """A scheduling strategy: the node that this process is on, and no other."""
-    import ray
-
-    return on_node(ray.get_runtime_context().get_node_id())

@@ -6,23 +6,20 @@ joins them in a process group, and replaces those that die. Nothing is reported 
 travel in a queue and checkpoints lie in the run folder, so a run looks alike with and without Ray.
 """
 
-import warnings
 from collections.abc import Generator, Sequence
 from typing import Any
 
 from kd_ray.config import Resources
-from kd_ray.errors import ClusterError, KdRayError
+from kd_ray.errors import KdRayError
 from kd_ray.files import scratch_folder, to_path
-from kd_ray.on_ray.placement import NodeWatch, counted, placement_on_cluster
+from kd_ray.on_ray.placement import cluster_nodes, counted, share_out
+from kd_ray.on_ray.relay import beside_driver, died_too_often, relay
 from kd_ray.on_ray.session import connected
-from kd_ray.on_ray.storage import check_nodes, on_this_node
+from kd_ray.on_ray.storage import check_nodes
 from kd_ray.on_ray.work import torch_config, work
 from kd_ray.runs.events import Event, Waiting
 from kd_ray.runs.task import Task
 
-POLL_S = 0.5
-LOOK_S = 2.0
-"""Seconds from one look at the cluster's nodes to the next, while no worker says anything."""
 ENDING_S = 300.0
 """For workers that were asked to end with their epoch."""
 
@@ -57,14 +54,12 @@ def perform_on_ray(
     # what a killed driver leaves of that is removed as a draft.
     with connected(address, verbose), scratch_folder(run, "ray") as scratch:
         import ray
-        from ray.util.queue import Empty, Queue
+        from ray.util.queue import Queue
 
-        placement = placement_on_cluster(resources)
+        placement = share_out(resources, cluster_nodes())
         yield tasks[0], Waiting(f"Starting {counted(placement)}")
         check_nodes(run, scratch, placement)
-        # Whatever node is lost, what holds the workers together is not on it but on this one.
-        beside_us = {"num_cpus": 0, "scheduling_strategy": on_this_node()}
-        mailbox, orders = (Queue(actor_options=beside_us) for _ in range(2))
+        mailbox, orders = (Queue(actor_options=beside_driver()) for _ in range(2))
         config = {
             "tasks": list(tasks),
             "cpus": placement.cpus,
@@ -77,26 +72,11 @@ def perform_on_ray(
         }
         # `fit` blocks and takes over Ctrl-C. In a process of its own it does neither here, and dies
         # with this one.
-        watch, task = NodeWatch(LOOK_S), tasks[0]
-        launcher = ray.remote(max_retries=0, **beside_us)(launch)
-        launched = launcher.remote(config, resources, verbose)
+        launched = ray.remote(max_retries=0, **beside_driver())(launch).remote(
+            config, resources, verbose
+        )
         try:
-            while True:
-                over, _ = ray.wait([launched], timeout=0)
-                try:
-                    message = mailbox.get(timeout=POLL_S)
-                except Empty:
-                    if over:
-                        break
-                    yield from ((task, Waiting(news)) for news in watch.news())
-                    continue
-                if isinstance(message, KdRayError):
-                    raise message
-                if isinstance(message, str):
-                    warnings.warn(message, stacklevel=2)
-                    continue
-                task, _ = message
-                yield message
+            yield from relay(mailbox, tasks[0], lambda: not ray.wait([launched], timeout=0)[0])
         except GeneratorExit:  # whoever listened has seen enough, and may need the workers' place
             # They are asked to end: of a launcher that is killed, Ray keeps the workers' place.
             orders.put("end")
@@ -147,9 +127,5 @@ def in_our_terms(error: Exception) -> Exception:
         if isinstance(cause, KdRayError):
             return cause
         if isinstance(cause, RayActorError):
-            return ClusterError(
-                f"worker {rank}: must stay alive, but died more often than "
-                f"resources.max_failures allows ({str(cause).splitlines()[0]}); look for a lack of "
-                "memory, then run the same again to go on from the last epoch"
-            )
+            return died_too_often(f"worker {rank}:", cause)
     return RuntimeError(str(error))  # Ray's own classes do not all unpickle elsewhere

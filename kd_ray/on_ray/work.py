@@ -2,12 +2,13 @@
 
 import os
 import time
-import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 from kd_ray.errors import KdRayError
+from kd_ray.on_ray.relay import warnings_sent
 from kd_ray.on_ray.storage import check_here
 from kd_ray.runs.task import Task
 
@@ -41,9 +42,7 @@ def work(config: dict[str, Any]) -> None:
     )
     mailbox, orders = config["mailbox"], config["orders"]
     tasks: Sequence[Task] = config["tasks"]
-    with warnings.catch_warnings():
-        if worker.is_first:
-            warnings.showwarning = lambda message, *_, **__: mailbox.put(str(message))
+    with warnings_sent(mailbox) if worker.is_first else nullcontext():
         try:
             with together(device):
                 problem = check_here(tasks[0].run, config["scratch"])

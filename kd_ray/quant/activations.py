@@ -1,5 +1,6 @@
 """What a quantized model's activations do: on which levels they lie, and where all are alike."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def activity(model: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
 
-    def watch(name: str, quantizer: Quantizer, output: Tensor) -> None:
+    def watch(name: str, quantizer: Quantizer, inputs: tuple[Tensor], output: Tensor) -> None:
         low, step = quantizer.grid()
         level = ((output.float() - low) / step).round().long().flatten()
         shares = torch.bincount(level, minlength=2**quantizer.bits).double() / level.numel()
@@ -42,9 +43,7 @@ def activity(model: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
         found[name] = {"on": round(on, 6), "most": round(most, 6), "levels": levels}
 
     hooks = [
-        quantizer.register_forward_hook(
-            lambda module, inputs, output, name=name: watch(name, module, output)
-        )
+        quantizer.register_forward_hook(partial(watch, name))
         for name, quantizer in activation_quantizers(model).items()
     ]
     with evaluated(model, hooks):

@@ -4,8 +4,8 @@ A layer's bits are those of its weights and of its inputs. Inputs are quantized 
 layer, so a shortcut around it stays float; the exercise's block quantizes what leaves its ReLU.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -14,27 +14,20 @@ from torch import Tensor, nn
 from kd_ray.catalog import suggestion
 from kd_ray.config import QuantizerOptions
 from kd_ray.errors import ConfigError
+from kd_ray.quant.dorefa import dorefa_activations, dorefa_weights
 from kd_ray.quant.layers import MegviiNorm, QuantizedReLU, become_quantized_
 from kd_ray.quant.lsq import lsq_levels
-from kd_ray.quant.quantizers import (
-    DorefaActivations,
-    DorefaWeights,
-    Lsq,
-    MegviiActivations,
-    MegviiWeights,
-    PactActivations,
-    Quantizer,
-)
+from kd_ray.quant.megvii import megvii_activations, megvii_weights
+from kd_ray.quant.quantizers import Lsq, PactActivations, Quantizer
 from kd_ray.quant.rounding import FLOAT_BITS
 from kd_ray.quant.trace import LayerCalls, evaluated, trace_layers
 
 LAYERS = (nn.Conv2d, nn.Linear)
-WEIGHTS: Mapping[str, type[Quantizer]] = {
-    "dorefa": DorefaWeights,
-    "megvii": MegviiWeights,
-    "pact": DorefaWeights,
+WEIGHTS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
+    "dorefa": dorefa_weights,
+    "megvii": megvii_weights,
+    "pact": dorefa_weights,
 }
-INPUTS: Mapping[str, type[Quantizer]] = {"dorefa": DorefaActivations, "pact": PactActivations}
 
 
 @dataclass(frozen=True)
@@ -111,10 +104,8 @@ def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, 
     found: dict[str, LayerBits] = {}
     for place, name in enumerate(names):
         first, last = place == 0, place == len(names) - 1
-        if (first and first_float) or (last and last_float):
-            bits = FLOAT
-        else:
-            bits = LayerBits(options.weight_bits, inputs, options.gradient_bits)
+        is_float = (first and first_float) or (last and last_float)
+        bits = FLOAT if is_float else LayerBits(options.weight_bits, inputs, options.gradient_bits)
         for pattern, mine in options.layers.items():
             if fnmatchcase(name, pattern):
                 if first and pattern == name and mine.activation_bits not in (None, FLOAT_BITS):
@@ -123,13 +114,11 @@ def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, 
                         f"pixels, which are not quantized, but got {mine.activation_bits}; leave "
                         "it out"
                     )
+                weight, activation = mine.weight_bits, mine.activation_bits
                 bits = LayerBits(
-                    mine.weight_bits or bits.weight,
-                    mine.activation_bits or bits.activation,
-                    bits.gradient,
+                    weight or bits.weight, activation or bits.activation, bits.gradient
                 )
-        activation = FLOAT_BITS if first else bits.activation
-        found[name] = LayerBits(bits.weight, activation, bits.gradient)
+        found[name] = replace(bits, activation=FLOAT_BITS) if first else bits
     return found
 
 
@@ -199,7 +188,7 @@ def _weights(options: QuantizerOptions, bits: LayerBits) -> Quantizer | None:
     if options.method == "lsq":
         zero = options.has_signed_zero(bits.weight)
         return Lsq(bits.weight, signed=True, zero=zero, per_row=False)
-    return WEIGHTS[options.method](bits.weight)
+    return Quantizer(bits.weight, WEIGHTS[options.method])
 
 
 def _inputs(options: QuantizerOptions, bits: LayerBits, call: LayerCalls) -> Quantizer | None:
@@ -208,7 +197,9 @@ def _inputs(options: QuantizerOptions, bits: LayerBits, call: LayerCalls) -> Qua
     if options.method == "lsq":
         zero = not call.negative or options.has_signed_zero(bits.activation)
         return Lsq(bits.activation, signed=call.negative, zero=zero, per_row=True)
-    return INPUTS[options.method](bits.activation)
+    if options.method == "pact":
+        return PactActivations(bits.activation)
+    return Quantizer(bits.activation, dorefa_activations)
 
 
 def _quantize_blocks_(
@@ -236,4 +227,4 @@ def _quantize_blocks_(
         layer = model.get_submodule(relu.name)
         layer.__class__ = QuantizedReLU
         assert isinstance(layer, QuantizedReLU)
-        layer.output_quantizer = MegviiActivations(options.activation_bits)
+        layer.output_quantizer = Quantizer(options.activation_bits, megvii_activations)

@@ -1,7 +1,5 @@
 """What a model costs: the bytes that it is stored in, and the bit operations for one image."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +7,9 @@ from torch import Tensor, nn
 
 from kd_ray.quant.apply import LAYERS
 from kd_ray.quant.layers import QuantizedConv2d, QuantizedLinear, QuantizedReLU
+from kd_ray.quant.quantizers import Quantizer
 from kd_ray.quant.rounding import FLOAT_BITS
-from kd_ray.quant.trace import LayerCalls, trace_layers
+from kd_ray.quant.trace import LayerCalls, evaluated, trace_layers
 
 PIXEL_BITS = 8
 """Bits of the inputs of the first layer."""
@@ -57,7 +56,13 @@ class ModelCost:
 def model_cost(model: nn.Module, shape: tuple[int, int, int]) -> ModelCost:
     """Bytes and bit operations of a model, float or quantized, for images of `shape` (C, H, W)."""
     blocks = [module for module in model.modules() if isinstance(module, QuantizedReLU)]
-    with _two_valued(blocks):
+    draw = torch.Generator().manual_seed(0)
+
+    def coin(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Lets 0 and 1 through at random, so that it shows where those are averaged."""
+        return torch.randint(2, output.shape, generator=draw).to(output)
+
+    with evaluated(model, [block.register_forward_hook(coin) for block in blocks]):
         calls = trace_layers(model, shape, LAYERS)
     behind = max((relu.output_quantizer.bits for relu in blocks), default=FLOAT_BITS)
     layers = []
@@ -67,7 +72,7 @@ def model_cost(model: nn.Module, shape: tuple[int, int, int]) -> ModelCost:
         inputs = PIXEL_BITS if place == 0 else _activation_bits(layer, call, behind)
         layers.append(_layer_cost(layer, call, inputs))
         counted |= {id(layer.weight), id(layer.bias)}
-        if isinstance(layer, QuantizedConv2d | QuantizedLinear) and layer.weight_quantizer:
+        if isinstance(layer, QuantizedConv2d | QuantizedLinear):
             counted |= {id(learned) for learned in layer.weight_quantizer.parameters()}
     rest = [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]
     others = sum(4 * tensor.numel() for tensor in rest if id(tensor) not in counted)
@@ -78,34 +83,19 @@ def model_cost(model: nn.Module, shape: tuple[int, int, int]) -> ModelCost:
     )
 
 
-@contextmanager
-def _two_valued(blocks: Sequence[QuantizedReLU]) -> Iterator[None]:
-    """Quantizing ReLUs let 0 and 1 through at random, so that it shows where those are averaged."""
-    draw = torch.Generator().manual_seed(0)
-
-    def coin(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return torch.randint(2, output.shape, generator=draw).to(output)
-
-    handles = [block.register_forward_hook(coin) for block in blocks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _activation_bits(layer: nn.Module, call: LayerCalls, behind: int) -> int:
-    if isinstance(layer, QuantizedConv2d | QuantizedLinear) and layer.input_quantizer is not None:
-        return layer.input_quantizer.bits
-    # What quantizing ReLUs let through (see `_two_valued`) has few values until it is averaged.
+    quantizer = getattr(layer, "input_quantizer", None)
+    if isinstance(quantizer, Quantizer):
+        return quantizer.bits
+    # What quantizing ReLUs let through has few values until it is averaged.
     return behind if behind < FLOAT_BITS and call.distinct <= 2 else FLOAT_BITS
 
 
 def _layer_cost(layer: nn.Module, call: LayerCalls, activation_bits: int) -> LayerCost:
     quantizer = getattr(layer, "weight_quantizer", None)
-    bits = FLOAT_BITS if quantizer is None else int(quantizer.bits)
+    bits = quantizer.bits if isinstance(quantizer, Quantizer) else FLOAT_BITS
     weight, bias = layer.get_parameter("weight"), layer.bias
-    packed = -(-weight.numel() * bits // 8) + (0 if quantizer is None else 4)
+    packed = -(-weight.numel() * bits // 8) + (4 if bits < FLOAT_BITS else 0)
     return LayerCost(
         name=call.name,
         kind=call.kind,

@@ -17,7 +17,7 @@ def dorefa_weights(w: Tensor, bits: int) -> Tensor:
 
     Args:
         w: a layer's weights, any shape.
-        bits: k; 32 leaves `w` as it is.
+        bits: k.
 
     Returns:
         The shape of `w`.
@@ -25,17 +25,9 @@ def dorefa_weights(w: Tensor, bits: int) -> Tensor:
     >>> dorefa_weights(torch.tensor([-3.0, 0.0, 1.0]), 1)
     tensor([-1.3333,  1.3333,  1.3333])
     """
-    if bits >= FLOAT_BITS:
-        return w
-    return _binary(w) if bits == 1 else _multibit(w, bits)
-
-
-def _binary(w: Tensor) -> Tensor:
-    scale = w.abs().mean()
-    return straight_through(w, torch.where(w >= 0, scale, -scale))
-
-
-def _multibit(w: Tensor, bits: int) -> Tensor:
+    if bits == 1:
+        scale = w.abs().mean()
+        return straight_through(w, torch.where(w >= 0, scale, -scale))
     t = torch.tanh(w)
     # Where all weights are 0 every one is in the middle of the range.
     top = t.abs().amax()
@@ -48,12 +40,12 @@ def dorefa_activations(x: Tensor, bits: int) -> Tensor:
 
     Args:
         x: any shape.
-        bits: k; 32 is ReLU.
+        bits: k.
 
     Returns:
         The shape of `x`; the gradient is 1 inside (0, 1) and 0 elsewhere.
     """
-    return x.relu() if bits >= FLOAT_BITS else fake_quantize(x, bits)
+    return fake_quantize(x, bits)
 
 
 class _QuantizedGradient(torch.autograd.Function):

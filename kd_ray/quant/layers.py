@@ -16,29 +16,26 @@ from kd_ray.quant.rounding import FLOAT_BITS
 class QuantizedConv2d(nn.Conv2d):
     """A convolution of quantized inputs with quantized weights."""
 
-    weight_quantizer: Quantizer | None
-    input_quantizer: Quantizer | None
+    weight_quantizer: nn.Module
+    input_quantizer: nn.Module
     gradient_bits: int
 
     def forward(self, input: Tensor) -> Tensor:
         """`(N, C, H, W)` to `(N, C', H', W')`."""
-        x, w = quantized_operands(self, input)
-        assert self.padding_mode == "zeros"
-        assert not isinstance(self.padding, str)
-        output = F.conv2d(x, w, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        return dorefa_gradients(output, self.gradient_bits)
+        x, w = self.input_quantizer(input), self.weight_quantizer(self.weight)
+        return dorefa_gradients(self._conv_forward(x, w, self.bias), self.gradient_bits)
 
 
 class QuantizedLinear(nn.Linear):
     """A linear layer of quantized inputs and quantized weights."""
 
-    weight_quantizer: Quantizer | None
-    input_quantizer: Quantizer | None
+    weight_quantizer: nn.Module
+    input_quantizer: nn.Module
     gradient_bits: int
 
     def forward(self, input: Tensor) -> Tensor:
         """`(N, ..., C)` to `(N, ..., C')`."""
-        x, w = quantized_operands(self, input)
+        x, w = self.input_quantizer(input), self.weight_quantizer(self.weight)
         return dorefa_gradients(F.linear(x, w, self.bias), self.gradient_bits)
 
 
@@ -58,42 +55,35 @@ class MegviiNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """`(N, C, H, W)` to the same shape."""
+        momentum = self.momentum or 0.0
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
-        assert self.momentum is not None, "a moving average of the statistics"
+            if self.momentum is None:  # a plain average over all batches
+                momentum = 1 / float(self.num_batches_tracked)
         return F.batch_norm(
             input,
             self.running_mean,
             self.running_var,
             megvii_affine(self.weight),
             self.bias,
-            self.training,
-            self.momentum,
+            self.training or self.running_mean is None,
+            momentum,
             self.eps,
         )
 
 
-QuantizedLayer = QuantizedConv2d | QuantizedLinear
-
-
-def quantized_operands(layer: QuantizedLayer, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer's inputs and weights as its arithmetic sees them."""
-    w: Tensor = layer.weight
-    if layer.input_quantizer is not None:
-        x = layer.input_quantizer(x)
-    if layer.weight_quantizer is not None:
-        w = layer.weight_quantizer(w)
-    return x, w
-
-
 def become_quantized_(
     layer: nn.Module,
-    weights: Quantizer | None,
-    inputs: Quantizer | None,
+    weights: Quantizer | None = None,
+    inputs: Quantizer | None = None,
     gradient_bits: int = FLOAT_BITS,
 ) -> None:
-    """Turns a float `Conv2d` or `Linear` into its quantized kind, in place; tensors stay."""
+    """Turns a float `Conv2d` or `Linear` into its quantized kind, in place; tensors stay.
+
+    What has no quantizer stays float.
+    """
     layer.__class__ = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
     assert isinstance(layer, QuantizedConv2d | QuantizedLinear)
-    layer.weight_quantizer, layer.input_quantizer = weights, inputs
+    layer.weight_quantizer = weights or nn.Identity()
+    layer.input_quantizer = inputs or nn.Identity()
     layer.gradient_bits = gradient_bits

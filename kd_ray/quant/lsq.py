@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_ray.errors import ConfigError
-from kd_ray.quant.rounding import FLOAT_BITS
 
 
 class _Lsq(torch.autograd.Function):
@@ -63,44 +62,36 @@ def lsq_levels(bits: int, *, signed: bool, zero: bool = True) -> tuple[float, fl
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
-def lsq(v: Tensor, step: Tensor, bits: int, *, signed: bool, zero: bool = True) -> Tensor:
+def lsq(v: Tensor, step: Tensor, levels: tuple[float, float]) -> Tensor:
     """`s round(clip(v / s, -Qn, Qp))`, equations 1 and 2, with the gradients of equations 3 and 5.
 
     Args:
         v: weights or activations, any shape.
         step: s > 0, of no dimension.
-        bits: k; 32 leaves `v` as it is.
-        signed: see `lsq_levels`.
-        zero: see `lsq_levels`.
+        levels: -Qn and Qp, see `lsq_levels`.
 
     Returns:
         The shape of `v`. The gradient of `v` is 1 inside the clip and 0 outside; that of `step` is
         what the paper gives, before the scale of `scaled_gradient`.
     """
-    if bits >= FLOAT_BITS:
-        return v
-    low, high = lsq_levels(bits, signed=signed, zero=zero)
-    shift = 0.5 if signed and not zero else 0.0
-    quantized: Tensor = _Lsq.apply(v, step, float(low), float(high), shift)
+    low, high = levels
+    quantized: Tensor = _Lsq.apply(v, step, float(low), float(high), low % 1)
     return quantized
 
 
-def lsq_initial_step(v: Tensor, bits: int, *, signed: bool, zero: bool = True) -> Tensor:
+def lsq_initial_step(v: Tensor, levels: tuple[float, float]) -> Tensor:
     """`2 mean|v| / sqrt(Qp)`, section 2.1; where levels are halves, Qp counts those above 0."""
-    above = _above_zero(bits, signed, zero)
-    return (2 * v.detach().abs().mean() / math.sqrt(above)).clamp_min(1e-6)
+    return (2 * v.detach().abs().mean() / math.sqrt(math.ceil(levels[1]))).clamp_min(1e-6)
 
 
-def lsq_gradient_scale(numbers: int, bits: int, *, signed: bool, zero: bool = True) -> float:
+def lsq_gradient_scale(numbers: int, levels: tuple[float, float]) -> float:
     """`1 / sqrt(N Qp)`, section 2.2: it keeps the step's updates in proportion to the weights'.
 
     Args:
         numbers: N, weights of the layer, or features of one sample.
-        bits: k.
-        signed: see `lsq_levels`.
-        zero: see `lsq_levels`.
+        levels: see `lsq_levels`; where they are halves, Qp counts those above 0.
     """
-    return 1 / math.sqrt(numbers * _above_zero(bits, signed, zero))
+    return 1 / math.sqrt(numbers * math.ceil(levels[1]))
 
 
 def scaled_gradient(x: Tensor, scale: float) -> Tensor:
@@ -113,9 +104,3 @@ def scaled_gradient(x: Tensor, scale: float) -> Tensor:
     """
     scaled = x * scale
     return x.detach() + (scaled - scaled.detach())
-
-
-def _above_zero(bits: int, signed: bool, zero: bool) -> int:
-    """Qp: how many levels lie above 0."""
-    _, high = lsq_levels(bits, signed=signed, zero=zero)
-    return math.ceil(high)

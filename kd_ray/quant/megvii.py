@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kd_ray.quant.rounding import FLOAT_BITS, fake_quantize, straight_through
+from kd_ray.quant.rounding import fake_quantize, straight_through
 
 INPUT_SCALE = 0.1
 """Activations are a tenth before they are clipped to [0, 1]."""
@@ -17,13 +17,11 @@ def megvii_weights(w: Tensor, bits: int) -> Tensor:
 
     Args:
         w: a layer's weights, any shape.
-        bits: k; 32 leaves `w` as it is.
+        bits: k.
 
     Returns:
         The shape of `w`.
     """
-    if bits >= FLOAT_BITS:
-        return w
     t = torch.tanh(w.detach())
     s = (2 * t.abs().mean()).clamp_min(torch.finfo(w.dtype).tiny)
     low = s * (fake_quantize(t / s + 0.5, bits, half_up=True) - 0.5)
@@ -35,13 +33,11 @@ def megvii_activations(x: Tensor, bits: int) -> Tensor:
 
     Args:
         x: any shape.
-        bits: k; 32 is ReLU.
+        bits: k.
 
     Returns:
         The shape of `x`; the gradient is 0.1 inside (0, 10) and 0 elsewhere.
     """
-    if bits >= FLOAT_BITS:
-        return x.relu()
     return fake_quantize(x, bits, scale=INPUT_SCALE, half_up=True)
 
 

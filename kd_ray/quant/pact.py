@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_ray.quant.rounding import FLOAT_BITS, top_level
+from kd_ray.quant.rounding import top_level
 
 INITIAL_CLIP = 8.0
 """Alpha before training: high, and drawn down by its weight decay where that costs nothing."""
@@ -16,14 +16,11 @@ CLIP_DECAY = 2e-4
 
 
 class _Pact(torch.autograd.Function):
-    """`round(n clip(x / alpha, 0, 1)) alpha / n`; without n, no rounding."""
+    """`round(n clip(x / alpha, 0, 1)) alpha / n`."""
 
     @staticmethod
-    def forward(x: Tensor, clip: Tensor, n: int | None) -> Tensor:
-        share = F.hardtanh_(x / clip, 0, 1)
-        if n is None:
-            return share * clip
-        return share.mul_(n).round_() * (clip / n)
+    def forward(x: Tensor, clip: Tensor, n: int) -> Tensor:
+        return F.hardtanh_(x / clip, 0, 1).mul_(n).round_() * (clip / n)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -46,11 +43,11 @@ def pact(x: Tensor, clip: Tensor, bits: int) -> Tensor:
     Args:
         x: any shape.
         clip: alpha > 0, of no dimension.
-        bits: k; 32 is the clip without rounding.
+        bits: k.
 
     Returns:
         The shape of `x`. The gradient of `x` is 1 inside (0, alpha) and 0 elsewhere; that of
         `clip` is 1 where x >= alpha and 0 elsewhere.
     """
-    quantized: Tensor = _Pact.apply(x, clip, None if bits >= FLOAT_BITS else top_level(bits))
+    quantized: Tensor = _Pact.apply(x, clip, top_level(bits))
     return quantized

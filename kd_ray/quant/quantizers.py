@@ -3,10 +3,11 @@
 Those of activations know where their levels lie, so that what passes through them can be counted.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from kd_ray.quant.dorefa import dorefa_activations, dorefa_weights
 from kd_ray.quant.lsq import (
     lsq,
     lsq_gradient_scale,
@@ -14,7 +15,6 @@ from kd_ray.quant.lsq import (
     lsq_levels,
     scaled_gradient,
 )
-from kd_ray.quant.megvii import megvii_activations, megvii_weights
 from kd_ray.quant.pact import CLIP_DECAY, INITIAL_CLIP, pact
 from kd_ray.quant.rounding import top_level
 
@@ -22,11 +22,21 @@ SMALLEST_STEP = 1e-6
 
 
 class Quantizer(nn.Module):
-    """A module that takes floats to as many levels as `bits` allow; the shape stays."""
+    """A module that takes floats to as many levels as `bits` allow; the shape stays.
 
-    def __init__(self, bits: int):
+    Args:
+        bits: k.
+        function: of a tensor and k; None for a subclass that learns, and so has its own `forward`.
+    """
+
+    def __init__(self, bits: int, function: Callable[[Tensor, int], Tensor] | None = None):
         super().__init__()
-        self.bits = bits
+        self.bits, self.function = bits, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weights, or a layer's inputs, quantized."""
+        assert self.function is not None
+        return self.function(x, self.bits)
 
     def grid(self) -> tuple[float, float]:
         """The lowest level, and the distance of two levels."""
@@ -38,38 +48,6 @@ class Quantizer(nn.Module):
     def extra_repr(self) -> str:
         """The bits, for printing."""
         return f"bits={self.bits}"
-
-
-class DorefaWeights(Quantizer):
-    """`dorefa_weights`."""
-
-    def forward(self, w: Tensor) -> Tensor:
-        """A layer's weights, quantized."""
-        return dorefa_weights(w, self.bits)
-
-
-class DorefaActivations(Quantizer):
-    """`dorefa_activations`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """A layer's inputs, quantized."""
-        return dorefa_activations(x, self.bits)
-
-
-class MegviiWeights(Quantizer):
-    """`megvii_weights`."""
-
-    def forward(self, w: Tensor) -> Tensor:
-        """A layer's weights, quantized."""
-        return megvii_weights(w, self.bits)
-
-
-class MegviiActivations(Quantizer):
-    """`megvii_activations`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What a ReLU would be given, quantized."""
-        return megvii_activations(x, self.bits)
 
 
 class PactActivations(Quantizer):
@@ -104,30 +82,27 @@ class Lsq(Quantizer):
 
     def __init__(self, bits: int, *, signed: bool, zero: bool, per_row: bool):
         super().__init__(bits)
-        self.signed, self.zero, self.per_row = signed, zero, per_row
+        self.levels, self.per_row = lsq_levels(bits, signed=signed, zero=zero), per_row
         self.step = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, v: Tensor) -> Tensor:
         """Weights, or a layer's inputs, quantized."""
-        numbers = v[0].numel() if self.per_row else v.numel()
-        scale = lsq_gradient_scale(numbers, self.bits, signed=self.signed, zero=self.zero)
-        step = scaled_gradient(self._positive_step(), scale)
-        return lsq(v, step, self.bits, signed=self.signed, zero=self.zero)
+        scale = lsq_gradient_scale(v[0].numel() if self.per_row else v.numel(), self.levels)
+        return lsq(v, scaled_gradient(self._positive_step(), scale), self.levels)
 
     @torch.no_grad()
     def calibrate_(self, x: Tensor) -> None:
         """Sets the step to the paper's start for these values."""
-        self.step.copy_(lsq_initial_step(x, self.bits, signed=self.signed, zero=self.zero))
+        self.step.copy_(lsq_initial_step(x, self.levels))
 
     def grid(self) -> tuple[float, float]:
         """The lowest level, and the distance of two levels."""
-        low, _ = lsq_levels(self.bits, signed=self.signed, zero=self.zero)
         step = float(self._positive_step().detach())
-        return low * step, step
+        return self.levels[0] * step, step
 
     def _positive_step(self) -> Tensor:
         return self.step.abs().clamp_min(SMALLEST_STEP)
 
     def extra_repr(self) -> str:
         """The bits and the levels, for printing."""
-        return f"{super().extra_repr()}, signed={self.signed}, zero={self.zero}"
+        return f"{super().extra_repr()}, levels={self.levels}"

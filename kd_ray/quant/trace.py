@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from kd_ray.errors import ConfigError
 
 
-@dataclass(frozen=True)
+@dataclass
 class LayerCalls:
     """The calls of one layer for one image.
 
@@ -26,10 +26,10 @@ class LayerCalls:
 
     name: str
     kind: str
-    multiplications: int
-    calls: int
-    negative: bool
-    distinct: int
+    multiplications: int = 0
+    calls: int = 0
+    negative: bool = False
+    distinct: int = 0
 
 
 @torch.no_grad()
@@ -51,16 +51,12 @@ def trace_layers(
 
     def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         name = names[module]
-        before = found.get(name)
-        found[name] = LayerCalls(
-            name=name,
-            kind=type(module).__name__.removeprefix("Quantized"),
-            multiplications=_multiplications(module, output)
-            + (before.multiplications if before else 0),
-            calls=1 + (before.calls if before else 0),
-            negative=bool((inputs[0] < 0).any()) or (before is not None and before.negative),
-            distinct=max(torch.unique(inputs[0]).numel(), before.distinct if before else 0),
-        )
+        kind = type(module).__name__.removeprefix("Quantized")
+        layer = found.setdefault(name, LayerCalls(name, kind))
+        layer.multiplications += _multiplications(module, output)
+        layer.calls += 1
+        layer.negative |= bool((inputs[0] < 0).any())
+        layer.distinct = max(layer.distinct, torch.unique(inputs[0]).numel())
 
     like = next(model.parameters())
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(like.device)

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 from kd_ray.report.cost import cost_of
-from kd_ray.report.html import Rows, rendered, write_page
+from kd_ray.report.html import rendered, write_page
 from kd_ray.report.plots import Curve, colour, curves, error_dots
 from kd_ray.report.specialists import specialists_parts
 from kd_ray.report.summary import MODEL_NAMES, Summary, summarize_results
 from kd_ray.result import RESULT, STUDENT, Result
 from kd_ray.runs.folder import Artefact, RunFolder, read_run
-from kd_ray.units import bytes_shown, count_shown
 
 REPORT = "report.html"
 
@@ -45,48 +43,14 @@ def report_page(run: RunFolder) -> str:
         "run",
         run=run,
         summary=summary,
-        about=_about(run),
-        tiles=_tiles(summary),
         cost=str(cost_of(run.results) or ""),
         error_plot=_error_plot(summary),
         legend={MODEL_NAMES.get(a.kind, a.kind): colour(a.kind) for a in trainings},
         curves=list(_curves(trainings)),
         few_bits=list(_few_bits(run.results)),
-        labelled=summary.transfer_set,
         versions=_versions(run.results),
-        artefacts=list(_artefacts(run.results)),
         **specialists_parts(summary),
     )
-
-
-def _about(run: RunFolder) -> str:
-    recipe, objective = run.recipe, run.recipe.objective
-    teacher = ""
-    if recipe.teacher:
-        members = recipe.teacher.members
-        names = dict.fromkeys(recipe.teacher.model_of(member).name for member in range(members))
-        teacher = f"{'teacher' if members == 1 else f'{members} teachers'} {', '.join(names)}, "
-    return (
-        f"{recipe.data.name}: {teacher}student {recipe.student.model.name}, "
-        f"T = {objective.temperature:g}, c = {objective.soft_weight}, "
-        f"h = {objective.hard_weight:g}"
-    )
-
-
-def _tiles(summary: Summary) -> dict[str, str]:
-    """The figures that one looks for first."""
-    tiles = {}
-    teacher, student = summary.row("teacher"), summary.row("distilled")
-    if summary.gap_closed is not None:
-        tiles["gap closed"] = f"{100 * summary.gap_closed:.0f} %"
-    if student is not None:
-        for title, metric in (("distilled accuracy", "accuracy"), ("agreement", "agreement")):
-            if metric in student.metrics:
-                tiles[title] = f"{100 * student.metrics[metric].mean:.2f} %"
-    if student is not None and teacher is not None:
-        share = student.parameters / teacher.parameters
-        tiles["parameters, of the teacher's"] = f"{100 * share:,.1f} %"
-    return tiles
 
 
 def _error_plot(summary: Summary) -> str:
@@ -124,8 +88,8 @@ def _lines(trainings: Sequence[Artefact], metric: str) -> list[Curve]:
     return lines
 
 
-def _few_bits(results: Sequence[Result]) -> Iterator[tuple[str, Rows]]:
-    """Activity over epochs and layers, for the first seed of each low-bit student."""
+def _few_bits(results: Sequence[Result]) -> Iterator[tuple[str, Result]]:
+    """A plot of activity over epochs and layers for the first seed of each low-bit student."""
     shown = set()
     for result in results:
         records = [record for record in result.history if "layers" in record]
@@ -137,20 +101,7 @@ def _few_bits(results: Sequence[Result]) -> Iterator[tuple[str, Rows]]:
             Curve("", epochs, [record["layers"][name]["on"] for record in records], name)
             for name in records[-1]["layers"]
         ]
-        plot = curves(f"Activations that are on, {result.title}", lines, percent=True)
-        yield plot, [_layer(layer, records[-1]["layers"]) for layer in result.layers]
-
-
-def _layer(layer: dict[str, Any], active: dict[str, Any]) -> dict[str, str]:
-    seen = active.get(layer["name"])
-    return {
-        "layer": layer["name"],
-        "bits": f"W {layer['weight_bits']} A {layer['activation_bits']}",
-        "size": bytes_shown(layer["packed_bytes"]),
-        "bit operations": count_shown(layer["bit_operations"]),
-        "on": "-" if seen is None else f"{100 * seen['on']:.1f} %",
-        "levels, %": "-" if seen is None else " ".join(f"{100 * s:.1f}" for s in seen["levels"]),
-    }
+        yield curves(f"Activations that are on, {result.title}", lines, percent=True), result
 
 
 def _versions(results: Sequence[Result]) -> str:
@@ -160,16 +111,3 @@ def _versions(results: Sequence[Result]) -> str:
         for package, version in result.versions.items():
             versions.setdefault(package, {})[version] = None
     return ", ".join(f"{package} {' and '.join(seen)}" for package, seen in versions.items())
-
-
-def _artefacts(results: Sequence[Result]) -> Iterator[dict[str, str]]:
-    """What identifies the artefacts."""
-    fingerprints = {result.parents.get("dataset") for result in results} - {None}
-    for fingerprint in sorted(map(str, fingerprints)):
-        yield {"artefact": "dataset", "checkpoint": "-", "sha256": fingerprint}
-    for result in results:
-        yield {
-            "artefact": result.title,
-            "checkpoint": result.checkpoint or "-",
-            "sha256": result.fingerprint or "-",
-        }

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from kd_ray.report.plots import heat_map
 from kd_ray.report.summary import Summary
 from kd_ray.result import CLASS_GROUPS, JOINT_SET, Result
@@ -95,19 +97,18 @@ def specialists_parts(summary: Summary) -> dict[str, Any]:
     """Texts, table and plots of a run's specialists by their names in the template of its page."""
     grouped = result_of(summary.results, CLASS_GROUPS)
     combined = result_of(summary.results, JOINT_SET)
-    lines = [] if grouped is None else [line.strip() for line in group_lines(grouped)]
-    parts: dict[str, Any] = {
+    return {
         "specialists": specialists_sentences(summary),
-        "groups": list(zip(lines[::2], lines[1::2], strict=True)),
-        "coverage": [],
-        "confusion": [],
+        "groups": [] if grouped is None else group_lines(grouped),
+        "coverage": [] if combined is None else coverage_rows(combined),
+        "confusion": [] if combined is None else _confusion_plots(combined),
     }
-    if combined is not None:
-        before, after = (combined.details[f"confusion_{when}"] for when in ("before", "after"))
-        largest = max(1, *(count for cells in (before, after) for line in cells for count in line))
-        parts["coverage"] = coverage_rows(combined)
-        parts["confusion"] = [
-            heat_map("Confusion between groups, generalist", before, largest),
-            heat_map("Confusion between groups, with specialists", after, largest),
-        ]
-    return parts
+
+
+def _confusion_plots(combined: Result) -> list[Markup]:
+    before, after = (combined.details[f"confusion_{when}"] for when in ("before", "after"))
+    largest = max(1, *(count for cells in (before, after) for line in cells for count in line))
+    return [
+        heat_map("Confusion between groups, generalist", before, largest),
+        heat_map("Confusion between groups, with specialists", after, largest),
+    ]

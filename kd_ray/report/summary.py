@@ -97,6 +97,11 @@ class Row:
             figure = self.metrics.get(metric)
             return figure.shown(2, scale=100) if figure else "-"
 
+        size, operations = self.packed_bytes, self.bit_operations
+        costs_shown = {
+            "size": "-" if size is None else bytes_shown(size),
+            "bit operations": "-" if operations is None else count_shown(operations),
+        }
         errors = self.metrics.get("errors")
         seeds = len(self.seconds.values)
         return {
@@ -107,15 +112,8 @@ class Row:
             "agreement %": percent("agreement"),
             "calibration error %": percent("calibration_error"),
             "parameters": f"{self.parameters:,}",
-            **(self._costs() if costs else {}),
+            **(costs_shown if costs else {}),
             "seconds": self.seconds.shown(1),
-        }
-
-    def _costs(self) -> dict[str, str]:
-        size, operations = self.packed_bytes, self.bit_operations
-        return {
-            "size": "-" if size is None else bytes_shown(size),
-            "bit operations": "-" if operations is None else count_shown(operations),
         }
 
 
@@ -175,13 +173,12 @@ class Summary:
 
     def sentences(self) -> list[str]:
         """What the table does not say: the gap closed, dead layers, the transfer set's cost."""
-        cost = cost_of(self.results)
         lines = (
             self.about_gap(),
             self.about_gain(),
             self.about_dead_layers(),
             self.about_transfer_set(),
-            "" if cost is None else str(cost),
+            str(cost_of(self.results) or ""),
         )
         return [line for line in lines if line]
 
@@ -252,7 +249,9 @@ def summarize_results(folder: Path, results: Sequence[Result]) -> Summary:
             transfer_set = {**result.metrics, "seconds": result.seconds}
         if result.kind in (TEACHER, STUDENT):
             groups.setdefault(result.variant or result.kind, []).append(result)
-    order = sorted(groups, key=_place_of)
+    # Teacher, baselines, the distilled student, and that of the specialists.
+    places = {"teacher": 0, "distilled": 2, "specialized": 3}
+    order = sorted(groups, key=lambda name: places.get(name, 1))
     rows = [_row(name, groups[name]) for name in order]
     ensemble = _ensemble(results)
     if ensemble is not None:
@@ -279,11 +278,6 @@ def _ensemble(results: Sequence[Result]) -> Row | None:
         seconds=Figure.of([sum(member.seconds for member in members)]),
         images_per_s=Figure.of([mean(member.images_per_s for member in members)]),
     )
-
-
-def _place_of(name: str) -> int:
-    """Teacher, baselines, the distilled student, and that of the specialists."""
-    return {"teacher": 0, "distilled": 2, "specialized": 3}.get(name, 1)
 
 
 def _row(name: str, results: list[Result]) -> Row:

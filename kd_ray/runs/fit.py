@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.config.table import Table
-from kd_ray.errors import CheckpointError
+from kd_ray.errors import CheckpointError, difference
 from kd_ray.result import RESULT, Result, read_result
 from kd_ray.runs.task import Task
 from kd_ray.training.checkpoint import latest_checkpoint, read_meta
@@ -101,22 +101,11 @@ def check_same(where: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -
     Raises:
         CheckpointError: naming the first keys that differ, with both values.
     """
-    differing = [
-        f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
-        for key in sorted({*there, *here})
-        if there.get(key) != here.get(key)
-    ]
-    if differing:
-        shown = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
+    if differing := difference(there, here):
         raise CheckpointError(
-            f"{where}: was made by another recipe: {shown}; "
+            f"{where}: was made by another recipe: {differing}; "
             "choose another name (--set name=...) or remove the folder"
         )
-
-
-def _short(value: Any) -> str:
-    text = "unset" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def result_model(folder: Path) -> Path:

@@ -30,6 +30,7 @@ from kd_ray.training.predict import one_thread, raw_logits
 from kd_ray.training.saved_model import SavedModel
 from kd_ray.training.workers import Worker, summed, together
 from kd_ray.transfer_set import (
+    Columns,
     Manifest,
     Plan,
     Shard,
@@ -137,16 +138,14 @@ def write_shards(
             existed = shard_state(folder, plan, shard) == "whole"
             if not existed:
                 part = rows[shard.split].rendered(torch.arange(shard.start, shard.stop))
-                write_shard(
-                    folder,
-                    plan,
-                    shard,
+                columns = Columns(
                     index=part.index.numpy(),
                     view=part.view.numpy().astype(np.int32),
                     label=part.labels.numpy(),
                     logits=logits(shard, part).numpy(),
                     image=part.images.numpy() if plan.include_images else None,
                 )
+                write_shard(folder, plan, shard, columns)
             done_rows += shard.rows
             yield ShardDone(shard.name, shard.rows, done_rows, all_rows, existed, worker.rank)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from kd_ray.config import Recipe
-from kd_ray.errors import CheckpointError
+from kd_ray.errors import CheckpointError, difference, numbered
 from kd_ray.files import to_path
 from kd_ray.result import SPECIALIST, read_result
 from kd_ray.runs.events import Event
@@ -29,7 +29,6 @@ from kd_ray.specialists import (
 from kd_ray.training.saved_model import SavedModel, load_model
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Manifest, check_fit, read_manifest
-from kd_ray.transfer_set.plan import class_difference
 
 
 def specialist_folder(run: Path, number: int) -> Path:
@@ -93,9 +92,10 @@ def check_class_map(
     everything = tuple(saved.meta.class_names), tuple(class_names)
     for there, here in ((theirs, ours), everything):
         if there != here:
+            differing = difference(numbered("class", there), numbered("class", here))
             raise CheckpointError(
                 f"{saved.path}: specialist {number} must have the classes of its group, but "
-                f"{class_difference(there, here)} (here the specialist, there the group); "
+                f"{differing} (there the specialist, here the group); "
                 "remove its folder to train it again"
             )
 

@@ -49,12 +49,10 @@ class Combined:
 
     Attributes:
         logits: log q, centred: of mean 0 over the classes, `(N, K)` float64.
-        steps: number of steps that the slowest image took.
         gradient: the largest partial derivative of F in a logit that was left.
     """
 
     logits: Tensor
-    steps: int
     gradient: float
 
 
@@ -137,10 +135,10 @@ def combine(
     terms = 1 + beliefs.active.sum(dim=1, keepdim=True)
     others = (~beliefs.members).to(start)
     q = start.clone()
-    steps = 0
     rows = beliefs.active.any(dim=1).nonzero().flatten()  # still to be found
-    while len(rows) and steps < most_steps:
-        steps += 1
+    for _ in range(most_steps):
+        if not len(rows):
+            break
         old = q[rows]
         new = (fixed[rows] + _shared_out(old, beliefs.dustbin[rows], others)) / terms[rows]
         q[rows] = new
@@ -149,7 +147,6 @@ def combine(
     logits = torch.where(terms > 1, q.log(), beliefs.generalist)
     return Combined(
         logits=logits - logits.mean(dim=1, keepdim=True),
-        steps=steps,
         gradient=float(left.abs().max()) if left.numel() else 0.0,
     )
 

@@ -5,7 +5,7 @@ end the others; it is named, and so are the questions that miss it.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,11 +53,6 @@ class PartFailed:
     reason: str
 
 
-def nothing_more(run: Run) -> Iterator[tuple[Task, Event]]:
-    """What follows the stages of a part that ends with them."""
-    yield from ()
-
-
 @dataclass(frozen=True)
 class StudyPart:
     """One run of a study.
@@ -75,7 +70,7 @@ class StudyPart:
     about: str
     run: Run
     stages: tuple[str, ...]
-    after: Callable[[Run], Iterator[tuple[Task, Event]]] = nothing_more
+    after: Callable[[Run], Iterator[tuple[Task, Event]]] = lambda run: iter(())
     questions: tuple[str, ...] = ()
 
     @property
@@ -135,7 +130,10 @@ class Study:
                     yield PartBegins(part.name, part.about, number, len(self.parts), done, tasks)
                 try:
                     if not part.run.local and any(finished_result(task) is None for task in todo):
-                        stack.enter_context(_one_ray(part.run))
+                        from kd_ray.on_ray import connected
+
+                        # Once for all parts; where Ray runs already, this does nothing.
+                        stack.enter_context(connected(part.run.address, part.run.verbose))
                     with closing(part.run.events(part.stages)) as events:
                         for task, event in events:
                             done += isinstance(event, Finished)
@@ -154,10 +152,3 @@ class Study:
         reasons = {failure.part: f"failed, {failure.reason}" for failure in self.failures}
         names = [part.name for part in self.parts if part.name not in self.finished]
         return self.answer({name: reasons.get(name, "") for name in names})
-
-
-def _one_ray(run: Run) -> AbstractContextManager[None]:
-    """Ray once for all parts; where it runs already, this does nothing."""
-    from kd_ray.on_ray import connected
-
-    return connected(run.address, run.verbose)

@@ -6,23 +6,18 @@ One transfer set has the most views; students are shown the first V of them.
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from kd_ray.config import Recipe
 from kd_ray.errors import ConfigError
-from kd_ray.pipeline import Run
-from kd_ray.report.html import Section, study_page, write_page
-from kd_ray.report.panels import Line, Panel, over_choice
+from kd_ray.pipeline import Where
 from kd_ray.report.summary import Row, Summary
 from kd_ray.result import TRANSFER_SET, Result
 from kd_ray.runs.variants import ONLINE, Variant, derived, variant
-from kd_ray.studies.study import Answer, Study, StudyPart
-from kd_ray.studies.table import TableLine, write_table
+from kd_ray.studies.comparison import Comparison, TableLine
+from kd_ray.studies.study import Study
 from kd_ray.units import bytes_shown
 
-TABLE, PAGE = "views.csv", "views.html"
-STAGES = ("teach", "label", "distill")
-LEAVING = ("seeds", "agreement %", "student s")
 NOTE = (
     "Mean over seeds, with the sample standard deviation. Every student takes the same number of "
     "steps and sees the rows in the same order; with V views, epoch e shows view (e - 1) mod V. "
@@ -61,42 +56,40 @@ def check_numbers(numbers: Sequence[int]) -> None:
         )
 
 
-def views_study(recipe: Recipe, numbers: Sequence[int], runs: Path, **where: Any) -> Study:
+def views_study(
+    recipe: Recipe, numbers: Sequence[int], runs: Path, **where: Unpack[Where]
+) -> Study:
     """Students of so many views as a study of one run.
 
     Args:
         recipe: whose transfer set has at least as many views.
         numbers: of views.
         runs: absolute folder of run folders.
-        where: local, address and verbose, see `pipeline.Run`.
+        where: see `pipeline.Where`.
 
     Raises:
         ConfigError: see `view_students`.
     """
     students = view_students(recipe, numbers)
-    run = Run(recipe, runs / recipe.name, **where, variants=list(students.values()))
-    part = StudyPart(recipe.name, "students of stored views", run, STAGES)
-    return Study(run.folder, [part], partial(_answer, part, students), LEAVING)
+    comparison = Comparison(
+        "views",
+        page_title="accuracy over stored views",
+        table_title="stored views, test split",
+        plot_title="Test accuracy over stored views",
+        axis="views V",
+        note=NOTE,
+        lines=partial(view_lines, students),
+        leaving=("seeds", "agreement %", "student s"),
+    )
+    return comparison.study(recipe, list(students.values()), runs, **where)
 
 
-def _answer(
-    part: StudyPart, students: Mapping[int | None, Variant], unfinished: Mapping[str, str]
-) -> Answer:
-    folder, summary = part.run.folder, part.summary
-    lines = view_lines(summary, students)
-    rows = [line.cells for line in lines]
-    title = f"{folder.name}: accuracy over stored views"
-    page = study_page(title, [], [], [Section("", [NOTE], _plot(summary, lines), rows)])
-    files = [write_table(folder / TABLE, lines), write_page(folder / PAGE, page)]
-    return Answer([Section(f"{folder.name}: stored views, test split", rows=rows)], files)
-
-
-def view_lines(summary: Summary, students: Mapping[int | None, Variant]) -> list[TableLine]:
+def view_lines(students: Mapping[int | None, Variant], summary: Summary) -> list[TableLine]:
     """The students of a run by their views, ascending; the one without stored logits last."""
     rows = {v: summary.row(student.name) for v, student in students.items()}
     stored = sorted((v, row) for v, row in rows.items() if v is not None and row is not None)
     lines = [_line(v, row, *set_cost(summary.results, v)) for v, row in stored]
-    online = rows.get(None)
+    online = rows[None]
     if online is not None:
         seconds = [row.seconds.mean for _, row in stored]
         longer = online.seconds.mean - sum(seconds) / len(seconds) if seconds else None
@@ -127,7 +120,8 @@ def _line(
         "seeds": shown["seeds"],
     }
     costs = {"set_bytes": set_bytes, "teacher_s": teacher_s, "student_s": figures.seconds.mean}
-    return TableLine({"views": views or ONLINE}, cells, figures, costs)
+    curve = ("teacher in every step", "labels") if views is None else ("stored logits", "distilled")
+    return TableLine({"views": views or ONLINE}, cells, figures, curve, views, costs)
 
 
 def set_cost(results: Sequence[Result], views: int) -> tuple[float | None, float | None]:
@@ -149,24 +143,3 @@ def set_cost(results: Sequence[Result], views: int) -> tuple[float | None, float
             seconds = rows / result.images_per_s if result.images_per_s else None
             return metrics["bytes"] * rows / metrics["rows"], seconds
     return None, None
-
-
-def _plot(summary: Summary, lines: Sequence[TableLine]) -> str:
-    stored = [line for line in lines if isinstance(line.choice["views"], int)]
-    curves = [
-        Line(
-            "stored logits",
-            "distilled",
-            [line.figures.metrics["accuracy"] for line in stored],
-            [v for line in stored if isinstance(v := line.choice["views"], int)],
-        )
-    ]
-    for name, kind, about in (
-        (ONLINE, "labels", "teacher in every step"),
-        ("teacher", "teacher", "teacher"),
-    ):
-        if row := summary.row(name):
-            curves.append(Line(about, kind, [row.metrics["accuracy"]]))
-    title = "Test accuracy over stored views"
-    panels = [Panel(title, curves)]
-    return over_choice(title, panels, choice="views V", figure="accuracy", percent=True)

@@ -5,9 +5,9 @@ their logits 1.2 MB), so there are no loader processes. It knows nothing of mode
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -52,15 +52,9 @@ class TensorFeed:
 
     def to(self, device: torch.device) -> "TensorFeed":
         """A feed of these rows on a device."""
-        return replace(
-            self,
-            pixels=self.pixels.to(device),
-            labels=self.labels.to(device),
-            index=self.index.to(device),
-            mean=self.mean.to(device),
-            std=self.std.to(device),
-            logits=None if self.logits is None else self.logits.to(device),
-        )
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+        return TensorFeed(**given | {name: value.to(device) for name, value in tensors.items()})
 
     def view(self, epoch: int) -> int:
         """The view that an epoch (1-based) shows of every image.

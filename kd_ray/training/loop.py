@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kd_ray.batch import UNLABELLED, Batch, Feed
-from kd_ray.config import Train
+from kd_ray.config import Objective, Train
 from kd_ray.errors import ConfigError, TrainingError
 from kd_ray.models import project_
 from kd_ray.training.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_loss, soft_targets
@@ -47,27 +47,39 @@ def derived_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def label_objective(smoothing: float) -> ObjectiveFunction:
-    """The loss of a model without a teacher: cross-entropy with labels at T = 1, in nats.
+def objective_function(
+    objective: Objective, smoothing: float, ensemble: Ensemble = MEAN_OF_ALL
+) -> ObjectiveFunction:
+    """The loss of a batch, with c as it stands when a share of the run is done.
 
     Args:
+        objective: T, the weights of the terms, and what the soft term learns from.
         smoothing: share of the label's mass that is spread evenly over all K classes.
+        ensemble: how the teachers are averaged.
     """
+    soft_weight = objective.soft_weight.value(objective.temperature)
 
     def loss(logits: Tensor, batch: Batch, progress: float) -> Loss:
         return distillation_loss(
             logits,
             batch.labels,
-            None,
-            temperature=1.0,
-            soft_weight=0.0,
-            hard_weight=1.0,
+            batch.teacher_logits,
+            temperature=objective.temperature,
+            soft_weight=soft_weight * (1 - objective.soft_decay * progress),
+            hard_weight=objective.hard_weight,
+            targets=objective.targets,
+            ensemble=ensemble,
             smoothing=smoothing,
             global_rows=batch.global_rows,
             global_labelled=batch.global_labelled,
         )
 
     return loss
+
+
+def label_objective(smoothing: float) -> ObjectiveFunction:
+    """The loss of a model without a teacher: cross-entropy with labels at T = 1, in nats."""
+    return objective_function(Objective.model_validate({"soft_weight": 0}), smoothing)
 
 
 def fit(

@@ -155,12 +155,9 @@ def make_schedule(name: str, options: Mapping[str, Any]) -> Schedule:
         ConfigError: an option is unknown, missing, of a wrong type or out of range.
     """
     build = pick("schedule", SCHEDULES, name)
-    if problems := call_problems(f"schedule '{name}'", build, options):
+    if problems := schedule_problems(f"schedule '{name}'", name, options):
         raise ConfigError("; ".join(problems))
-    try:
-        return build(**options)
-    except ConfigError as error:
-        raise ConfigError(f"schedule '{name}': {error}") from None
+    return build(**options)
 
 
 def schedule_problems(where: str, name: str, options: Mapping[str, Any]) -> list[str]:

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from kd_ray.batch import Batch, Feed
+from kd_ray.batch import Feed
 from kd_ray.config import Augment, Objective, Recipe, StudentOptions, StudentTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
 from kd_ray.models import build_model
 from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
 from kd_ray.training.feed import TensorFeed, taken
-from kd_ray.training.loop import ObjectiveFunction, autocast, derived_seed, fit
-from kd_ray.training.losses import Ensemble, Loss, distillation_loss
+from kd_ray.training.loop import autocast, derived_seed, fit, objective_function
+from kd_ray.training.losses import Ensemble
 from kd_ray.training.online import TaughtFeed
 from kd_ray.training.progress import Epoch, Notice, Step, Training
 from kd_ray.training.workers import Worker
@@ -181,30 +181,6 @@ def ensemble_of(objective: Objective, members: int) -> Ensemble:
     return Ensemble(
         objective.ensemble, tuple(share.get(m, 0.0) / sum(given) for m in range(members))
     )
-
-
-def objective_function(
-    objective: Objective, smoothing: float, ensemble: Ensemble
-) -> ObjectiveFunction:
-    """The loss of a batch, with c as it stands when a share of the run is done."""
-    soft_weight = objective.soft_weight.value(objective.temperature)
-
-    def loss(logits: Tensor, batch: Batch, progress: float) -> Loss:
-        return distillation_loss(
-            logits,
-            batch.labels,
-            batch.teacher_logits,
-            temperature=objective.temperature,
-            soft_weight=soft_weight * (1 - objective.soft_decay * progress),
-            hard_weight=objective.hard_weight,
-            targets=objective.targets,
-            ensemble=ensemble,
-            smoothing=smoothing,
-            global_rows=batch.global_rows,
-            global_labelled=batch.global_labelled,
-        )
-
-    return loss
 
 
 def distill(

@@ -3,6 +3,7 @@
 Arrays in, arrays out: which teacher made the logits is for a higher floor to know.
 """
 
+from kd_ray.transfer_set.columns import Columns
 from kd_ray.transfer_set.manifest import (
     Manifest,
     bytes_per_row,
@@ -13,33 +14,13 @@ from kd_ray.transfer_set.manifest import (
 from kd_ray.transfer_set.plan import (
     SPLITS,
     Plan,
+    Shard,
     SplitName,
     SplitPlan,
     TeacherIdentity,
     image_and_view,
     index_sha256,
+    shards,
 )
 from kd_ray.transfer_set.read import Rows, TransferSet, open_transfer_set
-from kd_ray.transfer_set.shards import Shard, shard_state, shards, write_shard
-
-__all__ = [
-    "SPLITS",
-    "Manifest",
-    "Plan",
-    "Rows",
-    "Shard",
-    "SplitName",
-    "SplitPlan",
-    "TeacherIdentity",
-    "TransferSet",
-    "bytes_per_row",
-    "check_fit",
-    "image_and_view",
-    "index_sha256",
-    "open_transfer_set",
-    "read_manifest",
-    "shard_state",
-    "shards",
-    "write_manifest",
-    "write_shard",
-]
+from kd_ray.transfer_set.shards import shard_state, write_shard

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import TransferSetError
-from kd_ray.transfer_set.plan import Plan, SplitName, image_and_view
+from kd_ray.transfer_set.plan import Plan, Shard, image_and_view
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,18 @@ class Columns:
     """Consecutive rows of one split.
 
     Attributes:
-        index: row numbers in the split of the dataset, `(n,)`.
-        view: `(n,)`.
-        label: `(n,)`; `UNLABELLED` (-1) where the label is hidden.
+        index: row numbers in the split of the dataset, `(n,)`, ascending.
+        view: `(n,)`, counting fastest.
+        label: `(n,)`; `UNLABELLED` (-1) where hidden, which all views of an image are together.
         logits: raw teacher logits, `(n, M, K)`.
-        image: `(n, C, H, W)` uint8, or None.
+        image: pixels of each (index, view), `(n, C, H, W)` uint8, if the plan includes them.
     """
 
     index: npt.NDArray[np.int64]
     view: npt.NDArray[np.int32]
     label: npt.NDArray[np.int64]
     logits: npt.NDArray[np.floating[Any]]
-    image: npt.NDArray[np.uint8] | None
+    image: npt.NDArray[np.uint8] | None = None
 
     def table(self, plan: Plan, metadata: dict[bytes, bytes]) -> pa.Table:
         """The rows as they are stored, with `metadata` in the schema."""
@@ -99,36 +99,33 @@ def first_disorder(
     return None if good.all() else int(np.argmin(good))
 
 
-def array_problems(
-    plan: Plan, split: SplitName, start: int, stop: int, columns: Columns
-) -> Iterator[str]:
-    """What a caller got wrong about rows `start` to `stop` of a split, worst first."""
-    rows = stop - start
-    members, classes = plan.logits_shape
+def array_problems(plan: Plan, shard: Shard, columns: Columns) -> Iterator[str]:
+    """What a caller got wrong about the rows of a shard, worst first."""
+    classes = len(plan.class_names)
     if (columns.image is not None) != plan.include_images:
         yield "images must be given if, and only if, the plan includes them"
-    arrays: list[tuple[str, npt.NDArray[Any], tuple[int, ...], Any]] = [
-        ("index", columns.index, (rows,), np.integer),
-        ("view", columns.view, (rows,), np.integer),
-        ("label", columns.label, (rows,), np.integer),
-        ("logits", columns.logits, (rows, members, classes), np.floating),
-    ]
-    if columns.image is not None:
-        arrays.append(("image", columns.image, (rows, *plan.image_shape), np.uint8))
-    for name, array, shape, kind in arrays:
+    kinds: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "index": (np.integer, ()),
+        "view": (np.integer, ()),
+        "label": (np.integer, ()),
+        "logits": (np.floating, plan.logits_shape),
+        **({"image": (np.uint8, plan.image_shape)} if plan.include_images else {}),
+    }
+    for name, (kind, inner) in kinds.items():
+        array, shape = getattr(columns, name), (shard.rows, *inner)
         if array.shape != shape or not np.issubdtype(array.dtype, kind):
             yield f"{name} must be {kind.__name__} {shape}, but got {array.dtype} {array.shape}"
     index, label = columns.index, columns.label
-    row = first_disorder(plan.views_of(split), start, index, columns.view, label)
+    row = first_disorder(plan.views_of(shard.split), shard.start, index, columns.view, label)
     if row is not None:
-        yield f"rows must be in order of (index, view), but row {start + row} is not"
-    if index.max() >= plan.splits[split].dataset_rows:
+        yield f"rows must be in order of (index, view), but row {shard.start + row} is not"
+    if index.max() >= plan.splits[shard.split].dataset_rows:
         yield f"index must be below the rows of the dataset, but got {index.max()}"
     if label.min() < UNLABELLED or label.max() >= classes:
         yield f"label must be in -1..{classes - 1}, but got {label.min()}..{label.max()}"
 
 
-def check_logits(plan: Plan, split: SplitName, start: int, columns: Columns) -> None:
+def check_logits(plan: Plan, shard: Shard, columns: Columns) -> None:
     """Refuses logits that are not finite, or that the stored type cannot hold.
 
     Raises:
@@ -143,7 +140,7 @@ def check_logits(plan: Plan, split: SplitName, start: int, columns: Columns) -> 
     row, member, output = (int(place) for place in np.argwhere(~fits)[0])
     value = float(logits[row, member, output])
     where = (
-        f"transfer set, {split} row {start + row} (index {columns.index[row]}, "
+        f"transfer set, {shard.split} row {shard.start + row} (index {columns.index[row]}, "
         f"view {columns.view[row]}, teacher {member}, class {output})"
     )
     if np.isfinite(value):

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from kd_ray.config.table import Count, Table
-from kd_ray.errors import TransferSetError
+from kd_ray.errors import TransferSetError, difference, numbered
 from kd_ray.files import local_copies, sha256_of, write_json
 from kd_ray.transfer_set.plan import (
     FORMAT_VERSION,
@@ -25,9 +25,9 @@ from kd_ray.transfer_set.plan import (
     Sha256,
     SplitName,
     canonical_json,
-    class_difference,
+    shards,
 )
-from kd_ray.transfer_set.shards import shard_state, shards
+from kd_ray.transfer_set.shards import shard_state
 
 MANIFEST = "manifest.json"
 
@@ -177,44 +177,28 @@ def check_fit(
     """
     plan = manifest.plan
     where = f"transfer set of {plan.dataset}"
-    if class_names is not None and tuple(class_names) != plan.class_names:
-        difference = class_difference(plan.class_names, tuple(class_names))
-        raise TransferSetError(
-            f"{where}: its classes must be the run's, but {difference} "
-            "(here the set, there the run); restore data.classes, or label anew"
-        )
-    if dataset_fingerprint is not None and dataset_fingerprint != plan.dataset_fingerprint:
-        raise TransferSetError(
-            f"{where}: it must be of the run's images and labels, but it has fingerprint "
-            f"{_short(plan.dataset_fingerprint)} and the data has {_short(dataset_fingerprint)}; "
-            "restore the data and its options, or label anew"
-        )
-    if teacher_sha256s is not None:
-        _check_teachers(where, [t.sha256 for t in plan.teachers], teacher_sha256s)
+
+    def check(
+        rule: str, kind: str, there: Sequence[str], here: Sequence[str] | None, advice: str
+    ) -> None:
+        if here is not None and list(there) != list(here):
+            differing = difference(numbered(kind, there), numbered(kind, here))
+            raise TransferSetError(
+                f"{where}: {rule}, but {differing} (there the set, here the run); "
+                f"restore {advice}, or label anew"
+            )
+
+    check("its classes must be the run's", "class", plan.class_names, class_names, "data.classes")
+    data = None if dataset_fingerprint is None else [dataset_fingerprint]
+    rule, advice = "it must be of the run's images and labels", "the data and its options"
+    check(rule, "fingerprint", [plan.dataset_fingerprint], data, advice)
+    teachers = [teacher.sha256 for teacher in plan.teachers]
+    check("it must be of the run's teachers", "member", teachers, teacher_sha256s, "the teachers")
     if views is not None and views > plan.views:
         raise TransferSetError(
             f"{where}: the run asks for views 0 to {views - 1}, but the set has 0 to "
             f"{plan.views - 1}; label anew with transfer_set.views = {views}"
         )
-
-
-def _check_teachers(where: str, stored: Sequence[str], wanted: Sequence[str]) -> None:
-    if len(stored) != len(wanted):
-        raise TransferSetError(
-            f"{where}: it must be of the run's teachers, but it has {len(stored)} of them and "
-            f"the run {len(wanted)}; restore teacher.members, or label anew"
-        )
-    for member, (there, here) in enumerate(zip(stored, wanted, strict=True)):
-        if there != here:
-            raise TransferSetError(
-                f"{where}: it must be of the run's teachers, but member {member} had weights "
-                f"{_short(there)} when it labelled and has {_short(here)} now; "
-                "restore that teacher, or label anew"
-            )
-
-
-def _short(sha256: str) -> str:
-    return sha256[:12]
 
 
 def _format_version(values: Any) -> Any:

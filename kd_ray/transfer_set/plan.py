@@ -1,12 +1,13 @@
 """The plan of a transfer set: everything that determines the bytes of its files.
 
-Two runs with equal plans write equal files, so every shard carries the plan. Nothing here touches a
-disk.
+Two runs with equal plans write equal files, so every shard carries the plan, and each is a pure
+function of its range of rows. Nothing here touches a disk.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
@@ -16,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kd_ray.config.table import Count, Share, Table
-from kd_ray.errors import TransferSetError
+from kd_ray.errors import TransferSetError, difference, numbered
 
 FORMAT_VERSION: Final = 1
 SplitName: TypeAlias = Literal["train", "validation", "test"]
@@ -133,11 +134,11 @@ class Plan(Table):
             )
         for member, teacher in enumerate(self.teachers):
             if teacher.class_names != self.class_names:
-                difference = class_difference(teacher.class_names, self.class_names)
+                theirs, ours = (numbered("class", x.class_names) for x in (teacher, self))
                 raise TransferSetError(
-                    f"transfer set: teacher and dataset must have the same classes in the same "
-                    f"order, but of teacher {member} and the dataset {difference}; "
-                    "train the teacher on these classes"
+                    "transfer set: teacher and dataset must have the same classes in the same "
+                    f"order, but {difference(theirs, ours)} (there teacher {member}, here the "
+                    "dataset); train the teacher on these classes"
                 )
         return self
 
@@ -164,6 +165,39 @@ class Plan(Table):
     def rows_of(self, split: SplitName) -> int:
         """Rows N * V of all files of a split."""
         return self.splits[split].rows * self.views_of(split)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: rows `start` to `stop` of a split, counted over (index, view), view fastest."""
+
+    split: SplitName
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return self.stop - self.start
+
+    @property
+    def name(self) -> str:
+        """File name.
+
+        >>> Shard("train", 3, 0, 1).name
+        'train-00003.parquet'
+        """
+        return f"{self.split}-{self.number:05d}.parquet"
+
+
+def shards(plan: Plan) -> list[Shard]:
+    """Every file of the set; a split without rows has none."""
+    return [
+        Shard(split, number, start, min(start + plan.shard_rows, plan.rows_of(split)))
+        for split in SPLITS
+        for number, start in enumerate(range(0, plan.rows_of(split), plan.shard_rows))
+    ]
 
 
 def image_and_view(rows: Integers, views: int) -> tuple[Integers, Integers]:
@@ -198,54 +232,10 @@ def index_sha256(index: npt.NDArray[np.int64]) -> str:
     return hashlib.sha256(np.ascontiguousarray(index, dtype="<i8").tobytes()).hexdigest()
 
 
-def class_difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
-    """The first place where two lists of classes part.
-
-    >>> class_difference(("cat", "dog"), ("cat", "frog"))
-    "class 1 is 'dog' here and 'frog' there"
-    >>> class_difference(("cat", "dog"), ("cat",))
-    "class 1 is 'dog' here and absent there"
-    """
-    for place in range(max(len(ours), len(theirs))):
-        here, there = (
-            repr(names[place]) if place < len(names) else "absent" for names in (ours, theirs)
-        )
-        if here != there:
-            return f"class {place} is {here} here and {there} there"
-    return "no class differs"
-
-
-def plan_difference(stored: Any, wanted: Any, limit: int = 3) -> str:
-    """The first keys in which two plans differ, with both values.
-
-    Args:
-        stored: the plan found in a file, as JSON values.
-        wanted: the plan of this run, as JSON values.
-        limit: keys to name.
-
-    >>> plan_difference({"seed": 0, "views": 1}, {"seed": 0, "views": 4})
-    'views is 1 there and 4 here'
-    """
-    there, here = dict(_leaves(stored)), dict(_leaves(wanted))
-    keys = [key for key in here | there if here.get(key) != there.get(key)]
-    named = [
-        f"{key} is {_short(there, key)} there and {_short(here, key)} here" for key in keys[:limit]
-    ]
-    more = [f"and {len(keys) - limit} more"] if len(keys) > limit else []
-    return ", ".join(named + more)
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted path and value of everything in nested JSON that is not itself nested."""
     if isinstance(value, dict | list) and value:
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(child, f"{path}.{key}" if path else str(key))
+            yield from leaves(child, f"{path}.{key}" if path else str(key))
     else:
         yield path, value
-
-
-def _short(leaves: dict[str, Any], key: str) -> str:
-    if key not in leaves:
-        return "absent"
-    text = repr(leaves[key])
-    return text if len(text) <= 70 else f"{text[:67]}..."  # a quoted sha256 has 66

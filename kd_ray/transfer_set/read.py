@@ -21,8 +21,8 @@ from kd_ray.errors import TransferSetError
 from kd_ray.files import local_copies, sha256_of, to_path
 from kd_ray.transfer_set.columns import first_disorder
 from kd_ray.transfer_set.manifest import MANIFEST, FileEntry, Manifest, read_manifest
-from kd_ray.transfer_set.plan import SPLITS, Plan, SplitName, index_sha256
-from kd_ray.transfer_set.shards import ROW_GROUP_ROWS, Shard, shard_state, shards
+from kd_ray.transfer_set.plan import SPLITS, Plan, Shard, SplitName, index_sha256, shards
+from kd_ray.transfer_set.shards import ROW_GROUP_ROWS, shard_state
 
 BATCH_BYTES = 64 * 2**20
 MEND = f"delete it and {MANIFEST}, then run kd-ray label again: what is whole is kept"

@@ -5,20 +5,16 @@ the same bytes for the same inputs, so any number of workers may write them in a
 """
 
 import json
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kd_ray.errors import TransferSetError
+from kd_ray.errors import TransferSetError, difference
 from kd_ray.files import committed_file, local_copy
 from kd_ray.transfer_set.columns import Columns, array_problems, check_logits, parquet_schema
-from kd_ray.transfer_set.plan import SPLITS, Plan, SplitName, image_and_view, plan_difference
+from kd_ray.transfer_set.plan import Plan, Shard, leaves, shards
 
 ROW_GROUP_ROWS = 16_384
 PLAN_KEY = b"kd_ray.plan"
@@ -29,85 +25,14 @@ INTEGER_ENCODING = "DELTA_BINARY_PACKED"
 ZSTD_FLOAT32_ENCODING = "BYTE_STREAM_SPLIT"
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One file: rows `start` to `stop` of a split, counted over (index, view), view fastest."""
-
-    split: SplitName
-    number: int
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        """Rows in the file."""
-        return self.stop - self.start
-
-    @property
-    def name(self) -> str:
-        """File name.
-
-        >>> Shard("train", 3, 0, 1).name
-        'train-00003.parquet'
-        """
-        return f"{self.split}-{self.number:05d}.parquet"
-
-    def index_and_view(
-        self, chosen: npt.NDArray[np.int64], views: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-        """The row number and the view of every row of this shard.
-
-        Args:
-            chosen: ascending row numbers of the labelled images of the split, `(N,)`.
-            views: V of the split.
-
-        >>> Shard("train", 1, 3, 6).index_and_view(np.array([5, 8, 9]), views=2)
-        (array([8, 9, 9]), array([1, 0, 1], dtype=int32))
-        """
-        image, view = image_and_view(np.arange(self.start, self.stop), views)
-        return chosen[image], view.astype(np.int32)
-
-
-def shard_ranges(rows: int, shard_rows: int) -> list[range]:
-    """Consecutive ranges of at most `shard_rows` rows that cover `rows` rows.
-
-    >>> shard_ranges(5, 2)
-    [range(0, 2), range(2, 4), range(4, 5)]
-    """
-    bounds = [*range(0, rows, shard_rows), rows]
-    return [range(start, stop) for start, stop in pairwise(bounds)]
-
-
-def shards(plan: Plan) -> list[Shard]:
-    """Every file of the set; a split without rows has none."""
-    return [
-        Shard(split, number, rows.start, rows.stop)
-        for split in SPLITS
-        for number, rows in enumerate(shard_ranges(plan.rows_of(split), plan.shard_rows))
-    ]
-
-
-def write_shard(
-    folder: Path,
-    plan: Plan,
-    shard: Shard,
-    index: npt.NDArray[np.int64],
-    view: npt.NDArray[np.int32],
-    label: npt.NDArray[np.int64],
-    logits: npt.NDArray[np.floating[Any]],
-    image: npt.NDArray[np.uint8] | None = None,
-) -> Path:
-    """Writes one shard; n is `shard.rows`.
+def write_shard(folder: Path, plan: Plan, shard: Shard, columns: Columns) -> Path:
+    """Writes one shard.
 
     Args:
         folder: the transfer set's folder; created if absent.
         plan: what the whole set is.
         shard: which rows these are.
-        index: row numbers in the split of the dataset, `(n,)`, ascending.
-        view: `(n,)`, counting fastest.
-        label: `(n,)`; `UNLABELLED` (-1) where hidden, which all views of an image are together.
-        logits: raw teacher logits, `(n, M, K)`.
-        image: pixels of each (index, view), `(n, C, H, W)` uint8, if the plan includes them.
+        columns: the rows.
 
     Returns:
         The path of the file.
@@ -119,10 +44,9 @@ def write_shard(
     """
     if shard not in shards(plan):
         raise ValueError(f"the plan must have this shard, but got {shard}")
-    columns = Columns(index, view, label, logits, image)
-    for problem in array_problems(plan, shard.split, shard.start, shard.stop, columns):
+    for problem in array_problems(plan, shard, columns):
         raise ValueError(f"{shard.name}: {problem}")
-    check_logits(plan, shard.split, shard.start, columns)
+    check_logits(plan, shard, columns)
     metadata = {PLAN_KEY: plan.json_text.encode(), SHARD_KEY: _shard_text(shard)}
     table = columns.table(plan, metadata)
     encoding = dict.fromkeys(("index", "view", "label"), INTEGER_ENCODING)
@@ -185,10 +109,11 @@ def _check_owner(path: Path, plan: Plan, metadata: dict[bytes, bytes]) -> None:
         )
     if stored != plan.json_text.encode():
         try:
-            difference = plan_difference(json.loads(stored), json.loads(plan.json_text))
+            theirs, ours = (dict(leaves(json.loads(text))) for text in (stored, plan.json_text))
+            differing = difference(theirs, ours)
         except ValueError:
-            difference = "the plan in this file does not decode"
+            differing = "the plan in this file does not decode"
         raise TransferSetError(
-            f"{path}: all files of a transfer set must have one plan, but {difference}; "
+            f"{path}: all files of a transfer set must have one plan, but {differing}; "
             "delete the folder to label anew, or take back what was changed"
         )

@@ -33,6 +33,7 @@ from kd_ray.training.progress import Epoch, Training
 from kd_ray.training.student import distill, student_feeds
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import (
+    Columns,
     Plan,
     SplitPlan,
     TeacherIdentity,
@@ -91,15 +92,13 @@ def stored(dataset: Dataset, logits: Tensor, folder: Path) -> None:
     )
     for shard in shards(plan):
         place = torch.arange(shard.start, shard.stop)
-        write_shard(
-            folder,
-            plan,
-            shard,
+        columns = Columns(
             index=place.numpy(),
             view=torch.zeros_like(place, dtype=torch.int32).numpy(),
             label=splits[shard.split].labels[place].numpy(),
             logits=logits[place].numpy(),
         )
+        write_shard(folder, plan, shard, columns)
     write_manifest(folder, plan)
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kd_ray.transfer_set import (
+    Columns,
     Plan,
     SplitPlan,
     TeacherIdentity,
@@ -72,8 +73,9 @@ def write(folder: Path, plan: Plan, label: np.ndarray, logits: np.ndarray) -> No
     chosen = np.arange(len(label))
     for shard in shards(plan):
         part = slice(shard.start, shard.stop)
-        index, view = shard.index_and_view(chosen, 1)
-        write_shard(folder, plan, shard, index, view, label[part], logits[part])
+        view = np.zeros(shard.rows, np.int32)
+        columns = Columns(chosen[part], view, label[part], logits[part])
+        write_shard(folder, plan, shard, columns)
     write_manifest(folder, plan)
 
 

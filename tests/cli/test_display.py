@@ -2,20 +2,24 @@ import dataclasses
 import io
 import itertools
 import re
+import time
 from typing import Any
 
 import pytest
-from kd_ray.runs.labelling import ShardDone
 from rich.console import Console
 from rich.progress import Progress
 
 from kd_ray.cli.display import Display
-from kd_ray.runs import Event, Finished, Started, Task
+from kd_ray.cli.heartbeat import Heartbeat
+from kd_ray.pipeline import open_recipe
+from kd_ray.result import Result
+from kd_ray.runs import STAGES, Event, Finished, ShardDone, Started, Task
 from kd_ray.training.progress import Epoch, Step
 
-STUDENT = Task("distill", recipe={}, run="run", variant="distilled", seed=1)
+RECIPE = open_recipe("quickstart")
+STUDENT = Task(STAGES["distill"], RECIPE, run="run", variant="distilled", seed=1)
 OTHER = dataclasses.replace(STUDENT, seed=2)
-LABEL = Task("label", recipe={}, run="run")
+LABEL = Task(STAGES["label"], RECIPE, run="run")
 TITLE = "student distilled, seed 1"
 
 
@@ -63,13 +67,14 @@ def epoch(number: int, seconds: float = 0.001) -> Epoch:
     return Epoch(number, metrics, seconds=seconds, images_per_s=1e4)
 
 
-def shard(worker: int, done: int, of: int, *, found: bool = False, rows: int = 100) -> ShardDone:
-    return ShardDone(f"train-{worker}-{done}.parquet", rows, done, of, found, worker)
+def shard(worker: int, done: int, of: int, *, existed: bool = False, rows: int = 100) -> ShardDone:
+    return ShardDone(f"train-{worker}-{done}.parquet", rows, done, of, existed, worker)
 
 
-def finished(found: bool = False, **metrics: Any) -> Finished:
+def finished(existed: bool = False, **metrics: Any) -> Finished:
     figures = {"accuracy": 0.99, "errors": 1, "rows": 1000, "bytes_per_row": 27.5, **metrics}
-    return Finished({"metrics": figures, "seconds": 7.0}, found)
+    result = Result(stage="distill", name="run", title=TITLE, metrics=figures, seconds=7.0)
+    return Finished(result, existed)
 
 
 def epochs_shown(lines: list[str]) -> list[int]:
@@ -251,6 +256,49 @@ def test_bars_fit_the_terminal_whole(width: int) -> None:
     assert len(line) <= width
     assert ("loss" in line) == (width >= 100)
     assert ("train accuracy" in line) == (width >= 130)
+
+
+def test_lines_of_a_long_epoch_say_how_far_it_is_every_half_minute():
+    screen = Screen()
+    with screen.display:
+        screen.show(Started(2, 0))
+        screen.show(*(Step(1, n, 200, 64.0) for n in range(1, 201)), each_s=0.5)
+        screen.show(epoch(1, seconds=100.0))
+    said = [line for line in screen.lines if "step" in line]
+    assert said == [f"{TITLE}: epoch 1, step {n} of 200  64 images/s" for n in (60, 120, 180)]
+    assert epochs_shown(screen.lines[-1:]) == [1]
+
+
+def test_a_log_in_which_nothing_happens_says_that_work_goes_on_and_for_how_long():
+    screen = Screen()
+    heartbeat = Heartbeat(screen.console, screen.clock)
+    heartbeat.start()
+    heartbeat.note(TITLE)
+    for _ in range(14):
+        screen.clock.now += 5.0
+        heartbeat.tick()
+    screen.console.print("another line")
+    screen.clock.now += 29.0
+    heartbeat.tick()
+    heartbeat.stop()
+    assert screen.lines == [
+        f"{TITLE}: still at work, 30.0 s without news",
+        f"{TITLE}: still at work, 1:00 min without news",
+        "another line",
+    ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_silent_log_is_broken_by_itself_and_a_terminal_is_left_alone(terminal: bool):
+    screen = Screen(terminal)
+    heartbeat = Heartbeat(screen.console, silence_s=0.01)
+    heartbeat.start()
+    deadline = time.monotonic() + (0.2 if terminal else 20.0)
+    while not screen.lines and time.monotonic() < deadline:
+        time.sleep(0.01)
+    heartbeat.stop()
+    assert bool(screen.lines) != terminal
+    assert all(line.startswith("kd-ray: still at work") for line in screen.lines)
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -7,25 +7,28 @@ from rich.console import Console
 
 from kd_ray.cli.tables import LEAVING, closing_table, facts
 from kd_ray.report.summary import Summary, summarize_results
+from kd_ray.result import Result
 
 VARIANTS = ("labels", "smoothing", "softened-labels", "distilled")
 HEADINGS = ("model", "accuracy %", "errors", "agreement %", "parameters", "seconds")
 
 
-def result(name: str, errors: int, parameters: int, bits: int = 32) -> dict[str, Any]:
+def result(name: str, errors: int, parameters: int, bits: int = 32) -> Result:
     metrics = {"accuracy": 1 - errors / 10_000, "errors": errors, "calibration_error": 0.0123}
     if name != "teacher":
         metrics["agreement"] = 0.98
-    return {
-        "stage": "teach" if name == "teacher" else "distill",
-        "variant": name,
-        "metrics": metrics,
-        "parameters": parameters,
-        "seconds": 1234.5,
-        "images_per_s": 1e5,
-        "packed_bytes": parameters * bits // 8,
-        "bit_operations": parameters * bits * bits,
-    }
+    return Result(
+        stage="teach" if name == "teacher" else "distill",
+        name="mnist",
+        title=name,
+        variant=name,
+        metrics=metrics,
+        parameters=parameters,
+        seconds=1234.5,
+        images_per_s=1e5,
+        packed_bytes=parameters * bits // 8,
+        bit_operations=parameters * bits * bits,
+    )
 
 
 def summary(*variants: str, seeds: int = 3, name: str = "mnist", bits: int = 32) -> Summary:

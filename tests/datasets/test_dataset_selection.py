@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.datasets.selection import (
+    KNOWN,
     choose_rows,
     hidden_labels,
-    known_labels,
+    sample_of_each_class,
     validation_rows,
 )
 from kd_ray.errors import ConfigError, UnknownNameError
@@ -72,15 +73,13 @@ def test_choose_rows_takes_the_same_share_of_rows_without_a_label() -> None:
 
 @settings(deadline=None)
 @given(st.floats(0.001, 1), st.floats(0.001, 1), seeds)
-def test_known_labels_are_a_share_of_every_class_and_right(
+def test_a_sample_has_the_share_of_every_class_and_a_larger_one_has_all_of_it(
     one: float, other: float, seed: int
 ) -> None:
-    few, more = (known_labels(LABELS, share, seed) for share in sorted((one, other)))
+    few, more = (sample_of_each_class(LABELS, share, seed, KNOWN) for share in sorted((one, other)))
     for number, size in enumerate(torch.bincount(LABELS).tolist()):
-        assert int((few == number).sum()) == max(1, int(size * min(one, other) + 0.5))
-    known = few != UNLABELLED
-    assert torch.equal(few[known], LABELS[known])
-    assert torch.equal(more[known], LABELS[known])
+        assert int(few[number == LABELS].sum()) == max(1, int(size * min(one, other) + 0.5))
+    assert bool(more[few].all())
 
 
 @settings(deadline=None)

@@ -4,7 +4,7 @@ from torch import nn
 
 from kd_ray.errors import ConfigError
 from kd_ray.models import MODELS, build_model, parameter_count
-from kd_ray.models.resnet import ResidualBlock, resnet20
+from kd_ray.models.resnet import ResidualBlock, resnet
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_resnet_has_the_papers_layers_and_parameters(name: str, layers: int, par
 
 
 def test_resnet_width_scales_the_channels_of_all_stages():
-    model = resnet20(shape=(1, 8, 8), classes=3, width=5)
+    model = resnet(3, shape=(1, 8, 8), classes=3, width=5)
     channels = {module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)}
     assert channels == {5, 10, 20}
     assert model.head.in_features == 20
@@ -44,5 +44,5 @@ def test_residual_block_with_a_silent_branch_is_its_shortcut():
 
 
 def test_resnet_takes_odd_and_tiny_images():
-    model = resnet20(shape=(3, 1, 7), classes=3)
+    model = resnet(3, shape=(3, 1, 7), classes=3)
     assert model(torch.randn(2, 3, 1, 7)).shape == (2, 3)

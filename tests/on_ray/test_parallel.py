@@ -45,12 +45,12 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_members_train_side_by_side_and_one_that_is_killed_is_trained_again_alone(
+def test_members_train_in_parallel_and_one_that_is_killed_is_trained_again_alone(
     recipe: Path, tmp_path: Path
 ) -> None:
     process = start("run", recipe, "--runs", tmp_path / "ray")
     output = lines_until(process, "teacher 1: epoch")  # before teacher 0 has ended
-    assert "Starting 2 trainings side by side" in output
+    assert "Starting 2 trainings in parallel" in output
     assert "teacher 0: finished" not in output
     alive = workers(process, b"Performer")
     assert len(alive) == 2
@@ -84,7 +84,7 @@ def test_a_member_that_fails_lets_the_others_end_and_is_said_in_one_sentence(
     output = finish(process, 2)
     assert "Traceback" not in output
     assert "teacher 0: finished" in output
-    assert "side by side" in output
+    assert "in parallel" in output
 
 
 clusters = st.lists(
@@ -99,7 +99,7 @@ clusters = st.lists(
     cpus=st.sampled_from(["auto", 1, 2]),
     gpus=st.sampled_from(["auto", 0, 0.25, 0.5, 1]),
 )
-def test_as_many_trainings_as_fit_run_side_by_side_and_no_more_than_there_are(
+def test_as_many_trainings_as_fit_run_in_parallel_and_no_more_than_there_are(
     cluster: list[Node], trainings: int, workers: int, cpus: int | str, gpus: float | str
 ):
     asked = Resources.model_validate(

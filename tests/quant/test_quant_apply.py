@@ -13,6 +13,7 @@ from kd_ray.errors import ConfigError
 from kd_ray.models import build_model
 from kd_ray.quant import calibrate_, is_quantized, quantize_
 from kd_ray.quant.apply import LAYERS, LayerBits, activation_quantizers, layer_bits
+from kd_ray.quant.dorefa import dorefa_weights
 from kd_ray.quant.layers import QuantizedConv2d, QuantizedLinear, QuantizedReLU
 from kd_ray.quant.quantizers import Quantizer
 from kd_ray.quant.trace import LayerCalls, trace_layers
@@ -182,6 +183,22 @@ def test_quantized_layers_see_no_more_levels_than_their_bits_allow(method: str):
     model(images())
     assert len(seen) == 7  # of four weights, and of three inputs or ReLUs
     assert max(seen.values()) <= 0
+
+
+@pytest.mark.parametrize(
+    "padding", [{"padding": 1, "padding_mode": "reflect"}, {"padding": "same"}], ids=str
+)
+def test_quantized_convolution_pads_as_its_float_layer_did(padding: dict[str, Any]):
+    conv = nn.Conv2d(2, 3, 3, **padding)
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), conv, nn.Flatten(), nn.LazyLinear(2))
+    model(torch.zeros(1, 1, 5, 5))
+    low = nn.Conv2d(2, 3, 3, **padding)
+    low.load_state_dict(conv.state_dict())
+    quantize_(model, options(weights=2, inputs=32), (1, 5, 5))
+    with torch.no_grad():
+        low.weight.copy_(dorefa_weights(low.weight, 2))
+    x = images(shape=(2, 5, 5))
+    torch.testing.assert_close(model[2](x), low(x))
 
 
 def test_quantized_linear_takes_the_gradient_of_its_output_with_few_levels():

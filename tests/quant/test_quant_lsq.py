@@ -36,7 +36,7 @@ def slopes(v: Tensor, step: float, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
     v = v.clone().requires_grad_()
     s = torch.full_like(v, step).requires_grad_()
     pairs = zip(v, s, strict=True)
-    value = torch.stack([lsq(x, one, grid[1], **KINDS[grid[0]]) for x, one in pairs])
+    value = torch.stack([lsq(x, one, lsq_levels(grid[1], **KINDS[grid[0]])) for x, one in pairs])
     return value.detach(), *torch.autograd.grad(value.sum(), (v, s))
 
 
@@ -48,7 +48,7 @@ def slopes(v: Tensor, step: float, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
 def test_lsq_lies_on_the_grid_at_the_nearest_level(grid: Grid, step: float, seed: int):
     low, high = lsq_levels(grid[1], **KINDS[grid[0]])
     v = around(grid, step, seed)
-    found = lsq(v, torch.tensor(step), grid[1], **KINDS[grid[0]])
+    found = lsq(v, torch.tensor(step), lsq_levels(grid[1], **KINDS[grid[0]]))
     level = found / step - low
     torch.testing.assert_close(level, level.round(), rtol=0, atol=1e-4)
     assert (level.round() >= 0).all()
@@ -61,8 +61,8 @@ def test_lsq_lies_on_the_grid_at_the_nearest_level(grid: Grid, step: float, seed
 @given(grids, steps, seeds)
 def test_lsq_is_idempotent_and_never_falls(grid: Grid, step: float, seed: int):
     s, bits, kind = torch.tensor(step), grid[1], KINDS[grid[0]]
-    once = lsq(around(grid, step, seed).sort().values, s, bits, **kind)
-    torch.testing.assert_close(lsq(once, s, bits, **kind), once)
+    once = lsq(around(grid, step, seed).sort().values, s, lsq_levels(bits, **kind))
+    torch.testing.assert_close(lsq(once, s, lsq_levels(bits, **kind)), once)
     assert (once.diff() >= 0).all()
 
 
@@ -72,8 +72,8 @@ def test_lsq_of_values_and_step_that_grow_together_grows_with_them(
     grid: Grid, step: float, seed: int, factor: float
 ):
     v, s, bits, kind = around(grid, step, seed), torch.tensor(step), grid[1], KINDS[grid[0]]
-    grown = lsq(factor * v, factor * s, bits, **kind)
-    torch.testing.assert_close(grown, factor * lsq(v, s, bits, **kind))
+    grown = lsq(factor * v, factor * s, lsq_levels(bits, **kind))
+    torch.testing.assert_close(grown, factor * lsq(v, s, lsq_levels(bits, **kind)))
 
 
 @few
@@ -82,7 +82,7 @@ def test_lsq_has_the_gradients_of_the_paper(grid: Grid, step: float, seed: int):
     low, high = lsq_levels(grid[1], **KINDS[grid[0]])
     v, cotangent = around(grid, step, seed), normal(64, seed=seed)
     x, s = v.clone().requires_grad_(), torch.tensor(step, requires_grad=True)
-    value = lsq(x, s, grid[1], **KINDS[grid[0]])
+    value = lsq(x, s, lsq_levels(grid[1], **KINDS[grid[0]]))
     of_v, of_step = torch.autograd.grad(value, (x, s), cotangent)
     place = v / step
     inside = (place > low) & (place < high)
@@ -105,7 +105,7 @@ def test_lsq_is_torchs_learnable_fake_quantization(grid: Grid, step: float, seed
     v, cotangent = v[keep], cotangent[keep]
     ours, theirs = v.clone().requires_grad_(), v.clone().requires_grad_()
     s, t = torch.tensor(step, requires_grad=True), torch.tensor([step], requires_grad=True)
-    found = lsq(ours, s, grid[1], **KINDS[grid[0]])
+    found = lsq(ours, s, lsq_levels(grid[1], **KINDS[grid[0]]))
     expected = torch._fake_quantize_learnable_per_tensor_affine(
         theirs, t, torch.zeros(1), int(low), int(high), 1.0
     )
@@ -135,7 +135,7 @@ def test_lsq_is_torchs_learnable_fake_quantization(grid: Grid, step: float, seed
 def test_lsq_levels_are_two_to_the_k(bits: int, kind: str, levels: tuple[float, float]):
     assert lsq_levels(bits, **KINDS[kind]) == levels
     v = torch.linspace(1.2 * levels[0] - 1, 1.2 * levels[1] + 1, 4001)
-    found = lsq(v, torch.tensor(1.0), bits, **KINDS[kind]).unique()
+    found = lsq(v, torch.tensor(1.0), lsq_levels(bits, **KINDS[kind])).unique()
     assert found.tolist() == [levels[0] + place for place in range(2**bits)]
 
 
@@ -167,19 +167,23 @@ def test_lsq_of_two_bits_without_zero_is_that_computed_by_hand():
 def test_lsq_takes_a_half_to_the_even_level_and_zero_to_zero_where_it_is_one():
     s = torch.tensor(2.0)
     v = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, 5.0])
-    assert lsq(v, s, 3, signed=True).tolist() == [-4, 0, 0, 0, 4, 4]
-    assert float(lsq(torch.tensor(0.0), s, 1, signed=True, zero=False)) == 1  # sign(0) = +1
+    assert lsq(v, s, lsq_levels(3, signed=True)).tolist() == [-4, 0, 0, 0, 4, 4]
+    assert (
+        float(lsq(torch.tensor(0.0), s, lsq_levels(1, signed=True, zero=False))) == 1
+    )  # sign(0) = +1
 
 
 def test_lsq_of_one_signed_bit_starts_as_dorefas():
     v = normal(40)
-    step = lsq_initial_step(v, 1, signed=True, zero=False)
-    torch.testing.assert_close(lsq(v, step, 1, signed=True, zero=False), dorefa_weights(v, 1))
+    step = lsq_initial_step(v, lsq_levels(1, signed=True, zero=False))
+    torch.testing.assert_close(
+        lsq(v, step, lsq_levels(1, signed=True, zero=False)), dorefa_weights(v, 1)
+    )
 
 
 def test_lsq_signed_with_zero_refuses_one_bit_with_the_rule_and_the_choices():
     with pytest.raises(ConfigError) as caught:
-        lsq(normal(4), torch.tensor(1.0), 1, signed=True)
+        lsq(normal(4), torch.tensor(1.0), lsq_levels(1, signed=True))
     message = str(caught.value)
     assert "signed levels with a zero need at least 2 bits, but got 1 bit" in message
     assert '"without-zero" ({-1, +1}) or more bits' in message
@@ -204,9 +208,11 @@ def test_lsq_step_starts_and_learns_by_the_number_of_levels_above_zero(
     kind: str, bits: int, above: int
 ):
     v = torch.tensor([-1.0, 2.0, 0.0, 3.0])  # mean|v| = 3/2
-    step = lsq_initial_step(v, bits, **KINDS[kind])
+    step = lsq_initial_step(v, lsq_levels(bits, **KINDS[kind]))
     torch.testing.assert_close(step, torch.tensor(3 / above**0.5))
-    assert lsq_gradient_scale(25, bits, **KINDS[kind]) == pytest.approx(0.2 / above**0.5)
+    assert lsq_gradient_scale(25, lsq_levels(bits, **KINDS[kind])) == pytest.approx(
+        0.2 / above**0.5
+    )
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 1.0, 7.0])
@@ -222,7 +228,7 @@ def test_lsq_step_of_weights_counts_all_weights_and_that_of_inputs_one_samples()
     for per_row, numbers in ((False, 100), (True, 25)):
         quantizer = Lsq(2, signed=True, zero=True, per_row=per_row)
         s = torch.tensor(1.0, requires_grad=True)
-        (raw,) = torch.autograd.grad(lsq(v, s, 2, signed=True).sum(), s)
+        (raw,) = torch.autograd.grad(lsq(v, s, lsq_levels(2, signed=True)).sum(), s)
         (found,) = torch.autograd.grad(quantizer(v).sum(), quantizer.step)
         torch.testing.assert_close(found, raw / numbers**0.5)
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -112,6 +114,16 @@ def test_megvii_norm_is_batch_norm_with_the_factor_of_the_exercise():
         torch.testing.assert_close(mine.train(training)(x), plain.train(training)(x))
     for name, buffer in plain.named_buffers():
         assert torch.equal(buffer, mine.get_buffer(name))
+
+
+@pytest.mark.parametrize("options", [{"momentum": None}, {"track_running_stats": False}], ids=str)
+def test_megvii_norm_takes_what_batch_norm_takes(options: dict[str, Any]):
+    plain, mine = nn.BatchNorm2d(3, **options), nn.BatchNorm2d(3, **options)
+    nn.init.zeros_(mine.weight)  # |a| + 1 is batch norm's own start
+    mine.__class__ = MegviiNorm
+    for training in (True, True, False):
+        x = normal(4, 3, 5, 5, seed=int(training))
+        torch.testing.assert_close(mine.train(training)(x), plain.train(training)(x))
 
 
 def test_megvii_block_starts_at_twice_the_normalized_values_and_quantizes_behind_the_relu():

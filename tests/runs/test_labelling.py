@@ -20,6 +20,7 @@ from kd_ray.training.predict import one_thread, raw_logits
 from kd_ray.training.saved_model import SavedModel
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import (
+    Columns,
     Manifest,
     Plan,
     Shard,
@@ -278,15 +279,13 @@ def forged(source: Path, folder: Path, swapped: tuple[int, int], column: str) ->
         part = slice(shard.start, shard.stop)
         rows = values[shard.split]
         shape = (shard.stop - shard.start, *plan.logits_shape)
-        write_shard(
-            folder,
-            plan,
-            shard,
+        columns = Columns(
             index=np.array(rows["index"][part], np.int64),
             view=np.array(rows["view"][part], np.int32),
             label=np.array(rows["label"][part], np.int64),
             logits=np.array(rows["logits"][part], np.float32).reshape(shape),
         )
+        write_shard(folder, plan, shard, columns)
     write_manifest(folder, plan)
     return open_transfer_set(folder)
 

@@ -104,7 +104,7 @@ def test_exercises_have_the_objectives_of_their_table_whatever_the_recipe_has(
         "objective.hard_weight=0.5",
         "objective.soft_decay=0.5",
     )
-    students = {s.variant.name: s.variant for s in exercise_students(recipe, [8, 2.5, 20])}
+    students = {s.name: s for s in exercise_students(recipe, [8, 2.5, 20]).values()}
     changed = students[name].recipe
     objective = changed.objective
     assert objective.hard_weight == hard
@@ -117,13 +117,13 @@ def test_exercises_have_the_objectives_of_their_table_whatever_the_recipe_has(
 def test_exercises_are_one_student_on_labels_and_three_at_every_temperature() -> None:
     temperatures = [1, 2, 2.5, 1e-3, 1e6]
     students = exercise_students(tiny_recipe(), temperatures)
-    assert len({student.variant.name for student in students}) == 1 + 3 * 5
-    assert (students[0].exercise, students[0].temperature) == ("q1", None)
-    assert {student.exercise for student in students} == set(EXERCISES)
+    assert len({student.name for student in students.values()}) == 1 + 3 * 5
+    assert next(iter(students)) == ("q1", None)
+    assert {exercise for exercise, _ in students} == set(EXERCISES)
     for exercise in ("q2", "q3", "q4"):
-        mine = [student for student in students if student.exercise == exercise]
-        assert [student.temperature for student in mine] == temperatures
-        assert [s.variant.recipe.objective.temperature for s in mine] == temperatures
+        assert [t for name, t in students if name == exercise] == temperatures
+        mine = [students[exercise, t].recipe for t in temperatures]
+        assert [recipe.objective.temperature for recipe in mine] == temperatures
 
 
 @pytest.mark.parametrize("temperatures", [[], [4, 4], [0], [-1], [float("inf")], [float("nan")]])
@@ -146,7 +146,7 @@ def test_variants_of_studies_are_not_named_like_those_of_recipes() -> None:
     recipe = tiny_recipe("student.baselines=['labels', 'smoothing', 'softened-labels', 'online']")
     of_recipe = {student.name for student in recipe_variants(recipe)} | {SPECIALIZED}
     assert of_recipe == OF_RECIPES
-    names = {student.variant.name for student in exercise_students(recipe, [4])}
+    names = {student.name for student in exercise_students(recipe, [4]).values()}
     names |= {s.name for views, s in view_students(recipe, [16]).items() if views is not None}
     assert not names & OF_RECIPES
 

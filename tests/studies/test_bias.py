@@ -8,7 +8,13 @@ from tiny import generator
 from torch import Tensor
 
 from kd_ray.errors import TrainingError
-from kd_ray.studies.paper.bias import TOLERANCE, bias_by_labels, bias_for_mass, class_mass
+from kd_ray.studies.paper.bias import TOLERANCE, bias_by_labels, bias_for_mass
+
+
+def class_mass(logits: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Mean predicted mass of each class at T = 1, `(K,)` float64."""
+    exact = logits.double() if bias is None else logits.double() + bias
+    return exact.softmax(dim=1).mean(dim=0)
 
 
 def random_logits(rows: int = 400, classes: int = 5, seed: int = 0, scale: float = 3.0) -> Tensor:

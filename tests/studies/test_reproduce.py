@@ -20,9 +20,9 @@ from kd_ray.pipeline import open_recipe
 from kd_ray.report.page import write_report
 from kd_ray.runs import Finished
 from kd_ray.studies.paper import EXPERIMENTS, SCALES, Scale, reproduction
-from kd_ray.studies.paper.bias import class_mass
 from kd_ray.studies.paper.corrected import corrections
-from kd_ray.studies.paper.experiments import experiments, part_recipe, parts
+from kd_ray.studies.paper.experiments import experiments
+from kd_ray.studies.paper.parts import part_recipe, parts
 from kd_ray.studies.study import PartFailed
 
 DIGITS = [str(number) for number in range(10)]
@@ -271,6 +271,17 @@ def test_every_part_of_the_shipped_scales_is_a_whole_recipe(name: str) -> None:
     assert {part for e in students for part in e.students} == {part.name for part in found}
 
 
+def test_students_at_another_temperature_than_the_papers_are_named_by_their_own() -> None:
+    scale = SCALES["mnist"]
+    recipe = open_recipe(scale.base, ["objective.temperature=4"])
+    every = {e.name: e for e in experiments(scale, recipe, parts(scale, DIGITS))}
+    warm = {line.variant: line.about for line in every["temperature"].lines if line.temperature}
+    assert warm["distilled"].endswith("T = 4")
+    assert warm["T20"].endswith("T = 20")
+    (own,) = (e.about for e in every["baselines"].lines[:-1] if e.variant == "distilled")
+    assert own == "distilled at T = 4"
+
+
 def test_full_size_has_three_seeds_and_the_teacher_of_the_shipped_recipe() -> None:
     scale = SCALES["mnist"]
     first = parts(scale, DIGITS)[0]
@@ -297,7 +308,8 @@ def test_corrections_use_of_the_training_labels_how_often_classes_come_and_nothi
     assert other["mass"]["biases"] == found["mass"]["biases"]
     bias = torch.tensor([0, 0, found["mass"]["biases"][0], 0], dtype=torch.float64)
     share = float((labels == 2).double().mean())
-    assert float(class_mass(train, bias)[2]) == pytest.approx(share, abs=1e-4)
+    mass = (train.double() + bias).softmax(dim=1).mean(dim=0)
+    assert float(mass[2]) == pytest.approx(share, abs=1e-4)
     assert found["test"]["errors"] <= min(found["none"]["errors"], found["mass"]["errors"])
     assert found["test"]["errors"] == 0
     assert found["none"]["class_errors"] > found["mass"]["class_errors"]

@@ -97,10 +97,10 @@ def test_views_go_on_where_they_were_and_the_report_misses_nothing(done: tuple[P
 @pytest.mark.parametrize(
     ("given", "rule"),
     [
-        ("", "--views: must be numbers"),
+        ("", "--views: must be whole numbers"),
         ("1,2.5", "--views: must be whole numbers"),
-        ("0,1", "views: must be at least one number from 1 on"),
-        ("2,2", "views: must be at least one number from 1 on, each once"),
+        ("0,2", "views: must be at least one number from 1 on"),
+        ("2,2", "--views: must be whole numbers, each once"),
     ],
 )
 def test_views_refuse_numbers_before_anything_is_trained(

@@ -1,6 +1,7 @@
 import contextlib
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -11,11 +12,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_sets import content, tiny_plan, write_one
+from tiny_sets import content, taken, tiny_plan, write_one
 
 from kd_ray.errors import StorageError, TransferSetError
 from kd_ray.files import TEMPORARY
 from kd_ray.transfer_set import (
+    Columns,
     Plan,
     Shard,
     image_and_view,
@@ -23,17 +25,17 @@ from kd_ray.transfer_set import (
     shards,
     write_shard,
 )
-from kd_ray.transfer_set.shards import shard_ranges
 
 
-@given(st.integers(0, 500), st.integers(1, 600))
-def test_shard_ranges_cover_every_row_once_and_all_but_the_last_are_full(
+@given(st.integers(1, 500), st.integers(1, 600))
+def test_shards_cover_every_row_once_and_all_but_the_last_are_full(
     rows: int, shard_rows: int
 ) -> None:
-    ranges = shard_ranges(rows, shard_rows)
-    assert [row for part in ranges for row in part] == list(range(rows))
-    assert all(len(part) == shard_rows for part in ranges[:-1])
-    assert all(part for part in ranges)
+    plan = tiny_plan(train=rows, validation=0, test=0, shard_rows=shard_rows)
+    parts = shards(plan)
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(rows))
+    assert all(part.rows == shard_rows for part in parts[:-1])
+    assert all(part.rows for part in parts)
 
 
 def test_shards_of_a_plan_count_views_in_train_only() -> None:
@@ -44,17 +46,6 @@ def test_shards_of_a_plan_count_views_in_train_only() -> None:
         ("test-00000.parquet", 4),
         ("test-00001.parquet", 1),
     ]
-
-
-@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 50))
-def test_shards_put_together_have_every_index_and_view_in_order(
-    rows: int, views: int, shard_rows: int
-) -> None:
-    plan = tiny_plan(train=rows, views=views, shard_rows=shard_rows)
-    chosen = np.arange(rows) * 2
-    parts = [s.index_and_view(chosen, views) for s in shards(plan) if s.split == "train"]
-    pairs = np.stack([np.concatenate(columns) for columns in zip(*parts, strict=True)], axis=1)
-    assert pairs.tolist() == [[i, v] for i in chosen.tolist() for v in range(views)]
 
 
 @given(st.integers(1, 12), st.integers(1, 5), st.randoms(use_true_random=False))
@@ -104,10 +95,12 @@ def test_write_shard_does_not_depend_on_the_arrays_layout_or_integer_width(tmp_p
         tmp_path / "b",
         plan,
         shard,
-        rows.index.astype(np.int32),
-        rows.view.astype(np.int64),
-        rows.label.astype(np.int8),
-        strided,
+        Columns(
+            rows.index.astype(np.int32),
+            rows.view.astype(np.int64),
+            rows.label.astype(np.int8),
+            strided,
+        ),
     )
     assert plain.read_bytes() == odd.read_bytes()
 
@@ -129,28 +122,18 @@ def test_write_shard_refuses_a_logit_that_is_not_finite_and_writes_nothing(
     shard = shards(plan)[1]
     rows = content(plan, "train")
     rows.logits[6, 1, 2] = bad
-    part = slice(4, 8)
     with pytest.raises(
         TransferSetError,
         match=r"train row 6 \(index 10, view 0, teacher 1, class 2\): .* but got -?(nan|inf)",
     ):
-        write_shard(
-            tmp_path,
-            plan,
-            shard,
-            rows.index[part],
-            rows.view[part],
-            rows.label[part],
-            rows.logits[part],
-        )
+        write_shard(tmp_path, plan, shard, taken(rows, slice(4, 8)))
     assert list(tmp_path.iterdir()) == []
 
 
 def one_row(plan: Plan, folder: Path, value: float) -> Path:
     logits = np.full((1, 1, 3), value, dtype=np.float32)
-    return write_shard(
-        folder, plan, shards(plan)[0], np.array([1]), np.array([0]), np.array([-1]), logits
-    )
+    columns = Columns(np.array([1]), np.array([0]), np.array([-1]), logits)
+    return write_shard(folder, plan, shards(plan)[0], columns)
 
 
 def test_write_shard_refuses_what_float16_cannot_hold_and_takes_its_largest(
@@ -184,7 +167,6 @@ def wrong_calls() -> Iterator[tuple[str, dict[str, object]]]:
     yield "order", {**right, "label": np.array([0, 1, 0, 0])}
     yield "index must be below", {**right, "index": right["index"] + 100}
     yield "images", {**right, "image": np.zeros((4, 1, 2, 2), np.uint8)}
-    yield "must have this shard", {**right, "shard": Shard("train", 0, 0, 3)}
 
 
 @pytest.mark.parametrize(("message", "call"), list(wrong_calls()))
@@ -193,8 +175,15 @@ def test_write_shard_refuses_arrays_that_do_not_fit_the_plan(
 ) -> None:
     plan = tiny_plan(train=4, views=2, shard_rows=4)
     with pytest.raises(ValueError, match=message):
-        write_shard(tmp_path, plan, **{"shard": shards(plan)[0], **call})
+        write_shard(tmp_path, plan, shards(plan)[0], Columns(**call))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_write_shard_refuses_a_shard_of_another_plan(tmp_path: Path) -> None:
+    plan = tiny_plan(train=4, views=2, shard_rows=4)
+    rows = taken(content(plan, "train"), slice(0, 3))
+    with pytest.raises(ValueError, match="must have this shard"):
+        write_shard(tmp_path, plan, Shard("train", 0, 0, 3), rows)
 
 
 def test_write_shard_refuses_a_missing_or_misshapen_image(tmp_path: Path) -> None:
@@ -204,14 +193,7 @@ def test_write_shard_refuses_a_missing_or_misshapen_image(tmp_path: Path) -> Non
     rows = content(plan, "train")
     with pytest.raises(ValueError, match="image must be uint8"):
         write_shard(
-            tmp_path,
-            plan,
-            shards(plan)[0],
-            rows.index,
-            rows.view,
-            rows.label,
-            rows.logits,
-            np.zeros((1, 2, 2, 1), np.uint8),
+            tmp_path, plan, shards(plan)[0], replace(rows, image=np.zeros((1, 2, 2, 1), np.uint8))
         )
 
 

@@ -1,6 +1,5 @@
 """Tiny transfer sets for the tests of this folder."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from kd_ray.transfer_set import (
     SPLITS,
+    Columns,
     Manifest,
     Plan,
     Shard,
@@ -19,18 +19,6 @@ from kd_ray.transfer_set import (
     write_manifest,
     write_shard,
 )
-
-
-@dataclass(frozen=True)
-class Content:
-    """All rows of one split, as they are handed to `write_shard`."""
-
-    chosen: np.ndarray
-    index: np.ndarray
-    view: np.ndarray
-    label: np.ndarray
-    logits: np.ndarray
-    image: np.ndarray | None
 
 
 def chosen_rows(rows: int) -> np.ndarray:
@@ -86,7 +74,7 @@ def tiny_plan(
     return Plan(**{**values, **changes})
 
 
-def content(plan: Plan, split: SplitName, seed: int = 0) -> Content:
+def content(plan: Plan, split: SplitName, seed: int = 0) -> Columns:
     """Random rows of a split that the plan's types can hold exactly."""
     random = np.random.default_rng([seed, SPLITS.index(split)])
     n, views = plan.splits[split].rows, plan.views_of(split)
@@ -95,8 +83,7 @@ def content(plan: Plan, split: SplitName, seed: int = 0) -> Content:
     label[random.random(n) < plan.unlabelled] = -1
     logits = random.normal(scale=5, size=(n * views, *plan.logits_shape))
     image = random.integers(0, 256, (n * views, *plan.image_shape), dtype=np.uint8)
-    return Content(
-        chosen=chosen,
+    return Columns(
         index=np.repeat(chosen, views),
         view=np.tile(np.arange(views, dtype=np.int32), n),
         label=np.repeat(label, views),
@@ -107,18 +94,14 @@ def content(plan: Plan, split: SplitName, seed: int = 0) -> Content:
 
 def write_one(folder: Path, plan: Plan, shard: Shard, seed: int = 0) -> Path:
     """Writes one shard of `content`."""
-    rows = content(plan, shard.split, seed)
-    part = slice(shard.start, shard.stop)
-    return write_shard(
-        folder,
-        plan,
-        shard,
-        rows.index[part],
-        rows.view[part],
-        rows.label[part],
-        rows.logits[part],
-        None if rows.image is None else rows.image[part],
-    )
+    rows = taken(content(plan, shard.split, seed), slice(shard.start, shard.stop))
+    return write_shard(folder, plan, shard, rows)
+
+
+def taken(rows: Columns, part: slice) -> Columns:
+    """Some of the rows."""
+    image = None if rows.image is None else rows.image[part]
+    return Columns(rows.index[part], rows.view[part], rows.label[part], rows.logits[part], image)
 
 
 def write_all(folder: Path, plan: Plan, seed: int = 0) -> Manifest:

@@ -362,7 +362,7 @@ def test_first_points_that_are_given_replace_those_known_to_be_good() -> None:
 
 def test_first_points_of_a_grid_are_every_combination_once() -> None:
     space = {T: {"choice": [1, 4]}, HIDDEN: {"choice": [[8], [9]]}, RATE: {"choice": [0.1]}}
-    swept = recipe(space, sampler="grid")
+    swept = recipe(space, sampler="grid", trials=4)
     assert swept.sweep is not None
     points = first_points(swept)
     assert len(points) == 4

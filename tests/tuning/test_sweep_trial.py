@@ -56,10 +56,8 @@ def test_students_abreast_go_on_with_the_one_that_is_behind(base: Path, tmp_path
 def test_a_trial_that_goes_on_between_two_students_tells_means_of_one_epoch_only(
     base: Path, tmp_path: Path
 ) -> None:
-    def perform(tasks: Any) -> Any:
-        return perform_interleaved(tasks, ALONE)
-
-    whole = list(told(students_of(base, tmp_path / "whole", "[0, 1]"), perform))
+    whole_tasks = students_of(base, tmp_path / "whole", "[0, 1]")
+    whole = list(told(whole_tasks, perform_interleaved(whole_tasks, ALONE)))
     assert [type(event) for event in whole] == [TrialEpoch] * 3 + [TrialEnd]
     accuracy = {e.number: e.metrics["accuracy"] for e in whole if isinstance(e, TrialEpoch)}
     tasks = students_of(base, tmp_path / "killed", "[0, 1]")
@@ -68,7 +66,7 @@ def test_a_trial_that_goes_on_between_two_students_tells_means_of_one_epoch_only
     for _ in range(3):
         next(epochs)
     events.close()
-    again = list(told(tasks, perform))
+    again = list(told(tasks, perform_interleaved(tasks, ALONE)))
     for event in again:
         if isinstance(event, TrialEpoch):
             assert event.metrics["accuracy"] == accuracy[event.number]
@@ -77,12 +75,6 @@ def test_a_trial_that_goes_on_between_two_students_tells_means_of_one_epoch_only
     assert isinstance(expected, TrialEnd)
     assert last.metrics == expected.metrics
     assert [record["accuracy"] for record in last.history] == list(accuracy.values())
-
-
-def test_a_trials_end_crosses_a_border_of_processes_unchanged() -> None:
-    end = TrialEnd({"accuracy": 0.1}, [{"accuracy": 1 / 3}], 1, 0.25)
-    assert TrialEnd.read(end.written()) == end
-    assert TrialEnd.read(TrialEnd(cause="it was lost").written()).cause == "it was lost"
 
 
 def test_a_trial_that_ends_without_its_metric_is_told_as_a_failure(runs: Path) -> None:
@@ -107,7 +99,7 @@ def test_a_student_that_fails_ends_the_trial_and_lets_go_of_its_folder(
     for _ in range(2):
         with pytest.raises(TrainingError, match="epoch 1: the loss must be finite"):
             list(perform_interleaved(tasks, ALONE))
-    (end,) = told(tasks, lambda tasks: perform_interleaved(tasks, ALONE))
+    (end,) = told(tasks, perform_interleaved(tasks, ALONE))
     assert isinstance(end, TrialEnd)
     assert (end.cause or "").startswith("epoch 1: the loss must be finite")
     assert end.metrics == {}
@@ -126,6 +118,7 @@ def test_a_trial_of_which_one_has_heard_enough_ends_within_its_epoch(
             heard.append(type(event[1]))
             yield event
 
-    events = told(students_of(base, tmp_path, "[0]"), perform, lambda: Step in heard)
+    tasks = students_of(base, tmp_path, "[0]")
+    events = told(tasks, perform(tasks), lambda: Step in heard)
     assert list(events) == []
     assert heard == [Started, Step]

@@ -4,7 +4,8 @@ Experiments are data: which students of which run folders, and what the paper me
 folder is an ordinary one, so every other command works on it.
 """
 
-from kd_ray.studies.paper.experiments import EXPERIMENTS, Part
+from kd_ray.studies.paper.experiments import EXPERIMENTS
+from kd_ray.studies.paper.parts import Part
 from kd_ray.studies.paper.reproduction import reproduction
 from kd_ray.studies.paper.scales import SCALES, Scale, scale_of
 

@@ -18,23 +18,6 @@ TOLERANCE = 1e-7
 """How near the mean mass of a class comes to its share."""
 
 
-def class_mass(logits: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Mean predicted mass of each class at T = 1.
-
-    >>> class_mass(torch.zeros(3, 4))
-    tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)
-
-    Args:
-        logits: z, `(N, K)`.
-        bias: added to the logits, `(K,)`; None for none.
-
-    Returns:
-        `(K,)` float64; adds up to 1.
-    """
-    exact = logits.double() if bias is None else logits.double() + bias
-    return exact.softmax(dim=1).mean(dim=0)
-
-
 def bias_for_mass(logits: Tensor, classes: Sequence[int], shares: Sequence[float]) -> Tensor:
     """Biases of some classes with which their mean predicted mass is what it should be.
 

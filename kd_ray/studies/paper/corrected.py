@@ -30,59 +30,44 @@ WAYS = {
 """Way to correct -> what a person calls it."""
 
 
-def kept_corrections(
-    folder: Path, students: Iterable[Result], classes: Sequence[str]
+def corrected_students(
+    folder: Path,
+    students: Iterable[Result],
+    classes: Sequence[str],
+    data: DataOptions | None = None,
 ) -> dict[int, dict[str, Any]]:
-    """What is kept of some students; see `correct_students` for what it holds.
+    """The figures of students with each of `WAYS`, those that are kept or can be computed.
 
     Args:
         folder: of a run.
         students: their records.
         classes: names of the classes whose biases move.
+        data: `[data]` of the run, to compute and keep what is not kept; None to compute nothing.
 
     Returns:
-        Seed -> way -> `figures`; seeds of which nothing is kept are left out.
-    """
-    kept = _kept(folder / FILE)
-    return {
-        student.seed: kept[key] for student in students if (key := _key(student, classes)) in kept
-    }
-
-
-def correct_students(
-    folder: Path, data: DataOptions, students: Iterable[Result], classes: Sequence[str]
-) -> None:
-    """Computes the figures of students with each of `WAYS`, and keeps them.
-
-    Args:
-        folder: of a run.
-        data: `[data]` of the run.
-        students: their records.
-        classes: names of the classes whose biases move.
+        Seed -> way -> `figures`.
 
     Raises:
         CheckpointError: a student's file was altered.
         TrainingError: its logits are not finite.
     """
-    kept, dataset = _kept(folder / FILE), None
+    kept, dataset, answer = _kept(folder / FILE), None, {}
     for student in students:
-        key = _key(student, classes)
+        key = f"{student.weights_sha256} {' '.join(classes)}"
+        if key not in kept and data is not None:
+            dataset = dataset or open_dataset(data)
+            numbers = [dataset.class_names.index(name) for name in classes]
+            path = folder / "student" / student.variant / f"seed-{student.seed}"
+            saved = load_model(result_model(path), this_device())
+            train, test = (
+                raw_logits([saved], split.images, this_device())[:, 0]
+                for split in (dataset.train, dataset.test)
+            )
+            kept[key] = corrections(train, dataset.train.labels, test, dataset.test.labels, numbers)
+            write_json(folder / FILE, kept)
         if key in kept:
-            continue
-        dataset = dataset or open_dataset(data)
-        numbers = [dataset.class_names.index(name) for name in classes]
-        path = folder / "student" / student.variant / f"seed-{student.seed}"
-        saved = load_model(result_model(path), this_device())
-        train, test = (
-            raw_logits([saved], split.images, this_device())[:, 0]
-            for split in (dataset.train, dataset.test)
-        )
-        kept[key] = corrections(train, dataset.train.labels, test, dataset.test.labels, numbers)
-        write_json(folder / FILE, kept)
-
-
-def _key(student: Result, classes: Sequence[str]) -> str:
-    return f"{student.weights_sha256} {' '.join(classes)}"
+            answer[student.seed] = kept[key]
+    return answer
 
 
 def corrections(

@@ -1,179 +1,228 @@
-"""The experiments as a table: run folders, the students in them, and how long they are trained."""
+"""The experiments as tables: lines to be measured, and what the paper measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from kd_ray.catalog import pick
-from kd_ray.config import Recipe, TeacherOptions, TeacherTrain
-from kd_ray.pipeline import open_recipe
-from kd_ray.runs.variants import DISTILLED, LABELS, SMOOTHING, Variant, derived, variant
-from kd_ray.studies.paper.scales import ENSEMBLE, FEW, ONE_MEMBER, STOPPED, Scale, width_part
+from kd_ray.config import Recipe
+from kd_ray.report.summary import Figure
+from kd_ray.runs.variants import DISTILLED, LABELS, SMOOTHING
+from kd_ray.studies.paper.corrected import WAYS
+from kd_ray.studies.paper.measures import (
+    BEST,
+    BIAS,
+    ERRORS,
+    PERCENT,
+    Line,
+    Measure,
+    Results,
+    corrected,
+    ensemble_metric,
+    metric,
+    share_gained,
+)
+from kd_ray.studies.paper.parts import Part, students_at
+from kd_ray.studies.paper.scales import (
+    ENSEMBLE,
+    FEW,
+    ONE_MEMBER,
+    STOPPED,
+    UNLABELLED,
+    Scale,
+    width_part,
+)
 
-TEMPERATURES = (1.0, 2.0, 2.5, 4.0, 8.0, 20.0)
-"""T = 20 is the recipes' own."""
-
-CAREFUL = "train.grad_clip=5.0"
-"""On few rows, and on the large logits of nets whose rate did not fall, the soft term of T = 20 is
-near the edge of what its learning rate can bear."""
-
-UNANNEALED: Mapping[str, Any] = {"optimizer": "adam", "lr": 1e-3, "schedule": "constant"}
-"""How members of the ensemble are trained. A rate that falls to nothing takes all seeds to nets
-that err alike, sure of every image that they saw: little is left to average, or to teach."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One run folder.
-
-    Attributes:
-        name: of the folder.
-        about: what is in it, as a clause.
-        overrides: `key.path=value`, after those of the scale.
-        teacher_of: the part whose teachers label; None to train its own.
-        set_of: the part whose transfer set is used; None to label its own.
-        teaches_students: its teachers are an ensemble of students on labels.
-        corrected: classes whose biases are corrected, by name; see `bias`.
-    """
-
-    name: str
-    about: str
-    overrides: tuple[str, ...] = ()
-    teacher_of: str | None = None
-    set_of: str | None = None
-    teaches_students: bool = False
-    corrected: tuple[str, ...] = ()
+Findings = Sequence[tuple[Line, Figure]]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What the paper asked, and the students that answer.
+    """What the paper asked, and the figures that answer.
 
     Attributes:
         name: after `--only`.
         title: a heading.
         about: what was done and what the paper found, for a reader of the page.
-        students: part -> variants.
+        lines: of its table, in order.
     """
 
     name: str
     title: str
     about: str
-    students: Mapping[str, tuple[str, ...]]
+    lines: Sequence[Line]
+
+    @property
+    def students(self) -> dict[str, list[str]]:
+        """Part -> variants that its lines need."""
+        needed: dict[str, list[str]] = {}
+        for line in self.lines:
+            variants = needed.setdefault(line.part, [])
+            if line.variant and line.variant not in variants:
+                variants.append(line.variant)
+        return needed
+
+    def findings(self, results: Results) -> Findings | None:
+        """Its lines with their figures; None where a student is missing."""
+        if not all(results[part].has(variants) for part, variants in self.students.items()):
+            return None
+        figures = [(line, line.measure(results)) for line in self.lines]
+        return [(line, figure) for line, figure in figures if figure is not None]
 
 
-def quoted(names: Sequence[str]) -> str:
-    """Class names as TOML.
-
-    >>> quoted(["7", "8"])
-    '["7", "8"]'
-    """
-    return "[" + ", ".join(f'"{name}"' for name in names) + "]"
-
-
-def parts(scale: Scale, class_names: Sequence[str]) -> list[Part]:
-    """All run folders, those first whose artefacts others share.
-
-    Args:
-        scale: how large.
-        class_names: K names of the dataset.
-    """
-    first, *narrower = scale.widths
-    seen = [name for name in class_names if name not in scale.absent]
-    shared = scale.first
-
-    def units(width: int) -> str:
-        return f"student.model.hidden=[{width}, {width}]"
-
-    return [
-        Part(
-            shared,
-            f"the teacher, its transfer set, students of 2 x {first} units",
-            (units(first),),
-        ),
-        *(
-            Part(width_part(w), f"students of 2 x {w} units", (units(w),), shared, shared)
-            for w in narrower
-        ),
-        Part(
-            f"no-{'-'.join(f'{name}s' for name in scale.absent)}",
-            f"students of a transfer set without {' or '.join(scale.absent)}",
-            (units(first), f"transfer_set.classes={quoted(seen)}"),
-            shared,
-            corrected=scale.absent,
-        ),
-        Part(
-            "-".join(f"{name}s" for name in scale.present),
-            f"students of a transfer set of nothing but {' and '.join(scale.present)}",
-            (units(first), f"transfer_set.classes={quoted(scale.present)}"),
-            shared,
-            corrected=scale.present,
-        ),
-        Part(
-            FEW,
-            f"students of {100 * scale.few:g} % of the images, to the last epoch",
-            (units(first), f"transfer_set.fraction={scale.few}", CAREFUL),
-            shared,
-        ),
-        Part(
-            STOPPED,
-            "the same, a tenth of the rows held out to choose the epoch by",
-            (units(first), "train.hold_out=0.1", 'train.keep="best"', CAREFUL),
-            shared,
-            FEW,
-        ),
-        Part(
-            ENSEMBLE,
-            f"an ensemble of {scale.members} students on labels, and one net distilled from it",
-            (units(first), CAREFUL),
-            teaches_students=True,
-        ),
-        Part(
-            ONE_MEMBER,
-            "the same net distilled from the first of them alone",
-            (units(first), CAREFUL, "objective.members=1"),
-            ENSEMBLE,
-            ENSEMBLE,
-            teaches_students=True,
-        ),
-        Part(
-            "unlabelled",
-            "students of a transfer set with the labels of 90 % hidden",
-            (units(first), "transfer_set.unlabelled=0.9"),
-            shared,
-        ),
-    ]
-
-
-def experiments(scale: Scale, recipe: Recipe, found: Sequence[Part]) -> list[Experiment]:
+def experiments(scale: Scale, recipe: Recipe, every: Sequence[Part]) -> list[Experiment]:
     """The experiments, in the paper's order.
 
     Args:
         scale: how large.
         recipe: of the first part.
-        found: all parts, as `parts` has them.
+        every: all parts, as `parts` has them.
     """
-    absent, present = (part.name for part in found if part.corrected)
-    at_all = tuple(students_at(recipe.objective.temperature))
-    cold = at_all[0]
-    first = scale.first
-    students: dict[str, Mapping[str, tuple[str, ...]]] = {
-        "baselines": {first: (LABELS, SMOOTHING, cold, DISTILLED)},
-        "temperature": {width_part(width): (LABELS, *at_all) for width in scale.widths},
-        "no-3s": {absent: (DISTILLED,)},
-        "7s-8s": {present: (DISTILLED,)},
-        "regularizer": {
-            first: (LABELS,),
-            FEW: (LABELS, DISTILLED),
-            STOPPED: (LABELS, DISTILLED),
-        },
-        "ensemble": {first: (LABELS,), ENSEMBLE: (DISTILLED,), ONE_MEMBER: (DISTILLED,)},
-        "unlabelled": {first: (LABELS, DISTILLED), "unlabelled": (LABELS, DISTILLED)},
+    absent, present = (part.name for part in every if part.corrected)
+    lines: dict[str, Iterable[Line]] = {
+        "baselines": _baselines(scale.first, recipe.objective.temperature),
+        "temperature": _temperature(scale, recipe.objective.temperature),
+        "no-3s": _absent(absent, " and ".join(f"{name}s" for name in scale.absent)),
+        "7s-8s": _present(present, scale.present),
+        "regularizer": _regularizer(scale),
+        "ensemble": _ensemble(scale),
+        "unlabelled": [
+            Line(about, part, variant, metric(part, variant))
+            for about, part, variant in (
+                ("a tenth of the labels, nothing else", UNLABELLED, LABELS),
+                ("a tenth of the labels, soft targets of all rows", UNLABELLED, DISTILLED),
+                ("all labels", scale.first, LABELS),
+                ("all labels, soft targets of all rows", scale.first, DISTILLED),
+            )
+        ],
     }
     return [
-        Experiment(name, title, about, students[name])
+        Experiment(name, title, about, list(lines[name]))
         for name, (title, about) in EXPERIMENTS.items()
     ]
+
+
+def _baselines(part: str, own: float) -> Iterator[Line]:
+    cold, coldest = next(iter(students_at(own).items()))
+    variants: dict[str, tuple[str, float | None]] = {
+        "": ("teacher", 67),
+        LABELS: ("student on labels", 146),
+        SMOOTHING: ("student on smoothed labels", None),
+        cold: (f"distilled at T = {coldest:g}", None),
+        DISTILLED: (f"distilled at T = {own:g}", 74),
+    }
+    for variant, (about, paper) in variants.items():
+        yield Line(about, part, variant, metric(part, variant), ERRORS, paper)
+    labels, teacher, distilled = (metric(part, variant) for variant in (LABELS, "", DISTILLED))
+    closed = share_gained(labels, teacher, distilled, falling=True)
+    about = "of the gap between labels and teacher closed"
+    yield Line(about, part, DISTILLED, closed, PERCENT, 91)
+
+
+def _temperature(scale: Scale, own: float) -> Iterator[Line]:
+    for width in scale.widths:
+        part, units = width_part(width), f"2 x {width} units"
+        papers = {LABELS: 146, DISTILLED: 74} if width == 800 else {}
+        students = {LABELS: None, **students_at(own)}
+        for variant, t in students.items():
+            about = f"{units}, {'labels' if t is None else f'T = {t:g}'}"
+            errors = metric(part, variant)
+            yield Line(about, part, variant, errors, ERRORS, papers.get(variant), t)
+        yield Line(f"{units}, best T", part, "", _best_temperature(part, own), BEST)
+
+
+def _best_temperature(part: str, own: float) -> Measure:
+    warm = {t: metric(part, variant) for variant, t in students_at(own).items()}
+    return lambda results: Figure.of([min(warm, key=lambda t: warm[t](results).mean)])
+
+
+def _absent(part: str, names: str) -> Iterator[Line]:
+    def right(kept: Mapping[str, Any]) -> float:
+        return 100 * (1 - float(kept["class_errors"]) / float(kept["class_rows"]))
+
+    return _corrections(
+        part,
+        ("bias", _bias(0), BIAS, {"test": 3.5}),
+        ("errors in all", itemgetter("errors"), ERRORS, {"none": 206, "test": 109}),
+        (f"errors on {names}", itemgetter("class_errors"), ERRORS, {"none": 133, "test": 14}),
+        (f"of the {names} right", right, PERCENT, {"none": 86.8, "test": 98.6}),
+    )
+
+
+def _present(part: str, names: Sequence[str]) -> Iterator[Line]:
+    def wrong(kept: Mapping[str, Any]) -> float:
+        return float(100 * kept["errors"] / kept["rows"])
+
+    return _corrections(
+        part,
+        *((f"bias of {name}", _bias(at), BIAS, {"test": -7.6}) for at, name in enumerate(names)),
+        ("wrong in all", wrong, PERCENT, {"none": 47.3, "test": 13.2}),
+    )
+
+
+Value = Callable[[Mapping[str, Any]], float]
+
+
+def _bias(at: int) -> Value:
+    return lambda kept: float(kept["biases"][at])
+
+
+def _corrections(part: str, *values: tuple[str, Value, str, Mapping[str, float]]) -> Iterator[Line]:
+    """Lines of students whose biases are corrected in each way; without correction, no biases.
+
+    Args:
+        part: run folder.
+        values: what is measured, how, its unit, and way -> the paper's figure.
+    """
+    for way, name in WAYS.items():
+        for about, value, unit, papers in values:
+            if way != "none" or unit != BIAS:
+                measure = corrected(part, way, value)
+                yield Line(f"{name}: {about}", part, DISTILLED, measure, unit, papers.get(way))
+
+
+def _regularizer(scale: Scale) -> Iterator[Line]:
+    few = f"{100 * scale.few:g} % of the rows"
+    lines: Sequence[tuple[str, str, str, float | None]] = (
+        ("all rows, labels", scale.first, LABELS, 58.9),
+        (f"{few}, labels, stopped early", STOPPED, LABELS, 44.5),
+        (f"{few}, labels, to the last epoch", FEW, LABELS, None),
+        (f"{few}, soft targets, to the last epoch", FEW, DISTILLED, 57.0),
+        (f"{few}, soft targets, stopped early", STOPPED, DISTILLED, None),
+    )
+    for about, part, variant, paper in lines:
+        accuracy = metric(part, variant, "accuracy")
+        yield Line(f"{about}: right", part, variant, accuracy, PERCENT, paper)
+
+
+def _ensemble(scale: Scale) -> Iterator[Line]:
+    one, same = "one net distilled from it", "the same net distilled from the first member alone"
+    usual = "student on labels at a rate that falls"
+    for name, what, unit in (("accuracy", "right", PERCENT), ("errors", "errors", ERRORS)):
+        for about, part, variant, measure, paper in (
+            ("one member", ENSEMBLE, "", metric(ENSEMBLE, "", name), 58.9),
+            (f"ensemble of {scale.members}", ENSEMBLE, "", ensemble_metric(ENSEMBLE, name), 61.1),
+            (one, ENSEMBLE, DISTILLED, metric(ENSEMBLE, DISTILLED, name), 60.8),
+            ("the first member", ONE_MEMBER, "", ensemble_metric(ONE_MEMBER, name), None),
+            (same, ONE_MEMBER, DISTILLED, metric(ONE_MEMBER, DISTILLED, name), None),
+            (usual, scale.first, LABELS, metric(scale.first, LABELS, name), None),
+        ):
+            known = paper if unit == PERCENT else None
+            yield Line(f"{about}: {what}", part, variant, measure, unit, known)
+    member, usual_student = (
+        metric(ENSEMBLE, "", "accuracy"),
+        metric(scale.first, LABELS, "accuracy"),
+    )
+    for over, base, about, part, paper in (
+        ("a member", member, one, ENSEMBLE, 86),
+        ("a member", member, same, ONE_MEMBER, None),
+        (f"a {usual}", usual_student, one, ENSEMBLE, None),
+    ):
+        student = metric(part, DISTILLED, "accuracy")
+        kept = share_gained(base, ensemble_metric(ENSEMBLE, "accuracy"), student)
+        about_it = f"of the ensemble's gain over {over}, kept by {about}"
+        yield Line(about_it, part, DISTILLED, kept, PERCENT, paper)
 
 
 EXPERIMENTS: Mapping[str, tuple[str, str]] = {
@@ -221,81 +270,12 @@ EXPERIMENTS: Mapping[str, tuple[str, str]] = {
 """Name -> title, and what a reader should know."""
 
 
-def chosen(found: Sequence[Experiment], only: Sequence[str]) -> list[Experiment]:
+def chosen(every: Sequence[Experiment], only: Sequence[str]) -> list[Experiment]:
     """The experiments of these names, in the table's order; all for no name.
 
     Raises:
         UnknownNameError: there is no such experiment.
     """
-    named = {experiment.name: experiment for experiment in found}
+    named = {experiment.name: experiment for experiment in every}
     wanted = {pick("experiment", named, name).name for name in only}
-    return [experiment for experiment in found if not only or experiment.name in wanted]
-
-
-def students_at(own: float) -> dict[str, float]:
-    """Students of the recipe's objective at each of `TEMPERATURES`: name -> T.
-
-    Args:
-        own: T of the recipe, whose student keeps its usual name.
-    """
-    return {DISTILLED if t == own else f"T{t:g}": t for t in TEMPERATURES}
-
-
-def part_variants(recipe: Recipe, names: Sequence[str]) -> list[Variant]:
-    """The students of these names, with their recipes."""
-    warm = students_at(recipe.objective.temperature)
-    return [
-        Variant(name, derived(recipe, objective={"temperature": warm[name]}))
-        if name in warm
-        else variant(recipe, name)
-        for name in names
-    ]
-
-
-def part_recipe(
-    scale: Scale,
-    part: Part,
-    variants: Sequence[str],
-    overrides: Sequence[str],
-    folders: Mapping[str, str],
-) -> Recipe:
-    """The recipe of a part.
-
-    Args:
-        scale: how large.
-        part: one of its parts.
-        variants: of the student; those that a recipe can name become its baselines.
-        overrides: `key.path=value` of the user, after those of scale and part.
-        folders: part -> run folder.
-
-    Raises:
-        ConfigError: one message with every problem found.
-    """
-    sets = [*scale.overrides, *part.overrides, *overrides]
-    epochs = open_recipe(scale.base, sets).train.epochs * dict(scale.repeated).get(part.name, 1.0)
-    sets += [f"name={part.name}", f"train.epochs={max(1, round(epochs))}"]
-    named = [variant for variant in variants if variant in (LABELS, SMOOTHING)]
-    sets.append(f"student.baselines={named}")
-    if part.teacher_of is not None:
-        sets.append(f'teacher.path="{folders[part.teacher_of]}"')
-    if part.set_of is not None:
-        sets.append(f'transfer_set.path="{folders[part.set_of]}/transfer_set"')
-    recipe = open_recipe(scale.base, sets)
-    return students_as_teachers(recipe, scale.members) if part.teaches_students else recipe
-
-
-def students_as_teachers(recipe: Recipe, members: int) -> Recipe:
-    """The same recipe with an ensemble of its students on labels in its teacher's place.
-
-    They are trained half as long as its students are, at a rate that does not fall.
-    """
-    assert recipe.teacher is not None
-    train = recipe.train.model_dump(exclude={"seeds", "hold_out", "grad_clip"})
-    epochs = max(1, recipe.train.epochs // 2)
-    teacher = TeacherOptions(
-        model=recipe.student.model,
-        members=members,
-        path=recipe.teacher.path,
-        train=TeacherTrain.model_validate({**train, **UNANNEALED, "epochs": epochs}),
-    )
-    return recipe.model_copy(update={"teacher": teacher})
+    return [experiment for experiment in every if not only or experiment.name in wanted]

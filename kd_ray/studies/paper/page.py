@@ -7,8 +7,7 @@ from kd_ray.files import write_json
 from kd_ray.report.html import Section, study_page, write_page
 from kd_ray.report.panels import Line, Panel, over_choice
 from kd_ray.runs.variants import DISTILLED, LABELS
-from kd_ray.studies.paper.experiments import Experiment
-from kd_ray.studies.paper.measures import Finding
+from kd_ray.studies.paper.experiments import Experiment, Findings
 from kd_ray.studies.paper.scales import Scale, width_part
 from kd_ray.versions import versions
 
@@ -23,7 +22,7 @@ def write_findings(
     folder: Path,
     scale: Scale,
     experiments: Sequence[Experiment],
-    findings: Mapping[str, Sequence[Finding]],
+    findings: Mapping[str, Findings],
     unfinished: Mapping[str, str],
 ) -> tuple[list[Section], list[Path]]:
     """Writes `results.json` and `report.html`.
@@ -47,7 +46,9 @@ def write_findings(
             experiment.name: {
                 "title": experiment.title,
                 "status": "finished" if experiment.name in findings else "unfinished",
-                "figures": [line.table() for line in findings.get(experiment.name, ())],
+                "figures": [
+                    line.table(figure) for line, figure in findings.get(experiment.name, ())
+                ],
             }
             for experiment in experiments
         },
@@ -56,7 +57,7 @@ def write_findings(
         "versions": versions(),
     }
     write_json(folder / RESULTS, content)
-    sections = [_section(scale, experiment, findings) for experiment in experiments]
+    sections = [_section(scale, e, findings.get(e.name)) for e in experiments]
     page = study_page(
         f"{scale.name}: the paper's experiments",
         [NOTE, scale.about] if scale.about else [NOTE],
@@ -66,31 +67,26 @@ def write_findings(
     return sections, [folder / RESULTS, write_page(folder / PAGE, page)]
 
 
-def _section(
-    scale: Scale, experiment: Experiment, findings: Mapping[str, Sequence[Finding]]
-) -> Section:
-    lines = findings.get(experiment.name)
-    if lines is None:
+def _section(scale: Scale, experiment: Experiment, found: Findings | None) -> Section:
+    if found is None:
         return Section(experiment.title, [experiment.about, "Unfinished."])
-    plot = _over_temperature(scale, lines) if any(line.temperature for line in lines) else ""
-    return Section(experiment.title, [experiment.about], plot, [line.cells() for line in lines])
+    is_warm = any(line.temperature for line in experiment.lines)
+    plot = _over_temperature(scale, found) if is_warm else ""
+    return Section(
+        experiment.title, [experiment.about], plot, [line.cells(figure) for line, figure in found]
+    )
 
 
-def _over_temperature(scale: Scale, lines: Sequence[Finding]) -> str:
+def _over_temperature(scale: Scale, findings: Findings) -> str:
     """Errors over T, a panel for each width: their errors have no common scale."""
     panels = []
     for width in scale.widths:
-        mine = [line for line in lines if line.part == width_part(width)]
-        warm = [line for line in mine if line.temperature is not None]
+        mine = [(line, figure) for line, figure in findings if line.part == width_part(width)]
+        warm = [(line.temperature, figure) for line, figure in mine if line.temperature]
         levels = [
-            Line("on labels", LABELS, [line.figure]) for line in mine if line.variant == LABELS
+            Line("on labels", LABELS, [figure]) for line, figure in mine if line.variant == LABELS
         ]
-        curve = Line(
-            "distilled",
-            DISTILLED,
-            [line.figure for line in warm],
-            [line.temperature or 0.0 for line in warm],
-        )
+        curve = Line("distilled", DISTILLED, [figure for _, figure in warm], [t for t, _ in warm])
         panels.append(Panel(f"2 x {width} units", [*levels, curve]))
     title = "Test errors over temperature"
     return over_choice(title, panels, choice="temperature T", figure="test errors")

@@ -3,28 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from kd_ray.datasets import open_dataset
 from kd_ray.errors import ConfigError, KdRayError
 from kd_ray.files import to_path
-from kd_ray.pipeline import Run, open_recipe
+from kd_ray.pipeline import Run, Where, open_recipe
 from kd_ray.result import Result
 from kd_ray.runs import Event, Task, Waiting, finished_result
 from kd_ray.runs.variants import DISTILLED
-from kd_ray.studies.paper.corrected import correct_students, kept_corrections
-from kd_ray.studies.paper.experiments import (
-    EXPERIMENTS,
-    Experiment,
-    Part,
-    chosen,
-    experiments,
-    part_recipe,
-    part_variants,
-    parts,
-)
-from kd_ray.studies.paper.measures import PartResults, findings
+from kd_ray.studies.paper.corrected import corrected_students
+from kd_ray.studies.paper.experiments import Experiment, chosen, experiments
+from kd_ray.studies.paper.measures import PartResults
 from kd_ray.studies.paper.page import write_findings
+from kd_ray.studies.paper.parts import Part, part_recipe, part_variants, parts
 from kd_ray.studies.paper.scales import Scale
 from kd_ray.studies.study import Answer, Study, StudyPart
 
@@ -41,7 +33,7 @@ def reproduction(
     *,
     runs: str | Path = "runs",
     only: Sequence[str] = (),
-    **where: Any,
+    **where: Unpack[Where],
 ) -> Study:
     """The study of some experiments; nothing is trained yet.
 
@@ -50,7 +42,7 @@ def reproduction(
         overrides: `key.path=value`, for every run.
         runs: folder of folders, or the URL of one in a store.
         only: names of experiments; all for none.
-        where: local, address and verbose, see `pipeline.Run`.
+        where: see `pipeline.Where`.
 
     Raises:
         ConfigError: an override breaks a rule, or is of a key that tells the parts apart.
@@ -98,11 +90,11 @@ def reproduction(
 def _correct(part: Part, run: Run) -> Iterator[tuple[Task, Event]]:
     """Corrects the biases of a part's students, where that has not been done."""
     students = PartResults(list(run.results.values())).of(DISTILLED)
-    kept = kept_corrections(run.folder, students, part.corrected)
+    kept = corrected_students(run.folder, students, part.corrected)
     if part.corrected and len(kept) < len(students):
         task = run.tasks()[-1]
         yield task, Waiting(f"{part.name}: correcting biases")
-        correct_students(run.folder, task.data, students, part.corrected)
+        corrected_students(run.folder, students, part.corrected, task.data)
 
 
 def _answer(
@@ -115,8 +107,7 @@ def _answer(
 ) -> Answer:
     """What is finished by now, whichever call has made it and whatever this one was asked for."""
     results = {part.name: part_results(part, run) for part, run in whole}
-    order = list(EXPERIMENTS)
-    lines = findings(scale, sorted(every, key=lambda e: order.index(e.name)), results)
+    lines = {e.name: found for e in every if (found := e.findings(results)) is not None}
     shown = [e for e in every if e in picked or e.name in lines]
     sections, files = write_findings(folder, scale, shown, lines, unfinished)
     asked = {e.title for e in picked}
@@ -137,7 +128,7 @@ def part_results(part: Part, run: Run) -> PartResults:
         else:
             there.append(result)
     students = PartResults(there).of(DISTILLED)
-    corrected = kept_corrections(run.folder, students, part.corrected) if part.corrected else {}
+    corrected = corrected_students(run.folder, students, part.corrected)
     if part.corrected and len(corrected) < len(students):
         lacking.add(DISTILLED)
     return PartResults(there, frozenset(lacking), corrected)

@@ -7,7 +7,7 @@ from kd_ray.catalog import pick
 
 QUICK = "-quick"
 FEW, STOPPED = "3-percent", "3-percent-stopped"
-ENSEMBLE, ONE_MEMBER = "ensemble", "one-member"
+ENSEMBLE, ONE_MEMBER, UNLABELLED = "ensemble", "one-member", "unlabelled"
 
 
 @dataclass(frozen=True)
