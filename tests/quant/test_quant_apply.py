@@ -194,7 +194,7 @@ def test_quantized_convolution_pads_as_its_float_layer_did(padding: dict[str, An
     model(torch.zeros(1, 1, 5, 5))
     low = nn.Conv2d(2, 3, 3, **padding)
     low.load_state_dict(conv.state_dict())
-    quantize_(model, options(weights=2, inputs=32), (1, 5, 5))
+    quantize_(model, quantizer_options(weights=2, inputs=32), (1, 5, 5))
     with torch.no_grad():
         low.weight.copy_(dorefa_weights(low.weight, 2))
     x = images(shape=(2, 5, 5))
