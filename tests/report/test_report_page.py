@@ -81,7 +81,7 @@ def test_report_shows_the_figures_of_every_result(copied: Path) -> None:
     assert f"{cost.metrics['rows']:,}" in page.text
     assert cost.sha256 in page.text
     assert (copied / "recipe.toml").read_text() in page.text
-    assert f"torch {teacher['versions']['torch']}" in page.text
+    assert f"torch {teacher.versions['torch']}" in page.text
     assert "unfinished" not in page.text
 
 
