@@ -60,11 +60,11 @@ def tiny_file(folder: Path, *overrides: str) -> Path:
     return path
 
 
-def refused(*arguments: object) -> str:
-    """The one line that a command answers with."""
+def refused(*arguments: object, at_once: bool = True) -> str:
+    """The one line that a command answers with, before it prints anything if `at_once`."""
     answer = CliRunner().invoke(app, list(map(str, arguments)))
     assert answer.exit_code == 2, (answer.output, answer.exception)
-    assert answer.stdout == ""
+    assert not (at_once and answer.stdout)
     lines = answer.stderr.splitlines()
     assert len(lines) == 1, answer.stderr
     assert lines[0].startswith("kd-ray: ")

@@ -217,7 +217,14 @@ def checkpoint_of_a_megabyte(place: Path) -> None:
 
 
 def shard_of_a_megabyte(place: Path) -> None:
-    from kd_ray.transfer_set import Plan, SplitPlan, TeacherIdentity, index_sha256, shards
+    from kd_ray.transfer_set import (
+        Columns,
+        Plan,
+        SplitPlan,
+        TeacherIdentity,
+        index_sha256,
+        shards,
+    )
     from kd_ray.transfer_set import write_shard as write
 
     rows, classes = 2000, tuple(str(number) for number in range(200))
@@ -249,7 +256,7 @@ def shard_of_a_megabyte(place: Path) -> None:
     )
     logits = np.random.default_rng(0).normal(size=(rows, 1, len(classes)))
     view, label = np.zeros(rows, np.int32), np.zeros(rows, np.int64)
-    write(place, plan, shards(plan)[0], index, view, label, logits)
+    write(place, plan, shards(plan)[0], Columns(index, view, label, logits))
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,9 @@ def test_members_that_the_set_has_not_are_refused(options: dict[str, Any], words
     [
         ({"member_weights": [0.0, 0.0]}, "sum to something positive"),
         ({"member_weights": [1.0, -1.0]}, "greater than or equal to 0"),
-        ({"members": []}, "one number or more"),
-        ({"members": [1, 1]}, "each once"),
-        ({"members": 0}, "at least 1"),
+        ({"members": []}, "at least 1 item"),
+        ({"members": [1, 1]}, "each value once"),
+        ({"members": 0}, "greater than or equal to 1"),
         ({"members": [0, 1], "member_weights": [1.0]}, "one for each of the 2 members"),
     ],
 )

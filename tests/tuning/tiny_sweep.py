@@ -112,4 +112,4 @@ def command(*arguments: Any) -> Result:
 
 def refused(*arguments: Any) -> str:
     """The one line that a command of `kd-ray tune` answers with."""
-    return tiny.refused("tune", *arguments)
+    return tiny.refused("tune", *arguments, at_once=False)
