@@ -23,6 +23,14 @@ collect_ignore_glob = ["conftest.py", "*/conftest.py"]
 KEY, SECRET = "an-access-key-id", "a-secret-access-key"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process has all tests of a file, which share what is made once; and one has Ray."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """The order of float sums depends on the number of threads, so tests fix it."""

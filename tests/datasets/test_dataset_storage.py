@@ -65,6 +65,7 @@ def test_open_dataset_downloads_what_is_missing_in_silence(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_open_dataset_downloads_beside_the_users_own_files_and_leaves_them_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve
 ) -> None:
@@ -78,6 +79,7 @@ def test_open_dataset_downloads_beside_the_users_own_files_and_leaves_them_alone
     assert found.test.rows == 2
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off_leaves_nothing_that_looks_like_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve
 ) -> None:

@@ -305,12 +305,12 @@ def test_without_validation_rows_trials_are_compared_by_rows_that_none_is_traine
     folder = trial_folder(found.folder, 0) / "student" / "distilled" / "seed-0"
     result = read_result(folder)
     assert result is not None
-    assert result["recipe"]["train"]["hold_out"] == 0.25
+    assert result.recipe["train"]["hold_out"] == 0.25
     rows = read_manifest(tmp_path / "tiny" / "transfer_set").plan.splits["train"].rows
     assert trial.metrics["rows"] == round(0.25 * rows)
     assert found.best[0]["test"]["rows"] == TEST
     assert (
-        "Validation rows are 25% of the transfer set" in (found.folder / "report.html").read_text()
+        "Validation rows are 25 % of the transfer set" in (found.folder / "report.html").read_text()
     )
 
 
