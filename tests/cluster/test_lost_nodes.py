@@ -23,7 +23,7 @@ from cluster.nodes import (
 from cluster.processes import CLUSTER_TAG, NODE_TAG, kill, launch, tagged
 from cluster.server import node_states
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 BOTH = ("--set", "resources.workers=2")
 SHORT = ("--set", "train.epochs=1", "--set", "data.validation=200")
 
