@@ -36,8 +36,7 @@ from kd_ray.specialists import (
     gather_beliefs,
 )
 from kd_ray.training.metrics import summarize, tally
-from kd_ray.training.predict import one_thread, raw_logits
-from kd_ray.training.saved_model import SavedModel
+from kd_ray.training.saved_model import SavedModel, one_thread, raw_logits
 from kd_ray.training.workers import Worker, summed, together
 from kd_ray.transfer_set import (
     Plan,

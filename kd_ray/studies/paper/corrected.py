@@ -18,8 +18,7 @@ from kd_ray.files import write_json
 from kd_ray.result import Result
 from kd_ray.runs import result_model
 from kd_ray.studies.paper.bias import bias_by_labels, bias_for_mass
-from kd_ray.training.predict import raw_logits
-from kd_ray.training.saved_model import load_model
+from kd_ray.training.saved_model import load_model, raw_logits
 
 FILE = "biases.json"
 WAYS = {
