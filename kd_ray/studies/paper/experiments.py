@@ -23,14 +23,15 @@ from kd_ray.studies.paper.measures import (
     metric,
     share_gained,
 )
-from kd_ray.studies.paper.parts import Part, students_at
-from kd_ray.studies.paper.scales import (
+from kd_ray.studies.paper.parts import (
     ENSEMBLE,
     FEW,
     ONE_MEMBER,
     STOPPED,
     UNLABELLED,
+    Part,
     Scale,
+    students_at,
     width_part,
 )
 
