@@ -55,10 +55,9 @@ def views(
     """Compare numbers of stored views with a teacher that is run in every step on new ones."""
     from kd_ray.files import to_path
     from kd_ray.pipeline import open_recipe
-    from kd_ray.studies.views import OVER_VIEWS, check_numbers
+    from kd_ray.studies.views import OVER_VIEWS
 
     counts = whole_numbers_in("--views", numbers)
-    check_numbers(counts)
     sets = [*training.sets(), f"transfer_set.views={max(counts)}"]
     opened = open_recipe(recipe, sets)
     runs = to_path(training.runs).absolute()

@@ -16,10 +16,16 @@ from typing import Any
 from kd_ray.config import Resources
 from kd_ray.errors import KdRayError
 from kd_ray.files import scratch_folder, to_path
-from kd_ray.on_ray.placement import cluster_nodes, counted, share_out
-from kd_ray.on_ray.relay import beside_driver, died_too_often, relay, warnings_sent
+from kd_ray.on_ray.placement import Placement, cluster_nodes, counted, share_out
+from kd_ray.on_ray.relay import (
+    beside_driver,
+    check_here,
+    check_nodes,
+    died_too_often,
+    relay,
+    warnings_sent,
+)
 from kd_ray.on_ray.session import connected
-from kd_ray.on_ray.storage import check_here, check_nodes
 from kd_ray.runs.events import Event, Waiting
 from kd_ray.runs.task import Task
 
@@ -44,13 +50,14 @@ def work(config: dict[str, Any]) -> None:
     from kd_ray.training.workers import Worker, from_first, together
 
     context = ray.train.get_context()
-    on_gpu = config["gpus"] and torch.cuda.is_available()  # nodes may but count as having GPUs
+    placement: Placement = config["placement"]
+    on_gpu = placement.gpus and torch.cuda.is_available()  # nodes may but count as having GPUs
     device = get_device() if on_gpu else torch.device("cpu")
     worker = Worker(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=device,
-        threads=config["cpus"],
+        threads=placement.cpus,
         noticed=Notices(device),
     )
     mailbox, orders = config["mailbox"], config["orders"]
@@ -172,9 +179,7 @@ def perform_on_ray(
         mailbox, orders = (Queue(actor_options=beside_driver()) for _ in range(2))
         config = {
             "tasks": list(tasks),
-            "cpus": placement.cpus,
-            "gpus": placement.gpus,
-            "asked": placement.asked,
+            "placement": placement,
             "mailbox": mailbox,
             "orders": orders,
             "interleaved": interleaved,
@@ -201,6 +206,7 @@ def perform_on_ray(
 def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Exception | None:
     """Runs `TorchTrainer.fit` to its end; returns what went wrong, in terms of this project."""
     import ray.train
+    from ray.exceptions import RayActorError
     from ray.train.torch import TorchTrainer
 
     trainer = TorchTrainer(
@@ -209,8 +215,8 @@ def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Excep
         torch_config=torch_config(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.elastic or resources.workers,  # type: ignore[arg-type]
-            use_gpu=config["gpus"] > 0,
-            resources_per_worker=config["asked"],
+            use_gpu=config["placement"].gpus > 0,
+            resources_per_worker=config["placement"].asked,
             placement_strategy=resources.placement.upper(),
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
@@ -223,19 +229,12 @@ def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Excep
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        return in_our_terms(error)
+        failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+        for rank, failure in sorted(failures.items()):
+            cause = getattr(failure, "cause", None) or failure
+            if isinstance(cause, KdRayError):
+                return cause
+            if isinstance(cause, RayActorError):
+                return died_too_often(f"worker {rank}:", cause)
+        return RuntimeError(str(error))  # Ray's own classes do not all unpickle elsewhere
     return None
-
-
-def in_our_terms(error: Exception) -> Exception:
-    """A lost worker as a `ClusterError`; another failure as an error that tells its cause."""
-    from ray.exceptions import RayActorError
-
-    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-    for rank, failure in sorted(failures.items()):
-        cause = getattr(failure, "cause", None) or failure
-        if isinstance(cause, KdRayError):
-            return cause
-        if isinstance(cause, RayActorError):
-            return died_too_often(f"worker {rank}:", cause)
-    return RuntimeError(str(error))  # Ray's own classes do not all unpickle elsewhere

@@ -40,13 +40,11 @@ class PartFailed:
 
 @dataclass(frozen=True)
 class StudyPart:
-    """One run of a study.
+    """One run of a study, with the students and stages that are needed.
 
     Attributes:
         name: of its folder.
         about: what is in it, as a clause.
-        run: with the students that are needed.
-        stages: those that are needed.
         after: what is computed from its artefacts when they are whole.
         questions: names of those that its figures answer.
     """

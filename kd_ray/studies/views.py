@@ -21,25 +21,16 @@ def view_students(recipe: Recipe, numbers: Sequence[int]) -> dict[int | None, Va
         V -> student; None for the teacher in every step.
 
     Raises:
-        ConfigError: see `check_numbers`.
-    """
-    check_numbers(numbers)
-    shown: dict[int | None, Variant] = {
-        v: Variant(f"views-{v}", derived(recipe, student={"views": v})) for v in numbers
-    }
-    return {**shown, None: variant(recipe, ONLINE)}
-
-
-def check_numbers(numbers: Sequence[int]) -> None:
-    """Refuses numbers of views that students cannot be compared over.
-
-    Raises:
-        ConfigError: there is none, one comes twice, or one is below 1.
+        ConfigError: no number, one twice, or one below 1.
     """
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 1:
         raise ConfigError(
             f"views: must be at least one number from 1 on, each once, but got {list(numbers)}"
         )
+    shown: dict[int | None, Variant] = {
+        v: Variant(f"views-{v}", derived(recipe, student={"views": v})) for v in numbers
+    }
+    return {**shown, None: variant(recipe, ONLINE)}
 
 
 def view_lines(students: Mapping[int | None, Variant], summary: Summary) -> list[TableLine]:

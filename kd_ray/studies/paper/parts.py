@@ -76,11 +76,7 @@ SCALES: Mapping[str, Scale] = {
 
 
 def width_part(width: int) -> str:
-    """The run folder with the students of a width.
-
-    >>> width_part(30)
-    'width-30'
-    """
+    """The run folder with the students of a width."""
     return f"width-{width}"
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
+from kd_ray.catalog import pick
 from kd_ray.datasets import open_dataset
 from kd_ray.errors import ConfigError, KdRayError
 from kd_ray.files import to_path, write_json
@@ -14,9 +15,8 @@ from kd_ray.report.panels import Line, Panel, over_choice
 from kd_ray.result import Result
 from kd_ray.runs import Event, Task, Waiting, finished_result
 from kd_ray.runs.variants import DISTILLED, LABELS
-from kd_ray.studies.paper.corrected import corrected_students
-from kd_ray.studies.paper.experiments import Experiment, Findings, chosen, experiments
-from kd_ray.studies.paper.measures import PartResults
+from kd_ray.studies.paper.experiments import Experiment, Findings, experiments
+from kd_ray.studies.paper.measures import PartResults, corrected_students
 from kd_ray.studies.paper.parts import Part, Scale, part_recipe, part_variants, parts, width_part
 from kd_ray.studies.study import Answer, Study, StudyPart
 from kd_ray.versions import versions
@@ -45,7 +45,7 @@ def reproduction(
     """The study of some experiments; nothing is trained yet.
 
     Args:
-        scale: how large.
+        scale: of all of them.
         overrides: `key.path=value`, for every run.
         runs: folder of folders, or the URL of one in a store.
         only: names of experiments; all for none.
@@ -66,17 +66,17 @@ def reproduction(
     base = open_recipe(scale.base, [*scale.overrides, *overrides])
     every_part = parts(scale, open_dataset(base.data).class_names)
     every = experiments(scale, base, every_part)
-    picked = chosen(every, only)
+    named = {experiment.name: experiment for experiment in every}
+    wanted = [pick("experiment", named, name) for name in only] or every
+    picked = [e for e in every if e in wanted]
     folder = to_path(runs).absolute() / scale.name
     folders = {part.name: str(folder / part.name) for part in every_part}
 
     def run_of(part: Part, wanted: Sequence[Experiment]) -> Run:
-        names = _students(wanted, part)
+        names, place = _students(wanted, part), folder / part.name
         recipe = part_recipe(scale, part, names, overrides, folders)
         variants = part_variants(recipe, names)
-        return Run(
-            recipe, folder / part.name, **where, variants=variants, checkpoint_s=CHECKPOINT_S
-        )
+        return Run(recipe, place, **where, variants=variants, checkpoint_s=CHECKPOINT_S)
 
     todo = [
         StudyPart(
@@ -164,15 +164,7 @@ def write_findings(
     findings: Mapping[str, Findings],
     unfinished: Mapping[str, str],
 ) -> tuple[list[Section], list[Path]]:
-    """Writes `results.json` and `report.html`; returns sections and paths.
-
-    Args:
-        folder: that holds the run folders.
-        scale: of the experiments.
-        shown: the experiments to show.
-        findings: experiment -> lines, of the finished ones.
-        unfinished: part -> what went wrong, or "".
-    """
+    """Writes what is shown as JSON and as a page; a section for each experiment, and the paths."""
     done = all(experiment.name in findings for experiment in shown) and not unfinished
     content = {
         "name": scale.name,
