@@ -1,6 +1,7 @@
 """The stage that distills a student from a transfer set."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,12 @@ from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.files import to_path
 from kd_ray.result import STUDENT
 from kd_ray.runs.combine import COMBINE
-from kd_ray.runs.events import Event
 from kd_ray.runs.fit import check_same, determining
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.label import LABEL, transfer_set_folder
-from kd_ray.runs.setup import Setup
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import load_teachers, model_line
-from kd_ray.runs.train import description, train
+from kd_ray.runs.train import Setup, description, train
 from kd_ray.runs.variants import ONLINE, recipe_variants, specialized
 from kd_ray.training.checkpoint import WEIGHTS, ModelInput, epoch_folder, epochs_in, read_meta
 from kd_ray.training.student import distill, ensemble_of, new_student
@@ -76,10 +75,6 @@ def _parents(task: Task) -> dict[str, str]:
         **({} if start is None else _origin(start)),
         **task.parents,
     }
-
-
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    return train(task, worker, lambda: _setup(task, worker, inputs))
 
 
 def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
@@ -188,6 +183,6 @@ DISTILL = Stage(
     folder=lambda task: task.run_folder / "student" / task.variant / f"seed-{task.seed}",
     identity=_identity,
     parents=_parents,
-    perform=_perform,
+    perform=partial(train, _setup),
     summary=model_line,
 )

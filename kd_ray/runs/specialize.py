@@ -1,6 +1,7 @@
 """The stage that trains a specialist, and all of them back from their checkpoints."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,13 @@ from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError, difference, numbered
 from kd_ray.files import to_path
 from kd_ray.result import SPECIALIST, read_result
-from kd_ray.runs.events import Event
 from kd_ray.runs.fit import determining, result_model
 from kd_ray.runs.group_classes import check_generalist, options_of, read_groups
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.label import transfer_set_folder
-from kd_ray.runs.setup import Setup
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import model_line, teacher_folder, teacher_folders
-from kd_ray.runs.train import description, train
+from kd_ray.runs.train import Setup, description, train
 from kd_ray.specialists import (
     ClassGroups,
     new_specialist,
@@ -123,10 +122,6 @@ def _parents(task: Task) -> dict[str, str]:
     return {name: result.fingerprint for name, result in results.items() if result}
 
 
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    return train(task, worker, lambda: _setup(task, worker, inputs))
-
-
 def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     """One specialist, with the weights of the generalist and the dataset it learns from."""
     run, options = task.run_folder, options_of(task.recipe).train
@@ -177,6 +172,6 @@ SPECIALIZE = Stage(
     folder=lambda task: specialist_folder(task.run_folder, task.member),
     identity=_identity,
     parents=_parents,
-    perform=_perform,
+    perform=partial(train, _setup),
     summary=model_line,
 )

@@ -10,7 +10,7 @@ from typing import Unpack
 from kd_ray.config import Recipe
 from kd_ray.files import committed_file
 from kd_ray.pipeline import Run, Where
-from kd_ray.report.html import Section, study_page, write_page
+from kd_ray.report.html import Section, rendered, write_page
 from kd_ray.report.panels import Line, Panel, over_choice
 from kd_ray.report.summary import Row, Summary
 from kd_ray.runs.variants import Variant
@@ -80,7 +80,8 @@ class Comparison:
         lines = self.lines(summary)
         rows = [line.cells for line in lines]
         section = Section("", [self.note], self._plot(summary, lines), rows)
-        page = study_page(f"{folder.name}: {self.page_title}", [], [], [section])
+        title = f"{folder.name}: {self.page_title}"
+        page = rendered("study", title=title, about=[], unfinished=[], sections=[section])
         files = [
             write_table(folder / f"{self.name}.csv", lines),
             write_page(folder / f"{self.name}.html", page),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kd_ray.files import write_json
-from kd_ray.report.html import Section, study_page, write_page
+from kd_ray.report.html import Section, rendered, write_page
 from kd_ray.report.panels import Line, Panel, over_choice
 from kd_ray.runs.variants import DISTILLED, LABELS
 from kd_ray.studies.paper.experiments import Experiment, Findings
@@ -58,11 +58,12 @@ def write_findings(
     }
     write_json(folder / RESULTS, content)
     sections = [_section(scale, e, findings.get(e.name)) for e in experiments]
-    page = study_page(
-        f"{scale.name}: the paper's experiments",
-        [NOTE, scale.about] if scale.about else [NOTE],
-        [f"{part}: {why}" if why else part for part, why in unfinished.items()],
-        sections,
+    page = rendered(
+        "study",
+        title=f"{scale.name}: the paper's experiments",
+        about=[NOTE, scale.about] if scale.about else [NOTE],
+        unfinished=[f"{part}: {why}" if why else part for part, why in unfinished.items()],
+        sections=sections,
     )
     return sections, [folder / RESULTS, write_page(folder / PAGE, page)]
 
