@@ -12,7 +12,7 @@ from kd_ray.result import STUDENT
 from kd_ray.runs.combine import COMBINE
 from kd_ray.runs.fit import check_same, determining
 from kd_ray.runs.inputs import Inputs
-from kd_ray.runs.label import LABEL, transfer_set_folder
+from kd_ray.runs.label import LABEL, labelled_parent, transfer_set_folder
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import load_teachers, model_line
 from kd_ray.runs.train import Setup, description, train
@@ -20,8 +20,7 @@ from kd_ray.runs.variants import ONLINE, recipe_variants, specialized
 from kd_ray.training.checkpoint import WEIGHTS, ModelInput, epoch_folder, epochs_in, read_meta
 from kd_ray.training.student import distill, ensemble_of, new_student
 from kd_ray.training.workers import Worker
-from kd_ray.transfer_set import Manifest, check_fit, read_manifest
-from kd_ray.transfer_set.manifest import MANIFEST
+from kd_ray.transfer_set import Manifest, check_fit
 
 OPTIMIZER_KEY = "train.optimizer"
 
@@ -67,14 +66,8 @@ def _identity(task: Task) -> dict[str, Any]:
 
 
 def _parents(task: Task) -> dict[str, str]:
-    folder = transfer_set_folder(task.recipe, task.run_folder)
-    labelled = (folder / MANIFEST).is_file()
     start = _latest_of_continued(task)
-    return {
-        **({"transfer_set": read_manifest(folder).sha256} if labelled else {}),
-        **({} if start is None else _origin(start)),
-        **task.parents,
-    }
+    return {**labelled_parent(task), **({} if start is None else _origin(start)), **task.parents}
 
 
 def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:

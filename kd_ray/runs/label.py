@@ -7,6 +7,8 @@ bytes do not depend on how work was spread.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +192,13 @@ def _tasks(request: Request) -> list[Task]:
     return [request.task(LABEL)] if request.labels_here else []
 
 
+def labelled_parent(task: Task) -> dict[str, str]:
+    """The sha256 of the transfer set that a task reads, if that is there."""
+    folder = transfer_set_folder(task.recipe, task.run_folder)
+    there = (folder / MANIFEST).is_file()
+    return {"transfer_set": read_manifest(folder).sha256} if there else {}
+
+
 def _identity(task: Task) -> dict[str, Any]:
     assert task.recipe.teacher is not None
     return {
@@ -204,43 +213,36 @@ def _parents(task: Task) -> dict[str, str]:
     return {f"teacher-{n:02d}": result.fingerprint for n, result in enumerate(results) if result}
 
 
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    options = task.recipe.transfer_set
+@dataclass(frozen=True)
+class _Labelling:
+    """What is labelled by whom, and the plan of the set."""
 
-    def opened() -> tuple[tuple[Dataset, list[SavedModel], Plan], dict[str, str], bool]:
-        dataset = inputs.dataset(task.data)
-        teachers = load_teachers(task.recipe, task.run_folder, worker.device)
-        models = [saved for saved, _ in teachers]
-        accuracies = [float(result.metrics["accuracy"]) for _, result in teachers]
-        plan = plan_labelling(dataset, options, models, accuracies)
-        hashes = {f"teacher-{number:02d}": saved.sha256 for number, saved in enumerate(models)}
-        parents = {"dataset": dataset.fingerprint, **hashes}
-        return (dataset, models, plan), parents, _is_labelled(task, plan)
-
-    def made(source: tuple[Dataset, list[SavedModel], Plan]) -> Generator[Event, None, Made]:
-        dataset, models, plan = source
-        rows = rows_to_label(dataset, options)
-
-        def logits(shard: Shard, part: Rendered) -> Tensor:
-            return raw_logits(models, part.images, worker.device)
-
-        manifest, written = yield from write_set(task.folder, plan, rows, logits, worker)
-        return set_fields(manifest, train_rows=plan.rows_of("train") // plan.views), written
-
-    return make(task, worker, opened, made)
+    dataset: Dataset
+    teachers: Sequence[SavedModel]
+    plan: Plan
 
 
-def _is_labelled(task: Task, plan: Plan) -> bool:
-    """Whether an earlier attempt has written the manifest; it must be of the same plan."""
-    if not (task.folder / MANIFEST).is_file():
-        return False
-    there = read_manifest(task.folder).plan
-    check_same(
-        task.folder,
-        flattened(there.model_dump(mode="json")),
-        flattened(plan.model_dump(mode="json")),
-    )
-    return True
+def _open(task: Task, worker: Worker, inputs: Inputs) -> tuple[_Labelling, dict[str, str]]:
+    dataset = inputs.dataset(task.data)
+    members = load_teachers(task.recipe, task.run_folder, worker.device)
+    teachers = [saved for saved, _ in members]
+    accuracies = [float(result.metrics["accuracy"]) for _, result in members]
+    plan = plan_labelling(dataset, task.recipe.transfer_set, teachers, accuracies)
+    if (task.folder / MANIFEST).is_file():
+        there = read_manifest(task.folder).plan
+        tables = (flattened(one.model_dump(mode="json")) for one in (there, plan))
+        check_same(task.folder, *tables)
+    hashes = {f"teacher-{number:02d}": saved.sha256 for number, saved in enumerate(teachers)}
+    return _Labelling(dataset, teachers, plan), {"dataset": dataset.fingerprint, **hashes}
+
+
+def _make(task: Task, worker: Worker, source: _Labelling) -> Generator[Event, None, Made]:
+    def logits(shard: Shard, part: Rendered) -> Tensor:
+        return raw_logits(source.teachers, part.images, worker.device)
+
+    plan, rows = source.plan, rows_to_label(source.dataset, task.recipe.transfer_set)
+    manifest, written = yield from write_set(task.folder, plan, rows, logits, worker)
+    return set_fields(manifest, train_rows=plan.rows_of("train") // plan.views), written
 
 
 LABEL = Stage(
@@ -252,6 +254,6 @@ LABEL = Stage(
     folder=lambda task: task.run_folder / "transfer_set",
     identity=_identity,
     parents=_parents,
-    perform=_perform,
+    perform=partial(make, _open, _make),
     summary=set_line,
 )

@@ -27,7 +27,7 @@ from kd_ray.specialists import (
 )
 from kd_ray.training.saved_model import SavedModel, load_model
 from kd_ray.training.workers import Worker
-from kd_ray.transfer_set import Manifest, check_fit, read_manifest
+from kd_ray.transfer_set import Manifest, read_manifest
 
 
 def specialist_folder(run: Path, number: int) -> Path:
@@ -128,8 +128,7 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     groups, sha256 = read_groups(run)
     special = groups.special[task.member]
     manifest = read_manifest(transfer_set_folder(task.recipe, run))
-    dataset = inputs.dataset(task.data)
-    check_fit(manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names)
+    dataset = inputs.dataset(task.data, manifest)
     generalist = load_generalist(task.recipe, run, manifest)
     feed = training_feed(dataset, generalist, special, options, task.member)
     test = special_feed(dataset.test, generalist, special).to(worker.device)
