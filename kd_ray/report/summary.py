@@ -94,26 +94,26 @@ class Row:
             costs: with packed size and bit operations.
         """
 
-        def percent(metric: str) -> str:
+        def shown(metric: str, digits: int = 2, scale: float = 100) -> str:
             figure = self.metrics.get(metric)
-            return figure.shown(2, scale=100) if figure else "-"
+            return figure.shown(digits, scale) if figure else "-"
 
-        size, operations = self.packed_bytes, self.bit_operations
-        costs_shown = {
-            "size": "-" if size is None else bytes_shown(size),
-            "bit operations": "-" if operations is None else count_shown(operations),
-        }
-        errors = self.metrics.get("errors")
-        seeds = len(self.seconds.values)
+        seeds, costs_shown = len(self.seconds.values), {}
+        if costs:
+            size, operations = self.packed_bytes, self.bit_operations
+            costs_shown = {
+                "size": "-" if size is None else bytes_shown(size),
+                "bit operations": "-" if operations is None else count_shown(operations),
+            }
         return {
             "model": MODEL_NAMES.get(self.name, self.name),
             "seeds": str(seeds),
-            "accuracy %": percent("accuracy"),
-            "errors": errors.shown(1 if seeds > 1 else 0) if errors else "-",
-            "agreement %": percent("agreement"),
-            "calibration error %": percent("calibration_error"),
+            "accuracy %": shown("accuracy"),
+            "errors": shown("errors", 1 if seeds > 1 else 0, 1),
+            "agreement %": shown("agreement"),
+            "calibration error %": shown("calibration_error"),
             "parameters": f"{self.parameters:,}",
-            **(costs_shown if costs else {}),
+            **costs_shown,
             "seconds": self.seconds.shown(1),
         }
 
@@ -245,15 +245,13 @@ def _ensemble(results: Sequence[Result]) -> Row | None:
     Its parameters and seconds are those of all its members.
     """
     members = [result for result in results if result.kind == TEACHER]
-    seen = [result.metrics for result in results if result.kind == STUDENT]
-    measured = [metrics for metrics in seen if "teacher_accuracy" in metrics]
-    if len(members) < 2 or not measured:
+    students = [result.metrics for result in results if result.kind == STUDENT]
+    seen = next((metrics for metrics in students if "teacher_accuracy" in metrics), None)
+    if len(members) < 2 or seen is None:
         return None
     return Row(
         name="ensemble",
-        metrics={
-            name: Figure.of([measured[0][f"teacher_{name}"]]) for name in ("accuracy", "errors")
-        },
+        metrics={name: Figure.of([seen[f"teacher_{name}"]]) for name in ("accuracy", "errors")},
         parameters=sum(member.parameters for member in members),
         seconds=Figure.of([sum(member.seconds for member in members)]),
         images_per_s=Figure.of([mean(member.images_per_s for member in members)]),

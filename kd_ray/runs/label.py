@@ -49,6 +49,9 @@ from kd_ray.transfer_set import (
 )
 from kd_ray.transfer_set.manifest import MANIFEST
 
+Logits = Callable[[Shard, Rendered], Tensor]
+"""What computes the logits of a shard's rows, `(n, M, K)` float32 on the CPU."""
+
 
 def transfer_set_folder(recipe: Recipe, run: Path) -> Path:
     """The transfer set that students of a recipe learn from."""
@@ -116,17 +119,10 @@ def write_shards(
     folder: Path,
     plan: Plan,
     rows: dict[SplitName, SplitRows],
-    logits: Callable[[Shard, Rendered], Tensor],
+    logits: Logits,
     worker: Worker,
 ) -> Iterator[ShardDone]:
-    """Writes this worker's shards that are not there yet; the manifest is the caller's.
-
-    Args:
-        folder: of the transfer set.
-        plan: everything that determines its bytes.
-        rows: of each split.
-        logits: those of a shard's rows, `(n, M, K)` float32 on the CPU.
-        worker: which shards are its own, its rank says.
+    """Writes this worker's shards that are not there yet; its rank says which are its own.
 
     Raises:
         TransferSetError: a logit is not finite or does not fit the dtype, or the folder holds
@@ -153,13 +149,9 @@ def write_shards(
 
 
 def write_set(
-    folder: Path,
-    plan: Plan,
-    rows: dict[SplitName, SplitRows],
-    logits: Callable[[Shard, Rendered], Tensor],
-    worker: Worker,
+    folder: Path, plan: Plan, rows: dict[SplitName, SplitRows], logits: Logits, worker: Worker
 ) -> Generator[ShardDone, None, tuple[Manifest | None, int]]:
-    """Writes a transfer set by all workers together; arguments as for `write_shards`.
+    """Writes a transfer set by all workers together; see `write_shards`.
 
     Returns:
         The manifest, on the first worker; and the rows that all of them have written just now.
@@ -179,12 +171,9 @@ def set_fields(manifest: Manifest | None, **metrics: int) -> dict[str, Any]:
     """What the record of a transfer set says of it; `metrics` are further ones."""
     if manifest is None:  # on other workers, which write no record
         return {}
-    size = {
-        "rows": sum(entry.rows for entry in manifest.files),
-        **metrics,
-        "bytes": sum(entry.bytes for entry in manifest.files),
-        "bytes_per_row": round(bytes_per_row(manifest), 2),
-    }
+    rows, size_bytes = (sum(getattr(f, key) for f in manifest.files) for key in ("rows", "bytes"))
+    per_row = round(bytes_per_row(manifest), 2)
+    size = {"rows": rows, **metrics, "bytes": size_bytes, "bytes_per_row": per_row}
     return {"metrics": size, "sha256": manifest.sha256}
 
 

@@ -73,30 +73,18 @@ def load_specialists(
     models = []
     for number, special in enumerate(groups.special):
         saved = load_model(result_model(specialist_folder(run, number)), device)
-        check_class_map(saved, number, special, class_names)
+        theirs = [saved.meta.class_names[number] for number in saved.meta.special or []]
+        own = theirs, [class_names[number] for number in special]
+        everything = saved.meta.class_names, class_names
+        for there, here in (own, everything):
+            if differing := difference(numbered("class", there), numbered("class", here)):
+                raise CheckpointError(
+                    f"{saved.path}: specialist {number} must have the classes of its group, but "
+                    f"{differing} (there the specialist, here the group); "
+                    "remove its folder to train it again"
+                )
         models.append(saved)
     return models
-
-
-def check_class_map(
-    saved: SavedModel, number: int, special: Sequence[int], class_names: Sequence[str]
-) -> None:
-    """Refuses a specialist that was trained for other classes than the groups give it.
-
-    Raises:
-        CheckpointError: naming the specialist and the first class that differs.
-    """
-    theirs = tuple(saved.meta.class_names[number] for number in saved.meta.special or [])
-    ours = tuple(class_names[number] for number in special)
-    everything = tuple(saved.meta.class_names), tuple(class_names)
-    for there, here in ((theirs, ours), everything):
-        if there != here:
-            differing = difference(numbered("class", there), numbered("class", here))
-            raise CheckpointError(
-                f"{saved.path}: specialist {number} must have the classes of its group, but "
-                f"{differing} (there the specialist, here the group); "
-                "remove its folder to train it again"
-            )
 
 
 def _tasks(request: Request) -> list[Task]:
@@ -133,19 +121,17 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     feed = training_feed(dataset, generalist, special, options, task.member)
     test = special_feed(dataset.test, generalist, special).to(worker.device)
     validation = special_feed(dataset.validation, generalist, special).to(worker.device)
+    parents = {"dataset": dataset.fingerprint, "generalist": generalist.sha256, "clusters": sha256}
+    about = generalist.meta
     return Setup(
         model=new_specialist(generalist, special, feed.correction),
         about=description(
             task,
-            generalist.meta.model,
-            generalist.meta.input,
-            generalist.meta.class_names,
+            about.model,
+            about.input,
+            about.class_names,
             special=list(special),
-            parents={
-                "dataset": dataset.fingerprint,
-                "generalist": generalist.sha256,
-                "clusters": sha256,
-            },
+            parents=parents,
         ),
         options=options,
         events=lambda training: specialize(

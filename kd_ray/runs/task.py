@@ -141,13 +141,5 @@ class Request:
 
     def task(self, stage: Stage, **fields: Any) -> Task:
         """A task of this run; `fields` are those that tell it from others."""
-        return Task(
-            **{
-                "stage": stage,
-                "recipe": self.recipe,
-                "run": self.run,
-                "data_root": self.data_root,
-                "checkpoint_s": self.checkpoint_s,
-                **fields,
-            }
-        )
+        own = {"recipe": self.recipe, "data_root": self.data_root}
+        return Task(stage, run=self.run, checkpoint_s=self.checkpoint_s, **own | fields)
