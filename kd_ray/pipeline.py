@@ -108,9 +108,7 @@ class Run:
     Attributes:
         recipe: what to make.
         folder: `runs/<name>`, absolute or in a store.
-        local: see `Where`, as for the next two.
-        address: likewise.
-        verbose: likewise.
+        local, address, verbose: see `Where`.
         variants: of the student, instead of the recipe's own.
         checkpoint_s: seconds at least from one checkpoint of a training to the next.
         results: of the tasks finished so far, by title; filled by `events`.
@@ -151,8 +149,7 @@ class Run:
             KdRayError: see its children; what was done until then stays, and is resumed.
         """
         tasks = self.tasks(stages)
-        given = self.recipe.transfer_set.path
-        if given is not None:
+        if (given := self.recipe.transfer_set.path) is not None:
             if not tasks:
                 raise ConfigError(
                     "transfer_set.path: names a finished transfer set, so there is nothing to "

@@ -86,9 +86,9 @@ def specialists_parts(summary: Summary) -> dict[str, Any]:
     combined = result_of(summary.results, JOINT_SET)
     return {
         "specialists": specialists_sentences(summary),
-        "groups": [] if grouped is None else group_lines(grouped),
-        "coverage": [] if combined is None else coverage_rows(combined),
-        "confusion": [] if combined is None else _confusion_plots(combined),
+        "groups": group_lines(grouped) if grouped else [],
+        "coverage": coverage_rows(combined) if combined else [],
+        "confusion": _confusion_plots(combined) if combined else [],
     }
 
 

@@ -59,11 +59,7 @@ def groups_of(opened: TransferSet, recipe: Recipe) -> ClassGroups:
 
 
 def check_generalist(options: SpecialistOptions, members: int) -> None:
-    """Refuses a generalist whose logits a transfer set does not have.
-
-    Raises:
-        TransferSetError: naming the member.
-    """
+    """Refuses a generalist whose logits a transfer set does not have: a `TransferSetError`."""
     if options.generalist >= members:
         raise TransferSetError(
             f"specialists.generalist: member {options.generalist} must have labelled the transfer "

@@ -11,7 +11,7 @@ from kd_ray.config import Recipe
 from kd_ray.files import committed_file
 from kd_ray.pipeline import Run, Where
 from kd_ray.report.html import Section, rendered, write_page
-from kd_ray.report.panels import Line, Panel, over_choice
+from kd_ray.report.panels import Line, over_choice
 from kd_ray.report.summary import Row, Summary
 from kd_ray.runs.variants import Variant
 from kd_ray.studies.study import Answer, Study, StudyPart
@@ -102,7 +102,7 @@ class Comparison:
             curves.append(Line(name, kind, accuracies, places))
         if teacher := summary.row("teacher"):
             curves.append(Line("teacher", "teacher", [teacher.metrics["accuracy"]]))
-        panels = [Panel(self.plot_title, curves)]
+        panels = {self.plot_title: curves}
         return over_choice(
             self.plot_title, panels, choice=self.axis, figure="accuracy", percent=True
         )

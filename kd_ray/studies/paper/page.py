@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kd_ray.files import write_json
 from kd_ray.report.html import Section, rendered, write_page
-from kd_ray.report.panels import Line, Panel, over_choice
+from kd_ray.report.panels import Line, over_choice
 from kd_ray.runs.variants import DISTILLED, LABELS
 from kd_ray.studies.paper.experiments import Experiment, Findings
 from kd_ray.studies.paper.scales import Scale, width_part
@@ -80,7 +80,7 @@ def _section(scale: Scale, experiment: Experiment, found: Findings | None) -> Se
 
 def _over_temperature(scale: Scale, findings: Findings) -> str:
     """Errors over T, a panel for each width: their errors have no common scale."""
-    panels = []
+    panels = {}
     for width in scale.widths:
         mine = [(line, figure) for line, figure in findings if line.part == width_part(width)]
         warm = [(line.temperature, figure) for line, figure in mine if line.temperature]
@@ -88,6 +88,6 @@ def _over_temperature(scale: Scale, findings: Findings) -> str:
             Line("on labels", LABELS, [figure]) for line, figure in mine if line.variant == LABELS
         ]
         curve = Line("distilled", DISTILLED, [figure for _, figure in warm], [t for t, _ in warm])
-        panels.append(Panel(f"2 x {width} units", [*levels, curve]))
+        panels[f"2 x {width} units"] = [*levels, curve]
     title = "Test errors over temperature"
     return over_choice(title, panels, choice="temperature T", figure="test errors")
