@@ -52,7 +52,7 @@ class Commands(TyperGroup):
         except UsageError as error:
             problem = error.format_message()
             if option := getattr(error, "option_name", None):
-                known = [flag for each in error.ctx.command.params for flag in each.opts]
+                known = [f for each in error.ctx.command.params for f in each.opts if f[0] == "-"]
                 problem = f"no such option {option!r}; {suggestion(option, known)}"
             if problem:  # none where the commands of a group were shown
                 typer.echo(f"kd-ray: {problem}", err=True)
