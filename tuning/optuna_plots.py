@@ -174,12 +174,7 @@ def front_plot(sweep: Sweep) -> str:
 
 @contextmanager
 def _optunas_plot(title: str, height: float = 3.2) -> Iterator[Drawing]:
-    """A plot whose axes Optuna makes: in the look of a page, and with nothing global left behind.
-
-    Args:
-        title: above the plot.
-        height: in inches.
-    """
+    """A plot whose axes Optuna makes, in the look of a page; nothing global is left behind."""
     import matplotlib
     from matplotlib import pyplot
     from matplotlib.text import Text
@@ -223,14 +218,14 @@ def _first_metric_study(sweep: Sweep) -> "Study":
     for trial in sweep.study.get_trials(deepcopy=False):
         finished = trial.state == TrialState.COMPLETE
         is_known = finished and isfinite(trial.values[0])
-        history = {e: value for e, value in trial.intermediate_values.items() if isfinite(value)}
+        history = trial.intermediate_values.items()
         trials.append(
             create_trial(
                 state=trial.state if is_known or not finished else TrialState.FAIL,
                 value=trial.values[0] if is_known else None,
                 params=trial.params,
                 distributions=trial.distributions,
-                intermediate_values=history,
+                intermediate_values={e: value for e, value in history if isfinite(value)},
             )
         )
     return _study(sweep.options.directions[:1], trials)
