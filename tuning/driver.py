@@ -75,9 +75,6 @@ def sweep(
         listener: called with the events of trials.
         where: see `pipeline.Where`; `local` trains one trial after the other.
 
-    Returns:
-        Every trial and the best of them.
-
     Raises:
         TrainingError: more trials failed than `sweep.max_failures`.
         KdRayError: see its children; what was done until then stays, and is resumed.

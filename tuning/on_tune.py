@@ -7,8 +7,6 @@ away.
 """
 
 import queue
-import shutil
-import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import closing
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.config import Resources
-from kd_ray.files import TEMPORARY
 from kd_ray.on_ray import check_nodes, connected, perform_on_ray, trial_slots
 from kd_ray.runs import Inputs, Task, perform_interleaved
 from kd_ray.training.workers import Worker
@@ -100,31 +97,26 @@ def perform_on_tune(trials: Trials, scratch: Path, address: str | None, verbose:
         bundle = placement.asked
         if resources.most_workers > 1:
             bundle = {"memory": float(ORCHESTRATOR_BYTES)}
-        folder = tempfile.mkdtemp(prefix=f"{TEMPORARY}tune-", dir=scratch)
         check_nodes(trials.folder, scratch, placement)
-        slots = min(slots, trials.ledger.left)
-        try:
-            tune.Tuner(
-                tune.with_resources(
-                    type("TrialActor", (TrialSteps, tune.Trainable), {}),
-                    tune.PlacementGroupFactory([bundle]),
-                ),
-                tune_config=tune.TuneConfig(
-                    search_alg=_searcher(trials, resources),
-                    scheduler=_scheduler(trials),
-                    num_samples=-1,
-                    max_concurrent_trials=slots,
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(
-                    name="trials",
-                    storage_path=folder,
-                    verbose=0,
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                ),
-            ).fit()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        tune.Tuner(
+            tune.with_resources(
+                type("TrialActor", (TrialSteps, tune.Trainable), {}),
+                tune.PlacementGroupFactory([bundle]),
+            ),
+            tune_config=tune.TuneConfig(
+                search_alg=_searcher(trials, resources),
+                scheduler=_scheduler(trials),
+                num_samples=-1,
+                max_concurrent_trials=min(slots, trials.ledger.left),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=str(scratch),
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
 
 
 def _searcher(trials: Trials, resources: Resources) -> Any:

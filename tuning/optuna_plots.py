@@ -55,7 +55,6 @@ def history_plot(sweep: Sweep) -> str:
         axes.set_ylim(worth_seeing(values, is_rising(sweep)))
         axes.set_xlabel("trial")
         count_whole(axes)
-        plot.axes = [axes]
     return plot.svg
 
 
@@ -85,7 +84,6 @@ def learning_plot(sweep: Sweep) -> str:
         axes.set(xlabel="epoch", ylabel=metric_name(sweep.options.metrics[0]))
         axes.set_ylim(worth_seeing(values, is_rising(sweep)))
         count_whole(axes)
-        plot.axes = [axes]
     return plot.svg
 
 
@@ -121,7 +119,6 @@ def importance_plot(sweep: Sweep) -> tuple[str, str]:
             axes.set(xlabel="share of the explained variance", ylabel="")
             for share in axes.texts:
                 share.set(x=share.get_position()[0] + 0.005)
-            plot.axes = [axes]
     except (RuntimeError, ValueError) as error:
         return "", f"{missing}{error}"
     return plot.svg, IMPORTANCE_NOTE.format(metric=metric, trials=len(whole), which=which)
@@ -168,7 +165,6 @@ def front_plot(sweep: Sweep) -> str:
                 axes.annotate(str(trial.number), place, (5, 5), textcoords="offset points")
         show_values(axes.xaxis, options.metrics[x])
         show_values(axes.yaxis, options.metrics[y])
-        plot.axes = [axes]
     return plot.svg
 
 
@@ -185,9 +181,8 @@ def _optunas_plot(title: str, height: float = 3.2) -> Iterator[Drawing]:
         warnings.simplefilter("ignore", ExperimentalWarning)
         plot = Drawing([])
         yield plot
-        (axes,) = plot.axes
-        drawn = axes.get_figure(root=True)
-        assert drawn is not None
+        drawn = pyplot.gcf()
+        (axes,) = drawn.axes
         matplotlib.rcParams.update(STYLE)  # Optuna has chosen a style sheet
         drawn.set_size_inches(8.8, height)
         drawn.set_layout_engine("constrained")
