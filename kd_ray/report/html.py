@@ -41,22 +41,23 @@ def rendered(template: str, **values: Any) -> str:
         values: texts, and objects that the template asks for theirs. All are escaped but plots,
             which `kd_ray.report.plots` marks as HTML.
     """
-    return _environment().get_template(f"{template}.html.j2").render(**values)
+    environment = templates("kd_ray.report", autoescape=True)
+    environment.filters.update(bytes_shown=bytes_shown, count_shown=count_shown)
+    return environment.get_template(f"{template}.html.j2").render(**values)
 
 
 @cache
-def _environment() -> "Environment":
+def templates(package: str, **options: Any) -> "Environment":
+    """The templates of a package, read by Jinja2 with these options of its `Environment`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("kd_ray.report"),
-        autoescape=True,
+    return Environment(
+        loader=PackageLoader(package),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        **options,
     )
-    environment.filters.update(bytes_shown=bytes_shown, count_shown=count_shown)
-    return environment
 
 
 def write_page(path: Path, page: str) -> Path:
