@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 
 from cluster.render.shape import Shape
-from cluster.render.workload import Workload, versions
+from cluster.render.workload import Workload
 from kd_ray.report.html import templates
+from kd_ray.versions import versions
 
 LONGEST_LINE = 10_000  # a command that is folded is hard to read, and to change
 
@@ -22,7 +23,7 @@ def manifest(template: str, workload: Workload, shape: Shape, **values: Any) -> 
     comments = {"comment_start_string": "{##", "comment_end_string": "##}"}
     environment = templates("cluster.render", keep_trailing_newline=True, **comments)
     environment.filters.update(yaml=yaml_text, shell=shlex.quote)
-    known = {**versions(), "workload": workload, "shape": shape}
+    known = {"versions": versions(), "workload": workload, "shape": shape}
     return environment.get_template(f"{template}.j2").render(known, **values)
 
 
