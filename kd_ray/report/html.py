@@ -18,13 +18,9 @@ Rows = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Section:
-    """One question of a study, and its answer.
+    """One question of a study, and its answer: paragraphs, an `<svg>` element, and a table.
 
-    Attributes:
-        title: above it; "" for a study of a single question.
-        about: paragraphs on what is compared.
-        plot: an `<svg>` element, or "".
-        rows: lines of its table; none where it is unfinished.
+    A study of a single question has no title, and what is unfinished no rows.
     """
 
     title: str
@@ -34,12 +30,9 @@ class Section:
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A filled template; a value that it names and does not get is an error.
+    """A filled template of `templates`; a value that it names and does not get is an error.
 
-    Args:
-        template: name of a file in `templates`, without its ending.
-        values: texts, and objects that the template asks for theirs. All are escaped but plots,
-            which `kd_ray.report.plots` marks as HTML.
+    Texts are escaped; plots are not, as `kd_ray.report.plots` marks them as HTML.
     """
     environment = templates("kd_ray.report", autoescape=True)
     environment.filters.update(bytes_shown=bytes_shown, count_shown=count_shown)

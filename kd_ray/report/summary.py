@@ -26,13 +26,7 @@ MODEL_NAMES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure over seeds.
-
-    Attributes:
-        mean: of the values.
-        spread: sample standard deviation; None for a single value.
-        values: one for each seed.
-    """
+    """A figure over seeds; its spread is the sample standard deviation, None for a single value."""
 
     mean: float
     spread: float | None
