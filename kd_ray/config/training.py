@@ -4,7 +4,17 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.table import Count, Entry, Named, PartialShare, Seed, Seeds, Share, Table
+from kd_ray.config.table import (
+    Count,
+    Entry,
+    Named,
+    PartialShare,
+    Seed,
+    Seeds,
+    Share,
+    Table,
+    Temperature,
+)
 
 
 class Augment(Table):
@@ -207,7 +217,7 @@ class SpecialistOptions(Table):
     top_n: Count = 1
     """A specialist takes part where it has one of the generalist's first n choices."""
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Temperature = 1.0
     """T of the predictions that groups are made from; a generalist that is sure of its training
     images shows what it confuses at a higher one."""
 
