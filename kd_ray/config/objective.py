@@ -47,8 +47,8 @@ class SoftWeight(BaseModel):
             factor = math.nan
         if not 0 <= factor <= 1e12:
             raise ValueError(
-                'must be a number from 0 to 1e12, "T^2" or a multiple such as "0.5*T^2", but got '
-                f"{value!r}"
+                'must be a number >= 0 and <= 1e12, "T^2" or a multiple such as "0.5*T^2", but '
+                f"got {value!r}"
             )
         return cls(factor=factor, times_temperature_squared=squared is not None)
 

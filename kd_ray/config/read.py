@@ -1,5 +1,6 @@
 """The strict reader: TOML and overrides in, a `Recipe` or all of its problems out."""
 
+import math
 import tomllib
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -84,7 +85,7 @@ def _excesses(table: dict[str, Any]) -> Iterator[str]:
         for place, value in level:
             if len(place) > LONGEST or (isinstance(value, str) and len(value) > LONGEST):
                 yield f"{place[:60]}: keys and texts must have at most {LONGEST} characters"
-            elif isinstance(value, int | float) and abs(value) > LARGEST:
+            elif isinstance(value, int | float) and LARGEST < abs(value) < math.inf:
                 yield f"{place}: a number must be within ±{LARGEST:g}, but is not; lower it"
             elif isinstance(value, dict | list):
                 inner = value.items() if isinstance(value, dict) else enumerate(value)

@@ -55,7 +55,7 @@ def _absolute(text: str) -> Path:
     try:
         return checked_path(Path(text)).expanduser().absolute()
     except RuntimeError as error:
-        raise DataError(f"{text}: must begin with a home, but {error}; write it out") from error
+        raise DataError(f"{text}: must begin with a known home, or be written out") from error
 
 
 def need_files(

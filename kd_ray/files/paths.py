@@ -157,16 +157,16 @@ class StoredPath(PurePosixPath):
 
 
 def checked_path(path: Path) -> Path:
-    """The path, unless no file system has such names.
+    """The path itself.
 
     Raises:
-        ConfigError: a name is longer than 255 bytes, all are longer than 4,000, or one has a NUL.
+        ConfigError: no file system has such names.
     """
-    names = [os.fsencode(part) for part in path.parts]
-    if max(map(len, names), default=0) > 255 or sum(map(len, names)) > 4000 or "\0" in str(path):
+    whole = os.fsencode(path)
+    if max(map(len, whole.split(b"/"))) > 255 or len(whole) > 3000 or b"\0" in whole:
         raise ConfigError(
-            f"{str(path)[:60]!r}...: names of files must have at most 255 bytes, paths at most 4000"
-            ", and none a NUL; shorten it"
+            f"{str(path)[:60]!r}...: names of files must have at most 255 bytes, paths 3000, and "
+            "none a NUL; shorten it"
         )
     return path
 
