@@ -42,7 +42,10 @@ from kd_ray.cli import app
             "student.model.hidden=[99999999999]",
             "hidden.0: input should be less than or equal",
         ),
-        ("student.model.hidden=[1000000,1000000]", "weights need 4,000 GB, and their gradients as"),
+        (
+            'student.model={name="mlp",hidden=[1000000,1000000]}',
+            "weights need 4,000 GB, and their gradients as much again",
+        ),
         (
             "objective.member_weights=[0.0,0.0]",
             "member_weights must have a positive and finite",
