@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from kd_ray.config.table import EachOnce, Share, Table, Temperature
+from kd_ray.config.table import EachOnce, Share, Table
 
 
 class SoftWeight(BaseModel):
@@ -71,7 +71,7 @@ SoftWeightField = Annotated[
 class Objective(Table):
     """`[objective]`: h * CE(softmax(z), y) + c * CE(softmax(z/T), targets)."""
 
-    temperature: Temperature = 4.0
+    temperature: float = Field(default=4.0, ge=1e-3, le=1e6)
     """T of both softmaxes in the soft term."""
 
     soft_weight: SoftWeightField = SoftWeight(factor=1.0, times_temperature_squared=True)

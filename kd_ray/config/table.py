@@ -18,9 +18,6 @@ Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=10**6)]
 """Units or channels of a layer."""
 
-Temperature = Annotated[float, Field(ge=1e-3, le=1e6)]
-"""T; its square is neither 0 nor infinite."""
-
 Share = Annotated[float, Field(ge=0, le=1)]
 PartialShare = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]

@@ -4,17 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.table import (
-    Count,
-    Entry,
-    Named,
-    PartialShare,
-    Seed,
-    Seeds,
-    Share,
-    Table,
-    Temperature,
-)
+from kd_ray.config.table import Count, Entry, Named, PartialShare, Seed, Seeds, Share, Table
 
 
 class Augment(Table):
@@ -217,7 +207,7 @@ class SpecialistOptions(Table):
     top_n: Count = 1
     """A specialist takes part where it has one of the generalist's first n choices."""
 
-    temperature: Temperature = 1.0
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e6)
     """T of the predictions that groups are made from; a generalist that is sure of its training
     images shows what it confuses at a higher one."""
 
