@@ -207,7 +207,7 @@ class SpecialistOptions(Table):
     top_n: Count = 1
     """A specialist takes part where it has one of the generalist's first n choices."""
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e6)
     """T of the predictions that groups are made from; a generalist that is sure of its training
     images shows what it confuses at a higher one."""
 

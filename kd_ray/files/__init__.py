@@ -18,4 +18,4 @@ from kd_ray.files.commit import (
     write_json,
 )
 from kd_ray.files.lock import locked
-from kd_ray.files.paths import is_stored, to_path
+from kd_ray.files.paths import checked_path, is_stored, to_path

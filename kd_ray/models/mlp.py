@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from kd_ray.config.table import Count, PartialShare
+from kd_ray.config.table import PartialShare, Width
 from kd_ray.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ def mlp(
     *,
     shape: tuple[int, int, int],
     classes: int,
-    hidden: list[Count],
+    hidden: list[Width],
     dropout: list[PartialShare] | None = None,
     max_norm: Annotated[float, Field(gt=0)] | None = None,
 ) -> nn.Sequential:

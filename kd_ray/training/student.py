@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from kd_ray.batch import Batch, Feed
+from kd_ray.batch import UNLABELLED, Batch, Feed
 from kd_ray.config import Augment, Objective, Recipe, StudentOptions, StudentTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
@@ -219,6 +219,11 @@ def distill(
     train = recipe.train
     ensemble = ensemble_of(recipe.objective, feeds.members)
     feeds = held_out(feeds, train.hold_out)
+    if not recipe.objective.is_taught and not (feeds.train.labels != UNLABELLED).any():
+        raise ConfigError(
+            "student: must have labels to learn from where no soft term has a weight, but its rows "
+            "have none; lower transfer_set.unlabelled, or raise objective.soft_weight"
+        )
     events = fit(
         training,
         rows_shown(feeds.train, recipe.student, train, teachers, worker),
