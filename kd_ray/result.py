@@ -1,14 +1,14 @@
 """The record of a finished artefact: `result.json`, written and read here and nowhere else."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from kd_ray.errors import CheckpointError
-from kd_ray.files import read_json, write_json
+from kd_ray.files import read_json, ruled, write_json
 
 RESULT = "result.json"
 TEACHER, SPECIALIST, STUDENT = "teacher", "specialist", "student"
@@ -30,17 +30,6 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)]
 
 
-def _ruled(rule: str, holds: Callable[[Any], bool]) -> AfterValidator:
-    """What refuses a value that breaks a rule."""
-
-    def check(value: Any) -> Any:
-        if not holds(value):
-            raise ValueError(rule)
-        return value
-
-    return AfterValidator(check)
-
-
 class _Activity(TypedDict):  # see quant.activity
     on: float
     most: float
@@ -57,7 +46,8 @@ class _LayerCost(TypedDict):  # see quant.LayerCost
 
 
 def _is_epoch(line: Mapping[str, Any]) -> bool:
-    named = all(isinstance(line.get(key), int | float) for key in ("epoch", "seconds"))
+    needed = ("epoch", "seconds", "images_per_s")
+    named = all(isinstance(line.get(key), int | float) for key in needed)
     return named and all(
         isinstance(value, dict) == (key == "layers") for key, value in line.items()
     )
@@ -69,7 +59,9 @@ if TYPE_CHECKING:
 else:
     EpochLine = Annotated[
         dict[str, Number | dict[str, _Activity] | None],
-        _ruled("an epoch has its number, seconds, and layers under layers alone", _is_epoch),
+        ruled(
+            "an epoch has its number, seconds and rate, and layers under layers alone", _is_epoch
+        ),
     ]
 
 
@@ -88,7 +80,7 @@ def _is_square(cells: list[list[int]]) -> bool:
     return all(len(line) == len(cells) for line in cells)
 
 
-_Confusion = Annotated[list[list[Count]], _ruled("a table of groups is square", _is_square)]
+_Confusion = Annotated[list[list[Count]], ruled("a table of groups is square", _is_square)]
 
 
 class _JointSet(TypedDict):
@@ -114,7 +106,7 @@ def _is_of_classes(groups: _ClassGroups) -> bool:
 
 DETAILS: dict[str, Any] = {
     JOINT_SET: _JointSet,
-    CLASS_GROUPS: Annotated[_ClassGroups, _ruled("groups are of their classes", _is_of_classes)],
+    CLASS_GROUPS: Annotated[_ClassGroups, ruled("groups are of their classes", _is_of_classes)],
 }
 """Kind -> what its further keys hold, as far as somebody reads them."""
 FIGURES: dict[str, tuple[str, ...]] = {
@@ -228,6 +220,7 @@ def read_result(folder: Path) -> Result | None:
         read_json(file, DETAILS[result.kind], CheckpointError, mend)
     missing = [name for name in FIGURES.get(result.kind, ()) if name not in result.metrics]
     if missing or result.kind != KINDS.get(result.stage, result.kind):
-        of = f"the {missing[0]} of a {result.kind}" if missing else f"of stage {result.stage}"
-        raise CheckpointError(f"{file}: must be as kd-ray wrote it, but is not {of}; {mend}")
+        lack = f"no {missing[0]} among its metrics" if missing else f"stage {result.stage!r}"
+        text = f"must be as it was written, but the record of a {result.kind} has {lack}"
+        raise CheckpointError(f"{file}: {text}; {mend}")
     return result

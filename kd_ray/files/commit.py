@@ -19,6 +19,7 @@ from typing import Any
 from kd_ray.errors import KdRayError, StorageError
 from kd_ray.files.lease import check_leases
 from kd_ray.files.paths import stored
+from kd_ray.files.reading import check_regular
 from kd_ray.files.stored import StoredPath
 
 TEMPORARY = ".tmp-"
@@ -149,6 +150,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of the bytes of a local file."""
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

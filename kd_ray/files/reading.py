@@ -4,10 +4,12 @@ A file is parsed by pydantic, which bounds its nesting and its numbers; the type
 code above takes for granted.
 """
 
+import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from kd_ray.errors import KdRayError
 
@@ -33,21 +35,41 @@ def read_json(path: Path, shape: Any, error: type[KdRayError], mend: str) -> Any
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except (OSError, ValueError) as problem:
-        text = f"{path}: must be as kd-ray wrote it, but {reason_of(problem)}; {mend}"
+        text = f"{path}: must be as it was written, but {reason_of(problem)}; {mend}"
         raise error(text) from problem
 
 
 def bounded_bytes(path: Path) -> bytes:
-    """The bytes of a regular file; whoever reads anything else may wait for good.
+    """The bytes of a regular file that is no larger than any that kd-ray writes.
 
     Raises:
-        OSError: it is something else, or larger than any that kd-ray writes.
+        OSError: it is something else, or larger.
     """
-    if path.exists() and not path.is_file():
-        raise OSError("it is no file")
+    check_regular(path)
     if path.stat().st_size > MOST_BYTES:
         raise OSError(f"it has {path.stat().st_size} bytes")
     return path.read_bytes()
+
+
+def check_regular(path: Path) -> None:
+    """Refuses what is there but no file, such as a pipe: who reads one may wait for good.
+
+    Raises:
+        OSError: it is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file")
+
+
+def ruled(rule: str, holds: Callable[[Any], bool]) -> AfterValidator:
+    """Part of a type: what refuses a value that breaks a rule between its parts."""
+
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise ValueError(rule)
+        return value
+
+    return AfterValidator(check)
 
 
 def reason_of(problem: Exception) -> str:
@@ -60,4 +82,5 @@ def reason_of(problem: Exception) -> str:
         return str(getattr(problem, "strerror", None) or problem)
     first = problem.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    rule = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {rule}" if place else rule
