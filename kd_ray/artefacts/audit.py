@@ -18,8 +18,7 @@ from kd_ray.runs.combine import JOINT_TEACHER
 from kd_ray.runs.inputs import check_data
 from kd_ray.runs.rows import labelled_rows
 from kd_ray.runs.teach import teacher_folder
-from kd_ray.training.predict import raw_logits
-from kd_ray.training.saved_model import SavedModel, load_model
+from kd_ray.training.saved_model import SavedModel, load_model, raw_logits
 from kd_ray.transfer_set import TransferSet, check_fit, open_transfer_set
 
 

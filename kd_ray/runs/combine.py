@@ -30,8 +30,7 @@ from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.specialists import ClassGroups, by_coverage, confusion, coverage
 from kd_ray.specialists.combine import Combined, combine, gather_beliefs
 from kd_ray.training.metrics import summarize, tally
-from kd_ray.training.predict import one_thread, raw_logits
-from kd_ray.training.saved_model import SavedModel
+from kd_ray.training.saved_model import SavedModel, one_thread, raw_logits
 from kd_ray.training.workers import Worker, summed, together
 from kd_ray.transfer_set import (
     Plan,

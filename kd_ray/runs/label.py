@@ -28,8 +28,7 @@ from kd_ray.runs.make import Made, make
 from kd_ray.runs.rows import Rendered, SplitRows, rows_to_label
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import load_teachers, teacher_folders
-from kd_ray.training.predict import one_thread, raw_logits
-from kd_ray.training.saved_model import SavedModel
+from kd_ray.training.saved_model import SavedModel, one_thread, raw_logits
 from kd_ray.training.workers import Worker, summed, together
 from kd_ray.transfer_set import (
     Columns,

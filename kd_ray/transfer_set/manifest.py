@@ -18,14 +18,7 @@ from pydantic import Field, ValidationError
 from kd_ray.config.table import Count, Table
 from kd_ray.errors import TransferSetError, difference, numbered
 from kd_ray.files import local_copies, read_json, reason_of, sha256_of, write_json
-from kd_ray.transfer_set.plan import (
-    FORMAT_VERSION,
-    Plan,
-    Sha256,
-    SplitName,
-    canonical_json,
-    shards,
-)
+from kd_ray.transfer_set.plan import FORMAT_VERSION, Plan, Sha256, SplitName, canonical_json, shards
 from kd_ray.transfer_set.shards import shard_state
 
 MANIFEST = "manifest.json"
@@ -73,7 +66,9 @@ def write_manifest(folder: Path, plan: Plan) -> Manifest:
     strangers -= {shard.name for shard in shards(plan)}
     with local_copies(folder, [shard.name for shard in shards(plan)]) as copies:
         files = _entries(copies, plan, strangers)
-    manifest = Manifest(plan=plan, files=files, created_with=_versions())
+    packages = {name: version(name) for name in ("kd-ray", "numpy", "pyarrow", "torch")}
+    versions = {"python": platform.python_version(), **packages}
+    manifest = Manifest(plan=plan, files=files, created_with=versions)
     write_json(folder / MANIFEST, {**manifest.model_dump(mode="json"), "sha256": manifest.sha256})
     return manifest
 
@@ -128,7 +123,7 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     plan = values.get("plan")
     found = plan.get("format_version") if isinstance(plan, dict) else None
-    if found is not None and found != FORMAT_VERSION:
+    if found not in (None, FORMAT_VERSION):
         raise TransferSetError(
             f"{path}: format version must be {FORMAT_VERSION}, but got {found}; "
             "read it with the kd-ray that wrote it, or label anew"
@@ -175,11 +170,11 @@ def check_fit(
     """Refuses a transfer set that was made of something else than a run uses; None is not compared.
 
     Args:
-        manifest: manifest of the set.
-        dataset_fingerprint: fingerprint of the run's dataset.
-        class_names: classes of the run's dataset, in order.
-        teacher_sha256s: hashes of the run's teachers, in order of members.
-        views: how many views of each training image the run uses.
+        manifest: of the set; what follows is of the run.
+        dataset_fingerprint: of its dataset.
+        class_names: of its dataset, in order.
+        teacher_sha256s: hashes of its teachers' weights, in order of members.
+        views: how many views of each training image it uses.
 
     Raises:
         TransferSetError: the first mismatch, with both sides.
@@ -212,8 +207,3 @@ def check_fit(
 
 def _unreadable(path: Path, reason: str) -> TransferSetError:
     return TransferSetError(f"{path}: must be as it was written, but it is not ({reason}); {MEND}")
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("kd-ray", "numpy", "pyarrow", "torch")}
-    return {"python": platform.python_version(), **packages}
