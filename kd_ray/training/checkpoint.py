@@ -213,7 +213,7 @@ def read_meta(path: Path) -> Meta:
     Raises:
         CheckpointError: there is none, or it is not one that this version reads.
     """
-    shape = Annotated[Meta, ruled("epoch, history, files and classes fit each other", _fits)]
+    shape = Annotated[Meta, ruled("epochs, files, channels and classes fit each other", _fits)]
     try:
         meta: Meta = read_json(path / META, shape, CheckpointError, MEND)
     except FileNotFoundError:
@@ -227,7 +227,8 @@ def read_meta(path: Path) -> Meta:
 def _fits(meta: Meta) -> bool:
     special = set(meta.special or [0]) <= set(range(len(meta.class_names)))
     files = {WEIGHTS, OPTIMIZER} <= set(meta.files)
-    return special and files and meta.epoch == len(meta.history)
+    channels = len(meta.input.mean) == len(meta.input.std) == meta.input.shape[0]
+    return special and files and channels and meta.epoch == len(meta.history)
 
 
 def load_weights(path: Path, meta: Meta, model: nn.Module) -> None:
@@ -285,7 +286,7 @@ def _read_tensors(path: Path, name: str, meta: Meta) -> dict[str, Tensor]:
         if found != meta.files.get(name):
             raise CheckpointError(
                 f"{path / name}: sha256 must be {meta.files.get(name)} by its {META}, "
-                f"but is {found}; the file was altered, use another checkpoint"
+                f"but is {found}: it was altered; {MEND}"
             )
         return load_file(copy)
 

@@ -131,7 +131,7 @@ def read_manifest(folder: Path) -> Manifest:
     stated = values.pop("sha256", None)
     try:
         manifest = Manifest.model_validate(values)
-    except ValidationError as error:
+    except (ValidationError, TransferSetError) as error:
         raise _unreadable(path, reason_of(error)) from error
     if stated != manifest.sha256:
         raise _unreadable(path, "its content does not have the sha256 that it states")
