@@ -30,6 +30,12 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)]
 
 
+def _numbers(*keys: str) -> Any:
+    """Part of a type: a table needs numbers under these keys."""
+    rule = f"there must be a number under each of {', '.join(keys)}"
+    return ruled(rule, lambda table: all(isinstance(table.get(key), int | float) for key in keys))
+
+
 class _Activity(TypedDict):  # see quant.activity
     on: float
     most: float
@@ -45,12 +51,8 @@ class _LayerCost(TypedDict):  # see quant.LayerCost
     bit_operations: Count
 
 
-def _is_epoch(line: Mapping[str, Any]) -> bool:
-    needed = ("epoch", "seconds", "images_per_s")
-    named = all(isinstance(line.get(key), int | float) for key in needed)
-    return named and all(
-        isinstance(value, dict) == (key == "layers") for key, value in line.items()
-    )
+def _is_nested(line: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, dict) == (key == "layers") for key, value in line.items())
 
 
 if TYPE_CHECKING:
@@ -59,21 +61,13 @@ if TYPE_CHECKING:
 else:
     EpochLine = Annotated[
         dict[str, Number | dict[str, _Activity] | None],
-        ruled(
-            "an epoch has its number, seconds and rate, and layers under layers alone", _is_epoch
-        ),
+        _numbers("epoch", "seconds", "images_per_s"),
+        ruled("an epoch has figures, and tables under layers alone", _is_nested),
     ]
 
-
-class _Covered(TypedDict):  # see specialists.by_coverage
-    specialists: Count
-    rows: Count
-    correct_before: Count
-    correct_after: Count
-
-
-class _Accuracy(TypedDict):
-    accuracy: float
+_Table = dict[str, Number | None]
+_Accuracy = Annotated[_Table, _numbers("accuracy")]
+_Covered = Annotated[_Table, _numbers("specialists", "rows", "correct_before", "correct_after")]
 
 
 def _is_square(cells: list[list[int]]) -> bool:

@@ -105,15 +105,9 @@ def audit(
     seed: int,
     device: torch.device,
 ) -> Audit:
-    """The audit of a verified transfer set of this dataset; labels are compared on every row.
+    """The audit of an opened transfer set of this dataset by its teachers, in order.
 
-    Args:
-        transfer_set: opened.
-        dataset: its pixels.
-        teachers: its teachers, in order, on the device.
-        sample: rows per split to run again; None for all.
-        seed: of the sample.
-        device: where the teachers run.
+    Labels are compared on every row, logits on a seeded sample of each split; None for all.
     """
     checked, largest = 0, 0.0
     wrong_logits: list[tuple[str, int]] = []

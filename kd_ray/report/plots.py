@@ -60,12 +60,7 @@ DASHED: dict[str, Any] = {"linewidth": 1.2, "dashes": (5, 3)}
 
 @dataclass
 class Drawing:
-    """A plot while it is drawn.
-
-    Attributes:
-        axes: side by side, at least one.
-        svg: the plot as an `<svg>` element, once it is drawn.
-    """
+    """A plot while it is drawn: axes side by side, and the `<svg>` element once it is done."""
 
     axes: "list[Axes]"
     svg: Markup = field(default_factory=Markup)
@@ -73,12 +68,10 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure over the epochs of one training.
+    """A figure over the epochs of one training; the kind of model chooses the colour.
 
     Attributes:
-        kind: of model; it chooses the colour.
-        epochs: numbers of the epochs.
-        values: one for each of them.
+        values: one for each of the epochs.
         name: written beside the plot, or "".
     """
 

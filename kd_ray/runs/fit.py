@@ -44,12 +44,7 @@ def identity(task: Task) -> dict[str, Any]:
 
 
 def record(task: Task, **fields: Any) -> Result:
-    """The record of a task's artefact.
-
-    Args:
-        task: that was performed.
-        fields: those of `Result` that the task does not know.
-    """
+    """The record of a task's artefact; `fields` are those of `Result` that no task knows."""
     return Result(
         stage=task.stage.name,
         kind=task.stage.kind,

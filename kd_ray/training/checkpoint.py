@@ -6,7 +6,7 @@ seed and the epoch's number, so a resumed run draws what an uninterrupted one wo
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from kd_ray.errors import CheckpointError
 from kd_ray.files import (
-    check_regular,
     committed_folder,
     is_stored,
     local_copy,
@@ -177,24 +176,16 @@ def is_whole(path: Path) -> bool:
 
 
 def has_sizes(path: Path) -> bool:
-    """Whether the files of a checkpoint are as long as they say, of those in a store not empty.
-
-    Raises:
-        CheckpointError: its description is not readable.
-    """
-    if not is_whole(path):
+    """Whether the files of a checkpoint are as long as they say; in a store, not empty."""
+    files = [path / WEIGHTS, path / OPTIMIZER]
+    if not is_whole(path) or not all(file.is_file() and file.stat().st_size for file in files):
         return False
-    read_meta(path)
-    with suppress(OSError, SafetensorError):
-        for file in (path / WEIGHTS, path / OPTIMIZER):
-            check_regular(file)
-            if not file.stat().st_size:
-                return False
-            if not is_stored(file):
-                with safe_open(file, framework="pt"):
-                    pass
-        return True
-    return False
+    try:
+        for file in () if is_stored(path) else files:
+            safe_open(file, framework="pt")
+    except SafetensorError:
+        return False
+    return True
 
 
 def retain(folder: Path, epochs: set[int]) -> None:
