@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from kd_ray.errors import UnknownNameError
+from kd_ray.errors import UnknownNameError, shown
 
 T = TypeVar("T")
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -41,7 +41,7 @@ def pick(kind: str, catalogue: Mapping[str, T], name: str) -> T:
     """
     if name in catalogue:
         return catalogue[name]
-    raise UnknownNameError(f"unknown {kind} '{name}'; {suggestion(name, catalogue)}")
+    raise UnknownNameError(f"unknown {kind} {shown(name)}; {suggestion(name, catalogue)}")
 
 
 def call_problems(

@@ -58,7 +58,7 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     'views is 1 there and 4 here'
     """
     clauses = [
-        f"{key} is {_shown(there.get(key))} there and {_shown(here.get(key))} here"
+        f"{key} is {shown(there.get(key))} there and {shown(here.get(key))} here"
         for key in {**there, **here}
         if there.get(key) != here.get(key)
     ]
@@ -74,6 +74,7 @@ def numbered(kind: str, values: Iterable[Any]) -> dict[str, Any]:
     return {f"{kind} {number}": value for number, value in enumerate(values)}
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as a message quotes it, however long it is."""
     text = "unset" if value is None else repr(value)
     return text if len(text) <= 70 else f"{text[:67]}..."  # a quoted sha256 has 66

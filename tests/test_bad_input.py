@@ -71,6 +71,14 @@ def test_two_workers_in_this_process_are_answered_with_what_to_leave_out(tmp_pat
     assert not list(runs.rglob("*.safetensors"))
 
 
+def test_an_empty_path_is_answered_with_one_that_is_not(tmp_path: Path):
+    recipe = tiny_file(tmp_path)
+    for command in (["run", recipe, "--local", "--runs", ""], ["inspect", ""], ["report", ""]):
+        assert "a path must name a place, but is empty" in refused(*command)
+    given = ["--set", "transfer_set.path=''"]
+    assert "but is empty" in refused("distill", recipe, "--local", "--runs", tmp_path, *given)
+
+
 def test_an_unknown_recipe_is_answered_with_the_nearest_name(tmp_path: Path):
     answer = refused("run", "quickstrat", "--local", "--runs", tmp_path)
     assert "quickstrat: a recipe is a .toml file or a shipped name; did you mean 'quick" in answer
@@ -165,7 +173,7 @@ def test_a_corrupt_checkpoint_is_answered_with_its_place(
     tmp_path: Path, command: str, content: str
 ):
     (tmp_path / "meta.json").write_text(content)
-    assert f"{tmp_path / 'meta.json'}: cannot be read" in refused(command, tmp_path)
+    assert f"{tmp_path / 'meta.json'}: must be as it was written" in refused(command, tmp_path)
 
 
 def test_a_stage_without_its_forerunner_is_answered_with_the_command_to_run(tmp_path: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kd_ray.artefacts.evaluate import dataset_of, this_device
+from kd_ray.artefacts.evaluate import dataset_of, recipe_of, this_device
 from kd_ray.batch import UNLABELLED
 from kd_ray.datasets import Dataset
 from kd_ray.errors import ConfigError
@@ -91,7 +91,8 @@ def audit_transfer_set(
 def _teachers_home(transfer_set: Path) -> Path:
     """The run folder that has a transfer set's teachers, as far as the set says."""
     result = read_result(transfer_set)
-    elsewhere = result.recipe.get("teacher", {}).get("path") if result else None
+    teacher = recipe_of(transfer_set, result.recipe).teacher if result else None
+    elsewhere = teacher.path if teacher else None
     return to_path(elsewhere) if elsewhere else transfer_set.absolute().parent
 
 
@@ -104,15 +105,9 @@ def audit(
     seed: int,
     device: torch.device,
 ) -> Audit:
-    """The audit of a verified transfer set of this dataset; labels are compared on every row.
+    """The audit of an opened transfer set of this dataset by its teachers, in order.
 
-    Args:
-        transfer_set: opened.
-        dataset: its pixels.
-        teachers: its teachers, in order, on the device.
-        sample: rows per split to run again; None for all.
-        seed: of the sample.
-        device: where the teachers run.
+    Labels are compared on every row, logits on a seeded sample of each split; None for all.
     """
     checked, largest = 0, 0.0
     wrong_logits: list[tuple[str, int]] = []

@@ -180,9 +180,12 @@ def to_path(text: str | Path) -> Path:
     PosixPath('runs/mnist')
 
     Raises:
-        ConfigError: a URL of a kind that is not known, without a bucket, or with credentials in it.
+        ConfigError: an empty text, or a URL of a kind that is not known, without a bucket, or with
+            credentials in it.
         StorageError: the store does not answer, or its client is not installed.
     """
+    if text == "":
+        raise ConfigError("a path must name a place, but is empty; give a folder such as runs")
     if stored(text) is not None:
         return cast(Path, text)
     url = URL.fullmatch(str(text))

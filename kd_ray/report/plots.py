@@ -60,7 +60,7 @@ DASHED: dict[str, Any] = {"linewidth": 1.2, "dashes": (5, 3)}
 
 @dataclass
 class Drawing:
-    """A plot while it is drawn: axes side by side, and an `<svg>` element once it is drawn."""
+    """A plot while it is drawn: axes side by side, and the `<svg>` element once it is done."""
 
     axes: "list[Axes]"
     svg: Markup = field(default_factory=Markup)
@@ -68,9 +68,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure over the epochs of one training.
+    """A figure over the epochs of one training; the kind of model chooses the colour.
 
-    The kind of model chooses the colour; a name is written beside the plot.
+    Attributes:
+        values: one for each of the epochs.
+        name: written beside the plot, or "".
     """
 
     kind: str

@@ -26,7 +26,7 @@ MODEL_NAMES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure over seeds; its spread is the sample standard deviation, None for a single value."""
+    """A figure over seeds: one value for each; the spread is their sample standard deviation."""
 
     mean: float
     spread: float | None
@@ -56,15 +56,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """A kind of model: the teacher, or one variant of the student.
+    """A kind of model: the teacher, or one variant of the student; costs are those of one model.
 
     Attributes:
         name: "teacher", "ensemble", "distilled" or a baseline.
         metrics: figures on the test split, by the names of `metrics.summarize`.
-        parameters: of one model.
-        seconds: of training one model.
-        packed_bytes: of one model, weights at their bits; None where it was not counted.
-        bit_operations: of one model and one image; None where they were not counted.
+        packed_bytes: with weights at their bits; None where it was not counted.
+        bit_operations: for one image; None where they were not counted.
     """
 
     name: str

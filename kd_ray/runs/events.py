@@ -10,11 +10,7 @@ from kd_ray.training.progress import Epoch, Notice, Step
 
 @dataclass(frozen=True)
 class Waiting:
-    """Something that takes a while goes on before any task can begin.
-
-    Attributes:
-        what: as one would say it.
-    """
+    """Something that takes a while goes on before any task can begin."""
 
     what: str
 
@@ -39,10 +35,7 @@ class ShardDone:
     """One shard of a transfer set is on disk.
 
     Attributes:
-        name: file name.
-        rows: rows in this shard.
-        done_rows: this worker's rows so far, those of earlier attempts included.
-        all_rows: this worker's rows in all.
+        done_rows: of all_rows, the worker's own; those of earlier attempts included.
         existed: whether an earlier attempt had written it.
         worker: rank of the worker that speaks.
     """
@@ -57,12 +50,7 @@ class ShardDone:
 
 @dataclass(frozen=True)
 class Finished:
-    """A task's artefact is whole.
-
-    Attributes:
-        result: its record.
-        existed: whether an earlier attempt had finished it.
-    """
+    """A task's artefact is whole; maybe an earlier attempt had finished it."""
 
     result: Result
     existed: bool

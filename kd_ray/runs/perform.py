@@ -18,7 +18,7 @@ ORPHAN_WAIT_S = 60.0
 def perform_all(
     tasks: Iterable[Task], worker: Worker, inputs: Inputs | None = None
 ) -> Iterator[tuple[Task, Event]]:
-    """Performs tasks in order on this worker; all workers of a group call it alike.
+    """Performs tasks of one run in order on this worker; all workers of a group call it alike.
 
     Args:
         tasks: of one run folder.

@@ -121,15 +121,7 @@ def train(
 def description(
     task: Task, model: dict[str, Any], input: ModelInput, class_names: list[str], **fields: Any
 ) -> Meta:
-    """What the checkpoints of a task's training say of it, epochs aside.
-
-    Args:
-        task: of the training.
-        model: catalogue name and options.
-        input: what the model is fed.
-        class_names: K names.
-        fields: others of `checkpoint.Meta`, its parents among them.
-    """
+    """What the checkpoints of a task's training say of it, epochs aside; see `checkpoint.Meta`."""
     return Meta(
         kind=task.stage.kind,
         model=model,

@@ -19,24 +19,14 @@ NO_SOFT_TERM = SoftWeight(factor=0.0, times_temperature_squared=False)
 
 @dataclass(frozen=True)
 class Variant:
-    """A student of a run.
-
-    Attributes:
-        name: of its folder and in tables.
-        recipe: the run's, with what the variant changes.
-    """
+    """A student of a run: the name of its folder, and the run's recipe with what it changes."""
 
     name: str
     recipe: Recipe
 
 
 def derived(recipe: Recipe, **tables: Mapping[str, Any]) -> Recipe:
-    """The same recipe with some keys of its tables changed.
-
-    Args:
-        recipe: to begin with.
-        tables: table -> key -> value.
-    """
+    """The same recipe with some keys of its tables changed: table -> key -> value."""
     changed = {
         name: getattr(recipe, name).model_copy(update=dict(keys)) for name, keys in tables.items()
     }
@@ -72,12 +62,7 @@ def recipe_variants(recipe: Recipe) -> list[Variant]:
 
 
 def specialized(recipe: Recipe, transfer_set: str) -> Variant:
-    """The student of generalist and specialists: their transfer set has one teacher, all of them.
-
-    Args:
-        recipe: of the run.
-        transfer_set: where they have labelled.
-    """
+    """The student of generalist and specialists, whose transfer set has them as one teacher."""
     changed = derived(
         recipe,
         transfer_set={"path": transfer_set},

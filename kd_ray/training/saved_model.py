@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from kd_ray.config import QuantizerOptions
-from kd_ray.files import to_path
+from kd_ray.errors import CheckpointError, ConfigError
+from kd_ray.files import reason_of, to_path
 from kd_ray.models import build_model
 from kd_ray.models.dustbin import Specialist
 from kd_ray.quant import quantize_
-from kd_ray.training.checkpoint import WEIGHTS, Meta, load_weights, read_meta
+from kd_ray.training.checkpoint import MEND, META, WEIGHTS, Meta, load_weights, read_meta
 from kd_ray.training.feed import normalized
 
 FORWARD_ROWS = 256
@@ -43,16 +45,19 @@ def load_model(where: str | Path, device: torch.device) -> SavedModel:
     """The model of a checkpoint folder, or of its URL in a store, on a device.
 
     Raises:
-        CheckpointError: the folder is no checkpoint, or was altered.
-        ConfigError: its architecture is unknown to this version.
+        CheckpointError: the folder is no checkpoint, was altered, or is of an unknown architecture.
     """
     path = to_path(where)
     meta = read_meta(path)
     options = {key: value for key, value in meta.model.items() if key != "name"}
     shape, classes = meta.input.shape, len(meta.class_names)
-    model = build_model(meta.model["name"], options, shape=shape, classes=classes, seed=0)
-    if meta.quantizer is not None:
-        quantize_(model, QuantizerOptions.model_validate(meta.quantizer), shape)
+    try:
+        model = build_model(meta.model["name"], options, shape=shape, classes=classes, seed=0)
+        if meta.quantizer is not None:
+            quantize_(model, QuantizerOptions.model_validate(meta.quantizer), shape)
+    except (ConfigError, ValidationError) as error:
+        reason = f"must describe a model of this version, but {reason_of(error)}"
+        raise CheckpointError(f"{path / META}: {reason}; {MEND}") from error
     if meta.special is not None:
         model = Specialist(model, meta.special, classes)
     load_weights(path, meta, model)
