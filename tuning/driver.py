@@ -13,7 +13,7 @@ import torch
 
 from kd_ray.config import Recipe, SweepOptions, load_recipe
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.files import locked, remove_drafts, scratch_folder, to_path
+from kd_ray.files import is_stored, locked, remove_drafts, scratch_folder, to_path
 from kd_ray.pipeline import (
     Run,
     Where,
@@ -50,7 +50,7 @@ from tuning.outcome import (
 )
 from tuning.page import page
 from tuning.space import first_points, space_problems
-from tuning.trial import averaged
+from tuning.trial import averaged, trial_folder
 from tuning.trials import SweepBegins, SweepEvent, Trials
 
 SWEEP = "sweep"
@@ -193,6 +193,10 @@ def open_sweep(path: str | Path) -> Sweep:
 def _finish(trials: Trials, manifest: Manifest) -> Sweep:
     """Writes every file about a sweep, and looks at the test split for its winner."""
     folder, found, inputs = trials.folder, _sweep_so_far(trials), Inputs()
+    for trial in () if is_stored(folder) else found.trials:
+        home = trial_folder(folder, trial.number)
+        for place in (home, *home.glob("student/*/*")) if trial.state != "running" else ():
+            remove_drafts(place)
     before = {entry["trial"]: entry for entries in read_best(folder) for entry in entries}
     best = [
         before.pop(trial.number, {}) or _best_entry(trials, trial, inputs) for trial in found.front

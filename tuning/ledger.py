@@ -5,6 +5,7 @@ is finished stays finished, what was running is handed out again under its numbe
 and the pruner have all they had learned. Ray Tune only runs what the ledger hands out.
 """
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -131,7 +132,7 @@ class Ledger:
         resumed = bool(self._begun)
         if not resumed and self.handed_out >= self.options.trials:
             return None
-        with _stored(self.study.study_name):
+        with _stored(self._file.path):
             # What is drawn depends on the trials so far, not on where a driver was killed.
             self.study.sampler = _sampler(self.options, self.handed_out)
             trial = begun_trial(self.study, self._begun.pop(0)) if resumed else self.study.ask()
@@ -152,7 +153,7 @@ class Ledger:
         """
         if len(self.options.metrics) > 1:
             return False
-        with _stored(self.study.study_name):
+        with _stored(self._file.path):
             self._live[number].report(value, epoch)
             stop = bool(self._live[number].should_prune())
         self._file.put(can_wait=True)
@@ -188,7 +189,7 @@ class Ledger:
     ) -> None:
         from optuna.trial import TrialState
 
-        with _stored(self.study.study_name):
+        with _stored(self._file.path):
             trial = self._live.pop(number)
             for name, value in about.items():
                 trial.set_user_attr(name, value)
@@ -206,6 +207,18 @@ def _pruner(options: SweepOptions) -> "BasePruner":
     if options.stopping == "median":
         return MedianPruner(n_warmup_steps=options.grace)
     return NopPruner()
+
+
+def awaited_epochs(options: SweepOptions, epochs: int) -> frozenset[int]:
+    """Epochs before the last after which the rule may stop a trial; after all others it does not.
+
+    >>> sorted(awaited_epochs(SweepOptions(space={"train.lr": {"uniform": [0, 1]}}), 28))
+    [3, 9, 27]
+    """
+    if options.stopping == "asha":
+        rungs = (options.grace * options.reduction**rung for rung in itertools.count())
+        return frozenset(itertools.takewhile(lambda epoch: epoch < epochs, rungs))
+    return frozenset(range(options.grace, epochs) if options.stopping == "median" else ())
 
 
 def _sampler(options: SweepOptions, handed_out: int) -> "BaseSampler":

@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any
 
 from kd_ray.config import Recipe
-from kd_ray.errors import CheckpointError, KdRayError
+from kd_ray.errors import CheckpointError, ClusterError, KdRayError, StorageError
 from kd_ray.result import Result
 from kd_ray.runs import Event, Finished, Started, Task
 from kd_ray.runs.distill import DISTILL
@@ -29,12 +29,14 @@ COSTS = ("packed_bytes", "bit_operations")
 class TrialEpoch:
     """All students of a trial have finished an epoch of so many, or had ended before it.
 
-    Metrics are of the validation rows and of training, means over the seeds.
+    Metrics are of the validation rows and of training, means over the seeds. An awaited one has
+    its checkpoints, and is the only kind after which a trial can be stopped.
     """
 
     number: int
     epochs: int
     metrics: dict[str, float]
+    awaited: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class TrialEnd:
         epochs: that were trained.
         seconds: of training, summed over the seeds, in this and earlier processes.
         cause: of a failure.
+        error: of the machine, such as a full disk; the trial has neither ended nor failed.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -54,6 +57,7 @@ class TrialEnd:
     epochs: int = 0
     seconds: float = 0.0
     cause: str | None = None
+    error: KdRayError | None = None
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
@@ -62,7 +66,13 @@ def trial_folder(sweep: Path, number: int) -> Path:
 
 
 def trial_tasks(
-    recipe: Recipe, sweep: Path, number: int, *, transfer_set: Path, data_root: str | None
+    recipe: Recipe,
+    sweep: Path,
+    number: int,
+    *,
+    transfer_set: Path,
+    data_root: str | None,
+    awaited: frozenset[int] = frozenset(),
 ) -> list[Task]:
     """The students of a trial with its recipe, a task for each seed; all folders are absolute."""
     stored = recipe.transfer_set.model_copy(update={"path": str(transfer_set)})
@@ -76,6 +86,7 @@ def trial_tasks(
         parents={"sweep": recipe.name, "trial": str(number)},
         touch_test=False,
         checkpoint_s=CHECKPOINT_S,
+        awaited=awaited,
     )
     return [replace(first, seed=seed) for seed in recipe.train.seeds]
 
@@ -122,8 +133,13 @@ def told(
             reached = min(going, default=max(map(len, histories.values())))
             if reached > number:
                 number = reached
-                yield TrialEpoch(number, epochs, _after(number, histories))
+                # One that a student is past was not the end of an earlier attempt, nor is it now.
+                is_last = number == max(map(len, histories.values()))
+                awaited = is_last and number in task.awaited
+                yield TrialEpoch(number, epochs, _after(number, histories), awaited)
         yield _end(histories, list(results.values()))
+    except (StorageError, ClusterError) as error:
+        yield TrialEnd(error=error)
     except KdRayError as error:
         yield TrialEnd(cause=str(error))
     except Exception as error:  # a sweep goes on without the trial, whatever it was

@@ -19,6 +19,7 @@ from kd_ray.on_ray.storage import check_nodes
 from kd_ray.on_ray.work import torch_config, work
 from kd_ray.runs.events import Event, Waiting
 from kd_ray.runs.task import Task
+from kd_ray.training.progress import Epoch
 
 ENDING_S = 300.0
 """For workers that were asked to end with their epoch."""
@@ -76,7 +77,12 @@ def perform_on_ray(
             config, resources, verbose
         )
         try:
-            yield from relay(mailbox, tasks[0], lambda: not ray.wait([launched], timeout=0)[0])
+            for task, event in relay(
+                mailbox, tasks[0], lambda: not ray.wait([launched], timeout=0)[0]
+            ):
+                yield task, event
+                if isinstance(event, Epoch) and event.number in task.awaited:
+                    orders.put((task.title, event.number))
         except GeneratorExit:  # whoever listened has seen enough, and may need the workers' place
             # They are asked to end: of a launcher that is killed, Ray keeps the workers' place.
             orders.put("end")

@@ -53,12 +53,21 @@ def work(config: dict[str, Any]) -> None:
                 if worker.is_first or isinstance(event, ShardDone):
                     mailbox.put((task, event))
                 if isinstance(event, Epoch):
-                    told = worker.is_first and not orders.empty()
-                    if from_first(int(told), device):  # all leave together
+                    ended = worker.is_first and _ended(orders, task, event.number)
+                    if from_first(int(ended), device):  # all leave together
                         return
         except KdRayError as error:
             if worker.is_first:
                 mailbox.put(error)
+
+
+def _ended(orders: Any, task: Task, epoch: int) -> bool:
+    """Whether the driver has ended the work; an epoch that it awaits waits for what it says."""
+    awaited = (task.title, epoch) if epoch in task.awaited else None
+    while awaited or not orders.empty():
+        if (order := orders.get()) in ("end", awaited):  # others are for workers that have died
+            return bool(order == "end")
+    return False
 
 
 class Notices:
