@@ -1,13 +1,14 @@
 """The record of a finished artefact: `result.json`, written and read here and nowhere else."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import TypedDict
 
 from kd_ray.errors import CheckpointError
-from kd_ray.files import write_json
+from kd_ray.files import read_json, ruled, write_json
 
 RESULT = "result.json"
 TEACHER, SPECIALIST, STUDENT = "teacher", "specialist", "student"
@@ -24,6 +25,96 @@ KINDS = {
     "tune": SWEEP,
 }
 """Stage -> kind, for results that are older than the key."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Activity(TypedDict):  # see quant.activity
+    on: float
+    most: float
+    levels: list[float]
+
+
+class _LayerCost(TypedDict):  # see quant.LayerCost
+    name: str
+    kind: str
+    weight_bits: Count
+    activation_bits: Count
+    packed_bytes: Count
+    bit_operations: Count
+
+
+def _is_epoch(line: Mapping[str, Any]) -> bool:
+    needed = ("epoch", "seconds", "images_per_s")
+    named = all(isinstance(line.get(key), int | float) for key in needed)
+    return named and all(
+        isinstance(value, dict) == (key == "layers") for key, value in line.items()
+    )
+
+
+if TYPE_CHECKING:
+    EpochLine = dict[str, Any]
+    """The record of an epoch; see `progress.Epoch`."""
+else:
+    EpochLine = Annotated[
+        dict[str, Number | dict[str, _Activity] | None],
+        ruled(
+            "an epoch has its number, seconds and rate, and layers under layers alone", _is_epoch
+        ),
+    ]
+
+
+class _Covered(TypedDict):  # see specialists.by_coverage
+    specialists: Count
+    rows: Count
+    correct_before: Count
+    correct_after: Count
+
+
+class _Accuracy(TypedDict):
+    accuracy: float
+
+
+def _is_square(cells: list[list[int]]) -> bool:
+    return all(len(line) == len(cells) for line in cells)
+
+
+_Confusion = Annotated[list[list[Count]], ruled("a table of groups is square", _is_square)]
+
+
+class _JointSet(TypedDict):
+    generalist: _Accuracy
+    combined: _Accuracy
+    coverage: Annotated[list[_Covered], Field(min_length=1)]
+    confusion_before: _Confusion
+    confusion_after: _Confusion
+
+
+class _ClassGroups(TypedDict):
+    of_class: list[Count]
+    special: list[list[Count]]
+    class_names: list[str]
+
+
+def _is_of_classes(groups: _ClassGroups) -> bool:
+    classes = range(len(groups["class_names"]))
+    special = [number for some in groups["special"] for number in some]
+    fits = len(groups["of_class"]) == len(classes) and set(special) <= set(classes)
+    return fits and set(groups["of_class"]) <= set(range(len(groups["special"])))
+
+
+DETAILS: dict[str, Any] = {
+    JOINT_SET: _JointSet,
+    CLASS_GROUPS: Annotated[_ClassGroups, ruled("groups are of their classes", _is_of_classes)],
+}
+"""Kind -> what its further keys hold, as far as somebody reads them."""
+FIGURES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((TEACHER, SPECIALIST, STUDENT), ("accuracy", "errors")),
+    **dict.fromkeys((TRANSFER_SET, JOINT_SET), ("rows", "bytes", "bytes_per_row")),
+    CLASS_GROUPS: ("specialists", "smallest", "largest"),
+}
+"""Kind -> the figures that its record cannot be without."""
 
 
 class Result(BaseModel):
@@ -59,7 +150,7 @@ class Result(BaseModel):
         history: a record of metrics for each epoch.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     stage: str
     kind: str
@@ -68,15 +159,15 @@ class Result(BaseModel):
     title: str
     variant: str = ""
     seed: int = 0
-    metrics: dict[str, int | float]
-    parameters: int = 0
-    packed_bytes: int | None = None
-    bit_operations: int | None = None
-    layers: list[dict[str, Any]] = []
+    metrics: dict[str, Number]
+    parameters: Count = 0
+    packed_bytes: Count | None = None
+    bit_operations: Count | None = None
+    layers: list[_LayerCost] = []
     images_per_s: float = 0.0
     seconds: float
     epochs: int = 0
-    checkpoint: str | None = None
+    checkpoint: Annotated[str, Field(pattern=r"^epoch-\d+$")] | None = None
     weights_sha256: str | None = None
     sha256: str | None = None
     dead_layers: list[str] = []
@@ -85,7 +176,7 @@ class Result(BaseModel):
     identity: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
     versions: dict[str, str] = {}
-    history: list[dict[str, Any]] = []
+    history: list[EpochLine] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -118,19 +209,18 @@ def read_result(folder: Path) -> Result | None:
     """The record in an artefact's folder, or None while there is none.
 
     Raises:
-        CheckpointError: there is a file, but no record in it.
+        CheckpointError: there is something, but no such record.
     """
-    file = folder / RESULT
+    file, mend = folder / RESULT, "remove it and run the same again"
     try:
-        return Result.model_validate(json.loads(file.read_bytes()))
+        result: Result = read_json(file, Result, CheckpointError, mend)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        reason: object = error
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise CheckpointError(
-            f"{file}: must be a finished result, but cannot be read ({reason}); "
-            "remove it and run the same again"
-        ) from error
+    if result.kind in DETAILS:
+        read_json(file, DETAILS[result.kind], CheckpointError, mend)
+    missing = [name for name in FIGURES.get(result.kind, ()) if name not in result.metrics]
+    if missing or result.kind != KINDS.get(result.stage, result.kind):
+        lack = f"no {missing[0]} among its metrics" if missing else f"stage {result.stage!r}"
+        text = f"must be as it was written, but the record of a {result.kind} has {lack}"
+        raise CheckpointError(f"{file}: {text}; {mend}")
+    return result

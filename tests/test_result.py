@@ -20,6 +20,26 @@ OLD: dict[str, Any] = {
     "seconds": 2.5,
 }
 
+SIZES = {"rows": 2, "bytes": 80, "bytes_per_row": 40.0}
+OF_STAGE: dict[str, dict[str, Any]] = {
+    "label": {"metrics": SIZES},
+    "cluster": {
+        "metrics": {"specialists": 1, "smallest": 2, "largest": 2},
+        "of_class": [0, 0],
+        "special": [[0, 1]],
+        "class_names": ["a", "b"],
+    },
+    "combine": {
+        "metrics": SIZES,
+        "generalist": {"accuracy": 0.5},
+        "combined": {"accuracy": 0.5},
+        "coverage": [{"specialists": 1, "rows": 2, "correct_before": 1, "correct_after": 1}],
+        "confusion_before": [[1]],
+        "confusion_after": [[1]],
+    },
+}
+EPOCH = {"epoch": 1, "seconds": 0.5, "images_per_s": 9.5, "accuracy": 0.5}
+
 
 def written(folder: Path, content: Any) -> Path:
     (folder / RESULT).write_text(content if isinstance(content, str) else json.dumps(content))
@@ -45,10 +65,10 @@ def test_a_written_result_has_no_keys_that_its_stage_has_not_set(tmp_path: Path)
 def test_a_result_that_is_older_than_kinds_is_read_with_that_of_its_stage(
     tmp_path: Path, stage: str
 ):
-    result = read_result(written(tmp_path, {**OLD, "stage": stage}))
+    result = read_result(written(tmp_path, {**OLD, "stage": stage, **OF_STAGE.get(stage, {})}))
     assert result is not None
     assert result.kind == KINDS[stage]
-    assert result.metrics["accuracy"] == 0.9
+    assert result.seconds == 2.5
 
 
 def test_a_result_of_a_stage_that_is_not_known_is_read_all_the_same(tmp_path: Path):
@@ -73,6 +93,19 @@ def test_a_result_of_a_stage_that_is_not_known_is_read_all_the_same(tmp_path: Pa
         {**OLD, "metrics": {"accuracy": "high"}},
         {**OLD, "status": "begun"},
         {**OLD, "history": {}},
+        {**OLD, "metrics": {"accuracy": 0.9}},
+        {**OLD, "metrics": {"accuracy": 1e400, "errors": 10**400}},
+        {**OLD, "kind": "teacher"},
+        {**OLD, "checkpoint": "../elsewhere"},
+        {**OLD, "layers": [{"name": "head"}]},
+        {**OLD, "history": [{"epoch": 1}]},
+        {**OLD, "history": [{**EPOCH, "accuracy": "high"}]},
+        {**OLD, "history": [{**EPOCH, "accuracy": {}}]},
+        {**OLD, "history": [{**EPOCH, "layers": {"head": {"on": 1.0}}}]},
+        {**OLD, "stage": "cluster", **OF_STAGE["cluster"], "special": [[0, 2]]},
+        {**OLD, "stage": "cluster", **OF_STAGE["cluster"], "of_class": [0, 1]},
+        {**OLD, "stage": "combine", **OF_STAGE["combine"], "confusion_after": [[1, 2]]},
+        {**OLD, "stage": "combine", "metrics": SIZES},
     ],
     ids=lambda content: str(content)[:24],
 )
@@ -82,14 +115,12 @@ def test_what_is_no_result_is_refused_in_one_sentence_that_names_the_file(
     with pytest.raises(CheckpointError) as caught:
         read_result(written(tmp_path, content))
     sentence = str(caught.value)
-    assert sentence.startswith(
-        f"{tmp_path / RESULT}: must be a finished result, but cannot be read"
-    )
+    assert sentence.startswith(f"{tmp_path / RESULT}: must be as it was written, but ")
     assert sentence.endswith("; remove it and run the same again")
     assert len(sentence.splitlines()) == 1
 
 
 def test_bytes_that_are_no_text_are_no_result(tmp_path: Path):
     (tmp_path / RESULT).write_bytes(b"\xff\xfe\x00\x80{")
-    with pytest.raises(CheckpointError, match="must be a finished result"):
+    with pytest.raises(CheckpointError, match="must be as it was written"):
         read_result(tmp_path)

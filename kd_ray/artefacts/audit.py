@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kd_ray.artefacts.evaluate import dataset_of, this_device
+from kd_ray.artefacts.evaluate import dataset_of, recipe_of, this_device
 from kd_ray.batch import UNLABELLED
 from kd_ray.datasets import Dataset
 from kd_ray.errors import ConfigError
@@ -91,7 +91,8 @@ def audit_transfer_set(
 def _teachers_home(transfer_set: Path) -> Path:
     """The run folder that has a transfer set's teachers, as far as the set says."""
     result = read_result(transfer_set)
-    elsewhere = result.recipe.get("teacher", {}).get("path") if result else None
+    teacher = recipe_of(transfer_set, result.recipe).teacher if result else None
+    elsewhere = teacher.path if teacher else None
     return to_path(elsewhere) if elsewhere else transfer_set.absolute().parent
 
 

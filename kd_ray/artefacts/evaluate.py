@@ -1,14 +1,17 @@
 """Figures of a checkpoint on the data that its recipe names."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from kd_ray.config import Recipe
 from kd_ray.datasets import Dataset, open_dataset
 from kd_ray.errors import CheckpointError
-from kd_ray.files import to_path
+from kd_ray.files import reason_of, to_path
 from kd_ray.models.dustbin import special_labels
 from kd_ray.result import RESULT
 from kd_ray.runs import result_model
@@ -59,13 +62,28 @@ def evaluate_checkpoint(path: str | Path, root: str | None = None) -> dict[str, 
     return evaluate(saved.model, feed, Worker(0, 1, device, torch.get_num_threads()))
 
 
+def recipe_of(path: Path, table: Mapping[str, Any]) -> Recipe:
+    """The recipe that an artefact records.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        reason = reason_of(error)
+        raise CheckpointError(
+            f"{path}: must record its recipe, but {reason}; make it anew"
+        ) from error
+
+
 def dataset_of(path: Path, meta: Meta, root: str | None) -> Dataset:
     """The dataset that the model of a checkpoint was trained on; arguments as above.
 
     Raises:
         CheckpointError: the data here is not what it was trained on.
     """
-    options = Recipe.model_validate(meta.recipe).data
+    options = recipe_of(path, meta.recipe).data
     dataset = open_dataset(options.model_copy(update={"root": root or options.root}))
     wanted = meta.parents.get("dataset")
     if wanted != dataset.fingerprint:

@@ -18,6 +18,7 @@ from typing import Any
 from kd_ray.errors import KdRayError
 from kd_ray.files.lock import check_leases
 from kd_ray.files.paths import StoredPath, stored
+from kd_ray.files.reading import check_regular
 from kd_ray.files.store import writing
 
 TEMPORARY = ".tmp-"
@@ -132,6 +133,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of the bytes of a local file."""
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

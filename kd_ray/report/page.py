@@ -96,11 +96,10 @@ def _few_bits(results: Sequence[Result]) -> Iterator[tuple[str, Result]]:
         if result.kind != STUDENT or not records or result.variant in shown:
             continue
         shown.add(result.variant)
-        epochs = [record["epoch"] for record in records]
-        lines = [
-            Curve("", epochs, [record["layers"][name]["on"] for record in records], name)
-            for name in records[-1]["layers"]
-        ]
+        lines = []
+        for name in records[-1]["layers"]:
+            seen = [(r["epoch"], r["layers"][name]["on"]) for r in records if name in r["layers"]]
+            lines.append(Curve("", [epoch for epoch, _ in seen], [on for _, on in seen], name))
         yield curves(f"Activations that are on, {result.title}", lines, percent=True), result
 
 

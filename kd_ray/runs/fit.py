@@ -6,9 +6,11 @@ from typing import Any
 
 from kd_ray.config.table import Table
 from kd_ray.errors import CheckpointError, difference
-from kd_ray.result import RESULT, Result, read_result
+from kd_ray.result import JOINT_SET, RESULT, TRANSFER_SET, Result, read_result
 from kd_ray.runs.task import Task
+from kd_ray.training import checkpoint
 from kd_ray.training.checkpoint import latest_checkpoint, read_meta
+from kd_ray.transfer_set import manifest
 from kd_ray.versions import versions
 
 LATER = {"labelled": 1.0, "hold_out": 0.0}
@@ -62,7 +64,7 @@ def record(task: Task, **fields: Any) -> Result:
 
 
 def finished_result(task: Task, parents: Mapping[str, str] | None = None) -> Result | None:
-    """The record of a task that an earlier attempt finished, or None.
+    """The record of a task that an earlier attempt finished, or None if files of it are missing.
 
     Args:
         task: its folder may be empty.
@@ -73,7 +75,7 @@ def finished_result(task: Task, parents: Mapping[str, str] | None = None) -> Res
         CheckpointError: another recipe, or another parent, made what is in the folder.
     """
     result = read_result(task.folder)
-    if result is None:
+    if result is None or not _has_sizes(task.folder, result):
         latest = latest_checkpoint(task.folder) if task.stage.training else None
         if latest is not None:
             check_same(latest, read_meta(latest).identity, identity(task))
@@ -88,6 +90,13 @@ def finished_result(task: Task, parents: Mapping[str, str] | None = None) -> Res
             now = made.stage.parents(made)
             check_same(made.folder, {name: of_it.parents.get(name) for name in now}, now)
     return result
+
+
+def _has_sizes(folder: Path, result: Result) -> bool:
+    """Whether the files of a finished artefact are there; what they hold, its readers check."""
+    if result.checkpoint is not None:
+        return checkpoint.has_sizes(folder / result.checkpoint)
+    return result.kind not in (TRANSFER_SET, JOINT_SET) or manifest.has_sizes(folder)
 
 
 def check_same(where: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

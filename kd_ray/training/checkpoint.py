@@ -6,35 +6,43 @@ seed and the epoch's number, so a resumed run draws what an uninterrupted one wo
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from kd_ray.errors import CheckpointError
 from kd_ray.files import (
+    check_regular,
     committed_folder,
     is_stored,
     local_copy,
+    read_json,
+    reason_of,
     remove_drafts,
     remove_folder,
+    ruled,
     sha256_of,
     write_json,
 )
+from kd_ray.result import EpochLine
 from kd_ray.training.progress import EpochPart, Training
 from kd_ray.versions import versions
 
 WEIGHTS, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
 FORMAT_VERSION: Final = 1
+MEND = "remove this epoch's folder and run the same again to go on from an earlier one"
 UNDER_WAY = "under-way"
 """Folder of the checkpoint of an epoch that a notice came in the middle of, beside the epochs'."""
+
+
+Side = Annotated[int, Field(gt=0, le=2**16)]
 
 
 class ModelInput(BaseModel):
@@ -46,11 +54,15 @@ class ModelInput(BaseModel):
         std: per channel, of pixels in [0, 1].
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    shape: tuple[int, int, int]
+    shape: tuple[Side, Side, Side]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def _has_name(model: Mapping[str, Any]) -> bool:
+    return isinstance(model.get("name"), str)
 
 
 class Meta(BaseModel):
@@ -74,12 +86,12 @@ class Meta(BaseModel):
         versions: of the packages that made it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     format_version: Literal[1] = FORMAT_VERSION
     kind: str
     epoch: int = 0
-    model: dict[str, Any]
+    model: Annotated[dict[str, Any], ruled("a model has a name", _has_name)]
     quantizer: dict[str, Any] | None = None
     input: ModelInput
     class_names: list[str]
@@ -88,8 +100,8 @@ class Meta(BaseModel):
     identity: dict[str, Any]
     parents: dict[str, str] = {}
     progress: dict[str, float | int | None] = {}
-    history: list[dict[str, Any]] = []
-    part: dict[str, Any] | None = None
+    history: list[EpochLine] = []
+    part: EpochPart | None = None
     files: dict[str, str] = {}
     versions: dict[str, str] = {}
 
@@ -141,7 +153,7 @@ def save(folder: Path, about: Meta, training: Training) -> Path:
                 "epoch": training.epoch,
                 "progress": {"best_epoch": training.best_epoch, "best_accuracy": best},
                 "history": training.history,
-                "part": None if part is None else asdict(part),
+                "part": part,
                 "files": {name: sha256_of(draft / name) for name in (WEIGHTS, OPTIMIZER)},
                 "versions": versions(),
             }
@@ -164,6 +176,27 @@ def is_whole(path: Path) -> bool:
     return (path / META).is_file()
 
 
+def has_sizes(path: Path) -> bool:
+    """Whether the files of a checkpoint are as long as they say, of those in a store not empty.
+
+    Raises:
+        CheckpointError: its description is not readable.
+    """
+    if not is_whole(path):
+        return False
+    read_meta(path)
+    with suppress(OSError, SafetensorError):
+        for file in (path / WEIGHTS, path / OPTIMIZER):
+            check_regular(file)
+            if not file.stat().st_size:
+                return False
+            if not is_stored(file):
+                with safe_open(file, framework="pt"):
+                    pass
+        return True
+    return False
+
+
 def retain(folder: Path, epochs: set[int]) -> None:
     """Deletes the checkpoints of all other epochs, and what a killed process left unfinished."""
     remove_drafts(folder)
@@ -180,15 +213,21 @@ def read_meta(path: Path) -> Meta:
     Raises:
         CheckpointError: there is none, or it is not one that this version reads.
     """
-    with _readable(path, META):
-        try:
-            content = (path / META).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            raise CheckpointError(
-                f"{path}: a checkpoint is a folder with {META}, but there is none; name a folder "
-                "such as runs/mnist/teacher/member-00/epoch-0001"
-            ) from None
-        return Meta.model_validate_json(content)
+    shape = Annotated[Meta, ruled("epoch, history, files and classes fit each other", _fits)]
+    try:
+        meta: Meta = read_json(path / META, shape, CheckpointError, MEND)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: a checkpoint is a folder with {META}, but there is none; name a folder "
+            "such as runs/mnist/teacher/member-00/epoch-0001"
+        ) from None
+    return meta
+
+
+def _fits(meta: Meta) -> bool:
+    special = set(meta.special or [0]) <= set(range(len(meta.class_names)))
+    files = {WEIGHTS, OPTIMIZER} <= set(meta.files)
+    return special and files and meta.epoch == len(meta.history)
 
 
 def load_weights(path: Path, meta: Meta, model: nn.Module) -> None:
@@ -230,7 +269,7 @@ def restore(path: Path, training: Training) -> Meta:
     training.best_epoch = int(meta.progress.get("best_epoch") or 0)
     best = meta.progress.get("best_accuracy")
     training.best_accuracy = -math.inf if best is None else float(best)
-    training.part = None if meta.part is None else EpochPart(**meta.part)
+    training.part = meta.part
     return meta
 
 
@@ -255,9 +294,7 @@ def _read_tensors(path: Path, name: str, meta: Meta) -> dict[str, Tensor]:
 def _readable(path: Path, name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path / name}: cannot be read as part of a checkpoint ({reason}); "
-            "remove this epoch's folder and run the same again to go on from an earlier one"
+            f"{path / name}: cannot be read as part of a checkpoint ({reason_of(error)}); {MEND}"
         ) from error

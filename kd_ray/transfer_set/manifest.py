@@ -5,24 +5,24 @@ identities of data, classes and teachers, and nothing of how any of them is made
 """
 
 import hashlib
-import json
 import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from kd_ray.config.table import Count, Table
 from kd_ray.errors import TransferSetError, difference, numbered
-from kd_ray.files import local_copies, sha256_of, write_json
+from kd_ray.files import local_copies, read_json, reason_of, sha256_of, write_json
 from kd_ray.transfer_set.plan import FORMAT_VERSION, Plan, Sha256, SplitName, canonical_json, shards
 from kd_ray.transfer_set.shards import shard_state
 
 MANIFEST = "manifest.json"
+MEND = "delete it and run kd-ray label again: shards that are whole are kept"
 
 
 class FileEntry(Table):
@@ -110,8 +110,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        values = read_json(path, dict[str, Any], TransferSetError, MEND)
+    except FileNotFoundError:
         if not folder.is_dir():
             raise TransferSetError(
                 f"{folder}: a transfer set is a folder, but there is none; "
@@ -121,28 +121,36 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder}: a finished transfer set has a {MANIFEST}, but labelling has not finished: "
             "run kd-ray label again and it goes on"
         ) from None
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, str(error)) from error
-    plan = values.get("plan") if isinstance(values, dict) else None
+    plan = values.get("plan")
     found = plan.get("format_version") if isinstance(plan, dict) else None
     if found not in (None, FORMAT_VERSION):
         raise TransferSetError(
             f"{path}: format version must be {FORMAT_VERSION}, but got {found}; "
             "read it with the kd-ray that wrote it, or label anew"
         )
-    stated = values.pop("sha256", None) if isinstance(values, dict) else None
+    stated = values.pop("sha256", None)
     try:
         manifest = Manifest.model_validate(values)
     except ValidationError as error:
-        detail = error.errors()[0]
-        place = ".".join(str(part) for part in detail["loc"])
-        raise _unreadable(path, f"{place}: {detail['msg']}") from error
+        raise _unreadable(path, reason_of(error)) from error
     if stated != manifest.sha256:
         raise _unreadable(path, "its content does not have the sha256 that it states")
     expected = [(shard.name, shard.split, shard.rows) for shard in shards(manifest.plan)]
     if expected != [(file.name, file.split, file.rows) for file in manifest.files]:
         raise _unreadable(path, "its files are not those of its plan")
     return manifest
+
+
+def has_sizes(folder: Path) -> bool:
+    """Whether a finished set has all its files, of the sizes that its manifest names.
+
+    Raises:
+        TransferSetError: the manifest is not readable.
+    """
+    if not (folder / MANIFEST).exists():
+        return False
+    files = {folder / file.name: file.bytes for file in read_manifest(folder).files}
+    return all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
 
 def bytes_per_row(manifest: Manifest) -> float:
@@ -198,7 +206,4 @@ def check_fit(
 
 
 def _unreadable(path: Path, reason: str) -> TransferSetError:
-    return TransferSetError(
-        f"{path}: must be as it was written, but it is not ({reason}); "
-        "delete it and run kd-ray label again: shards that are whole are kept"
-    )
+    return TransferSetError(f"{path}: must be as it was written, but it is not ({reason}); {MEND}")

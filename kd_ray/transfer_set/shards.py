@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kd_ray.errors import TransferSetError, difference
-from kd_ray.files import committed_file, local_copy
+from kd_ray.files import check_regular, committed_file, local_copy
 from kd_ray.transfer_set.columns import Columns, array_problems, check_logits, parquet_schema
 from kd_ray.transfer_set.plan import Plan, Shard, leaves, shards
 
@@ -63,6 +63,7 @@ def shard_state(folder: Path, plan: Plan, shard: Shard) -> Literal["missing", "w
     """
     path = folder / shard.name
     try:
+        check_regular(path)
         with local_copy(path) as copy, pq.ParquetFile(copy) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except FileNotFoundError:

@@ -217,7 +217,7 @@ def test_report_refuses_a_path_that_is_no_run_in_one_sentence(copied: Path, tmp_
 def test_report_names_a_result_that_cannot_be_read(copied: Path, text: str) -> None:
     broken = copied / "teacher/member-00/result.json"
     broken.write_text(text)
-    with pytest.raises(CheckpointError, match=r"member-00/result\.json: must be a finished result"):
+    with pytest.raises(CheckpointError, match=r"member-00/result\.json: must be as it was written"):
         write_report(copied)
 
 

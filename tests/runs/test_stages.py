@@ -344,7 +344,7 @@ def test_performing_removes_what_a_killed_process_left_half_written(copied: Path
 def test_a_damaged_result_is_refused_by_name(copied: Path):
     task = by_stage(tasks(tiny_recipe(), copied))["teach"]
     (task.folder / RESULT).write_text('{"status": "fini')
-    with pytest.raises(CheckpointError, match=r"result\.json: must be a finished result"):
+    with pytest.raises(CheckpointError, match=r"result\.json: must be as it was written"):
         perform([task])
 
 
