@@ -81,13 +81,14 @@ def answering(path: Path, *failures: type[Exception]) -> Iterator[None]:
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
+    expected: tuple[type[Exception], ...] = (sqlite3.Error, StorageInternalError, SQLAlchemyError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except KdRayError:
         raise
-    except (sqlite3.Error, StorageInternalError, SQLAlchemyError, *failures) as error:
+    except (*expected, *failures) as error:
         reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         raise StorageError(
             f"{path}: the sweep's study must be a readable and writable SQLite file, but "
