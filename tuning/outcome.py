@@ -24,12 +24,9 @@ TRIALS, BEST, PAGE = "trials.parquet", "best.json", "report.html"
 KEPT = ("metrics", "epochs", "seconds", "cause")
 """What the study keeps of a trial under the names of its row."""
 
-
 _Figures = Annotated[
     dict[str, int | float],
-    ruled(
-        "accuracy and errors are missing", lambda figures: {"accuracy", "errors"} <= figures.keys()
-    ),
+    ruled("accuracy and errors are needed", lambda found: {"accuracy", "errors"} <= found.keys()),
 ]
 
 

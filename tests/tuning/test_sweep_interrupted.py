@@ -117,7 +117,7 @@ def test_a_trial_with_a_damaged_checkpoint_has_failed_and_the_sweep_goes_on(runs
     meta.write_text("{")
     found = search(runs)
     assert [trial.state for trial in found.trials] == ["finished", "failed", "finished"]
-    assert "cannot be read as part of a checkpoint" in (found.trials[1].cause or "")
+    assert "must be as it was written" in (found.trials[1].cause or "")
 
 
 ASHA = {"scheduler": "asha", "grace": 1, "reduction": 2, "enqueue": [GOOD, POOR]}
