@@ -262,7 +262,9 @@ def read_best(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
         StorageError: the file is there, but not what was written.
     """
     try:
-        table = read_json(folder / BEST, _BestFile, StorageError, "remove it and run it again")
+        table = read_json(
+            folder / BEST, _BestFile, StorageError, "remove it and run the sweep again"
+        )
         return table["trials"], table["earlier"]
     except FileNotFoundError:
         return [], []
