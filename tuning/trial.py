@@ -3,7 +3,6 @@
 The same code runs inside a Tune actor, as a driver of a nested Ray Train run, and in this process.
 """
 
-import contextlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +10,11 @@ from statistics import mean
 from typing import Any
 
 from kd_ray.config import Recipe
-from kd_ray.errors import CheckpointError, ClusterError, KdRayError, StorageError
+from kd_ray.errors import ClusterError, KdRayError, StorageError
 from kd_ray.result import Result
 from kd_ray.runs import Event, Finished, Started, Task
 from kd_ray.runs.distill import DISTILL
 from kd_ray.runs.variants import own_variant
-from kd_ray.training.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.training.progress import Epoch
 
 CHECKPOINT_S = 2.0
@@ -30,13 +28,15 @@ class TrialEpoch:
     """All students of a trial have finished an epoch of so many, or had ended before it.
 
     Metrics are of the validation rows and of training, means over the seeds. An awaited one has
-    its checkpoints, and is the only kind after which a trial can be stopped.
+    its checkpoints, and is the only kind after which a trial can be stopped. Seconds are of all
+    training so far, summed over the seeds.
     """
 
     number: int
     epochs: int
     metrics: dict[str, float]
     awaited: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,6 @@ def trial_tasks(
     return [replace(first, seed=seed) for seed in recipe.train.seeds]
 
 
-def trained_s(tasks: Sequence[Task]) -> float:
-    """Seconds of training that lie behind the latest checkpoints of a trial's students."""
-    seconds = 0.0
-    for task in tasks:
-        for epoch in epochs_in(task.folder)[-1:]:
-            with contextlib.suppress(CheckpointError):  # the trial has failed because of that
-                history = read_meta(epoch_folder(task.folder, epoch)).history
-                seconds += sum(record["seconds"] for record in history)
-    return round(seconds, 3)
-
-
 def told(
     tasks: Sequence[Task],
     events: Generator[tuple[Task, Event]],
@@ -136,7 +125,8 @@ def told(
                 # One that a student is past was not the end of an earlier attempt, nor is it now.
                 is_last = number == max(map(len, histories.values()))
                 awaited = is_last and number in task.awaited
-                yield TrialEpoch(number, epochs, _after(number, histories), awaited)
+                seconds = sum(one["seconds"] for past in histories.values() for one in past)
+                yield TrialEpoch(number, epochs, _after(number, histories), awaited, seconds)
         yield _end(histories, list(results.values()))
     except (StorageError, ClusterError) as error:
         yield TrialEnd(error=error)

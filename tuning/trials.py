@@ -1,6 +1,6 @@
 """The trials of one sweep as whoever runs them sees them: handed out, heard of, ended."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.config import Recipe
-from kd_ray.errors import ClusterError, KdRayError
+from kd_ray.errors import ClusterError, ConfigError, KdRayError
 from kd_ray.pipeline import catalogue_problems
 from kd_ray.runs import Task
 from kd_ray.training.metrics import FIGURES
 from tuning.ledger import Ledger, Point, State, awaited_epochs
 from tuning.space import Settings, trial_recipe
-from tuning.trial import COSTS, TrialEnd, TrialEpoch, trained_s, trial_tasks
+from tuning.trial import COSTS, TrialEnd, TrialEpoch, trial_tasks
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,6 @@ class Trials:
     error: KdRayError | None = field(default=None, init=False)
     _epochs: dict[int, TrialEpoch] = field(default_factory=dict, init=False)
     _losses: Counter[int] = field(default_factory=Counter, init=False)
-    _seconds: defaultdict[int, float] = field(
-        default_factory=lambda: defaultdict(float), init=False
-    )
 
     @property
     def is_halted(self) -> bool:
@@ -110,10 +107,9 @@ class Trials:
             self.listener(TrialBegins(point))
             try:
                 tasks = self.tasks_of(point.number, point.settings)
-            except KdRayError as error:
+            except ConfigError as error:
                 self.ended(point.number, TrialEnd(cause=str(error)))
                 continue
-            self._seconds[point.number] = trained_s(tasks)
             return point.number, tasks
         return None
 
@@ -136,12 +132,11 @@ class Trials:
     def heard(self, number: int, epoch: TrialEpoch) -> bool:
         """Notes an epoch of a trial; says whether the trial is stopped, which is noted then."""
         self._epochs[number] = epoch
-        self._seconds[number] += epoch.metrics.get("seconds", 0) * len(self.ledger.options.seeds)
         self.listener(TrialReport(number, epoch))
         value = epoch.metrics.get(self.ledger.options.metrics[0])
         stop = value is not None and self.ledger.report(number, epoch.number, value)
         if stop and epoch.awaited:
-            about = _about(epoch.metrics, epoch.number, self._seconds[number])
+            about = _about(epoch.metrics, epoch.number, epoch.seconds)
             self.ledger.prune(number, about)
             self._over(number, "stopped", epoch.metrics, epoch.number)
         return stop and epoch.awaited
@@ -169,10 +164,10 @@ class Trials:
         if end.error is not None:
             raise end.error
         if end.cause is not None:
-            epochs = self._epochs[number].number if number in self._epochs else 0
-            about = {"epochs": epochs, "seconds": round(self._seconds[number], 3)}
+            last = self._epochs.get(number, TrialEpoch(0, 0, {}))
+            about = {"epochs": last.number, "seconds": round(last.seconds, 3)}
             self.ledger.fail(number, end.cause, about)
-            self._over(number, "failed", {}, epochs, end.cause)
+            self._over(number, "failed", {}, last.number, end.cause)
             return
         metric = self.ledger.options.metrics[0]
         for epoch, record in enumerate(end.history, start=1):
