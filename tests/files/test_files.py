@@ -269,3 +269,9 @@ def test_writing_to_a_full_disk_is_a_storage_error_and_leaves_nothing(
     with pytest.raises(StorageError, match="free some space"):
         write(full_disk)
     assert names(full_disk) == set()
+
+
+def test_a_lock_on_a_full_disk_is_refused_with_one_sentence(full_disk: Path) -> None:
+    (full_disk / "filled").write_bytes(bytes(2**18))
+    with pytest.raises(StorageError, match="free some space"), locked(full_disk):
+        pytest.fail("the lock says whose it is")
