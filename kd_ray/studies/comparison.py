@@ -10,8 +10,8 @@ from typing import Any, Unpack
 from kd_ray.config import Recipe
 from kd_ray.files import committed_file
 from kd_ray.pipeline import Run, Where
-from kd_ray.report.html import Section, study_page, write_page
-from kd_ray.report.panels import Line, Panel, over_choice
+from kd_ray.report.html import Section, rendered, write_page
+from kd_ray.report.panels import Line, over_choice
 from kd_ray.report.summary import Row, Summary
 from kd_ray.runs.variants import Variant
 from kd_ray.studies.study import Answer, Study, StudyPart
@@ -87,7 +87,8 @@ class Comparison:
         lines = self.lines(students, summary)
         rows = [line.cells for line in lines]
         section = Section("", [self.note], self._plot(summary, lines), rows)
-        page = study_page(f"{folder.name}: {self.page_title}", [], [], [section])
+        title = f"{folder.name}: {self.page_title}"
+        page = rendered("study", title=title, about=[], unfinished=[], sections=[section])
         files = [
             write_table(folder / f"{self.name}.csv", lines),
             write_page(folder / f"{self.name}.html", page),
@@ -106,7 +107,7 @@ class Comparison:
             curves.append(Line(name, kind, accuracies, places))
         if teacher := summary.row("teacher"):
             curves.append(Line("teacher", "teacher", [teacher.metrics["accuracy"]]))
-        title, panels = self.plot_title, [Panel(self.plot_title, curves)]
+        title, panels = self.plot_title, {self.plot_title: curves}
         return over_choice(title, panels, choice=self.axis, figure="accuracy", percent=True)
 
 

@@ -15,8 +15,7 @@ from kd_ray.result import STUDENT, TEACHER, Result
 from kd_ray.runs import result_model
 from kd_ray.runs.variants import DISTILLED
 from kd_ray.studies.paper.bias import corrections
-from kd_ray.training.predict import raw_logits
-from kd_ray.training.saved_model import load_model
+from kd_ray.training.saved_model import load_model, raw_logits
 
 BIASES = "biases.json"
 ERRORS, PERCENT, BIAS, BEST = "errors", "%", "added to the logit", "T"

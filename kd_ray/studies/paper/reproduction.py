@@ -10,8 +10,8 @@ from kd_ray.datasets import open_dataset
 from kd_ray.errors import ConfigError, KdRayError
 from kd_ray.files import to_path, write_json
 from kd_ray.pipeline import Run, Where, open_recipe
-from kd_ray.report.html import Section, study_page, write_page
-from kd_ray.report.panels import Line, Panel, over_choice
+from kd_ray.report.html import Section, rendered, write_page
+from kd_ray.report.panels import Line, over_choice
 from kd_ray.result import Result
 from kd_ray.runs import Event, Task, Waiting, finished_result
 from kd_ray.runs.variants import DISTILLED, LABELS
@@ -186,11 +186,12 @@ def write_findings(
     }
     write_json(folder / RESULTS, content)
     sections = [_section(scale, e, findings.get(e.name)) for e in shown]
-    page = study_page(
-        f"{scale.name}: the paper's experiments",
-        [NOTE, scale.about] if scale.about else [NOTE],
-        [f"{part}: {why}" if why else part for part, why in unfinished.items()],
-        sections,
+    page = rendered(
+        "study",
+        title=f"{scale.name}: the paper's experiments",
+        about=[NOTE, scale.about] if scale.about else [NOTE],
+        unfinished=[f"{part}: {why}" if why else part for part, why in unfinished.items()],
+        sections=sections,
     )
     return sections, [folder / RESULTS, write_page(folder / PAGE, page)]
 
@@ -207,7 +208,7 @@ def _section(scale: Scale, experiment: Experiment, found: Findings | None) -> Se
 
 def _over_temperature(scale: Scale, findings: Findings) -> str:
     """Errors over T, a panel for each width: their errors have no common scale."""
-    panels = []
+    panels = {}
     for width in scale.widths:
         mine = [(line, figure) for line, figure in findings if line.part == width_part(width)]
         warm = [(line.temperature, figure) for line, figure in mine if line.temperature]
@@ -215,6 +216,6 @@ def _over_temperature(scale: Scale, findings: Findings) -> str:
             Line("on labels", LABELS, [figure]) for line, figure in mine if line.variant == LABELS
         ]
         curve = Line("distilled", DISTILLED, [figure for _, figure in warm], [t for t, _ in warm])
-        panels.append(Panel(f"2 x {width} units", [*levels, curve]))
+        panels[f"2 x {width} units"] = [*levels, curve]
     title = "Test errors over temperature"
     return over_choice(title, panels, choice="temperature T", figure="test errors")
