@@ -80,10 +80,10 @@ class Lease:
     """A claim of this process on a folder of a store, and a thread that shows signs of life.
 
     Whoever wants the folder writes a claim, a file of its own, and then looks for others; who sees
-    one that lives withdraws. Of two, the one that writes later sees the other's claim, so they never
-    both have the folder, however slow one is. Of a store this needs nothing but that a listing has
-    all that was written before: some have no conditional writes, or ignore the condition. A claim
-    is never written again, so that a holder which was taken for dead finds its own gone.
+    one that lives withdraws. Of two, the one that writes later sees the other's, so they never both
+    have the folder, however slow one is. Of a store this needs nothing but that a listing has all
+    that was written before: some have no conditional writes, or ignore the condition. A claim is
+    never written again, so that a holder which was taken for dead finds its own gone.
     """
 
     def __init__(self, folder: StoredPath, name: str) -> None:
