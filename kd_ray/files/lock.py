@@ -69,8 +69,9 @@ def locked(folder: Path, *, name: str = ".lock", wait_s: float = 0.0) -> Iterato
                     holder = os.pread(handle, 32, 0).decode().strip() or "unknown"
                     raise StorageError(in_use(folder, holder)) from None
                 time.sleep(0.05)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        with writing(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)
