@@ -91,7 +91,7 @@ def writing(path: object, option: str = "--runs") -> Iterator[None]:
     except OSError as error:
         hint = f"make the folder writable, or choose another one with {option}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = f"free some space or choose another folder with {option}; then run the same again"
+            hint = f"free some space or choose another folder with {option}, then run it again"
         reason = error.strerror or str(error)
         raise StorageError(f"{path}: cannot be written ({reason}); {hint}") from error
 
