@@ -83,7 +83,7 @@ def check_classes(recipe: Recipe, class_names: Sequence[str]) -> None:
 def find_groups(probabilities: Tensor, options: SpecialistOptions) -> ClassGroups:
     """The classes of each specialist, a function of the arguments alone.
 
-    Each has its group's, and at least the nearest one besides; or `classes_each` of them, fewer
+    Each has its group's, and the nearest one besides where that is alone; or `classes_each`, fewer
     than its group has, or some of others besides.
 
     Args:
