@@ -202,7 +202,7 @@ class SpecialistOptions(Table):
 
     classes_each: int | None = Field(default=None, ge=2)
     """Classes of each specialist: those nearest to its group's centre, so that a class may have
-    several specialists or none. Left out, each has its group, and each class one specialist."""
+    several specialists or none. Left out, each has its group, a lone class its nearest, too."""
 
     top_n: Count = 1
     """A specialist takes part where it has one of the generalist's first n choices."""

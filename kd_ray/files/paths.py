@@ -142,18 +142,10 @@ class StoredPath(PurePosixPath):
                 keys = [f"{self.key}/{name}" for name in names]
                 self.files.get(keys, [str(folder / name) for name in names])
 
-    def write_bytes(self, content: bytes, *, anew: bool = False) -> None:
-        """Writes a small file whole.
-
-        Args:
-            content: bytes of the file.
-            anew: only if there is none, as far as the store can tell.
-
-        Raises:
-            FileExistsError: `anew`, and there is one.
-        """
+    def write_bytes(self, content: bytes) -> None:
+        """Writes a small file whole."""
         with answering(self):
-            self.files.pipe_file(self.key, content, mode="create" if anew else "overwrite")
+            self.files.pipe_file(self.key, content)
 
 
 def checked_path(path: Path) -> Path:

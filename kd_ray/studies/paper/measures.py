@@ -28,7 +28,7 @@ class PartResults:
     Attributes:
         results: the records of its artefacts.
         lacking: variants some of whose students are missing; "" if it is a teacher or the set.
-        corrected: seed -> way -> figures, of students whose biases were corrected.
+        corrected: seed -> way -> figures, as `corrected_students` has them.
     """
 
     results: Sequence[Result]
