@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.processes import program
 from kd_ray.errors import ClusterError
-from kd_ray.on_ray.session import ENVIRONMENT, token_file
+from kd_ray.on_ray.session import ENVIRONMENT, check_token, token_file
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NOTICE_S = 30
@@ -104,24 +104,21 @@ def provide_token() -> str:
     if there is none.
 
     Raises:
-        ClusterError: RAY_AUTH_TOKEN_PATH names no readable file.
+        ClusterError: RAY_AUTH_TOKEN_PATH names no readable file, or the token can be guessed.
     """
-    if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        if not os.access(named, os.R_OK):
-            raise ClusterError(
-                f"RAY_AUTH_TOKEN_PATH: must name a file with the cluster's token, but {named} "
-                "cannot be read; write the token there, or unset it for a token of your own"
-            )
-        return named
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return "RAY_AUTH_TOKEN"
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if named and not os.access(named, os.R_OK):
+        raise ClusterError(
+            f"RAY_AUTH_TOKEN_PATH: must name a file with the cluster's token, but {named} "
+            "cannot be read; write the token there, or unset it for a token of your own"
+        )
     path = token_file()
-    if not path.is_file():
+    if not named and not os.environ.get("RAY_AUTH_TOKEN") and not path.is_file():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))
-    return str(path)
+    return check_token()
 
 
 def free_port() -> int:

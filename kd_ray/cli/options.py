@@ -3,6 +3,7 @@
 import functools
 import inspect
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
@@ -15,8 +16,6 @@ from kd_ray.errors import ConfigError, KdRayError
 
 if TYPE_CHECKING:
     from kd_ray.pipeline import Where
-
-INTERRUPTED = 130
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="Path of a .toml file, or the name of a shipped recipe.")
@@ -69,6 +68,21 @@ class TrainingOptions(PlacementOptions):
         return [*(self.overrides or []), *named]
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which supervisors send: answered like Ctrl-C, but for the exit code."""
+
+
+def terminate(*signal_and_frame: object) -> None:
+    """The handler of SIGTERM."""
+    raise Terminated
+
+
+def interrupted(error: KeyboardInterrupt, advice: str) -> typer.Exit:
+    """Says what an interrupted command leaves, and returns the exit that shells expect."""
+    typer.echo(f"\nkd-ray: {advice}", err=True)
+    return typer.Exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
+
+
 def answered(command: Callable[..., None]) -> Callable[..., None]:
     """Turns what the user can mend into one sentence and exit code 2, and Ctrl-C into advice.
 
@@ -89,13 +103,10 @@ def answered(command: Callable[..., None]) -> Callable[..., None]:
         except KdRayError as error:
             typer.echo(f"kd-ray: {error}", err=True)
             raise typer.Exit(2) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             again = shlex.join(["kd-ray", *sys.argv[1:]])
-            typer.echo(
-                f"\nkd-ray: interrupted; finished epochs and shards are kept, go on with: {again}",
-                err=True,
-            )
-            raise typer.Exit(INTERRUPTED) from None
+            kept = "interrupted; finished epochs and shards are kept"
+            raise interrupted(error, f"{kept}, go on with: {again}") from None
 
     seen = [each for parameter in parameters for each in unfolded(parameter)]
     wrapper.__signature__ = inspect.Signature(seen)  # type: ignore[attr-defined]

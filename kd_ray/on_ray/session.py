@@ -9,14 +9,17 @@ import importlib.util
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kd_ray.errors import ClusterError
-from kd_ray.on_ray.private import ANSWERED, TOKEN_WRONG, head_answer, hush_lost_nodes
+from kd_ray.on_ray.orphans import orphans_ended
+from kd_ray.on_ray.private import ANSWERED, TOKEN_WRONG, head_answer, hush_lost_nodes, own_sigterm
 
 CONNECT_S, ANSWER_S = 4.0, 10.0
+SHORTEST_TOKEN = 16
 PACKAGES = ("kd_ray", "tuning", "cluster")
 TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -38,6 +41,12 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
+    # Metrics would be served to every machine that asks; a port that is none opens none.
+    "RAY_enable_metrics_collection": "0",
+    "DASHBOARD_METRIC_PORT": "-1",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    # A process that gives itself a title keeps its environment, by which it is known.
+    "SPT_NOENV": "1",
     # Ray runs its workers at niceness 15; beside any other work they would hardly run at all.
     "RAY_worker_niceness": "0",
 }
@@ -52,13 +61,36 @@ def prepare_environment(*, cluster: bool = False) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     has_token = any(os.environ.get(name) for name in TOKEN) or token_file().is_file()
-    if cluster and has_token:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if cluster and has_token and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        check_token()
 
 
 def token_file() -> Path:
     """Where Ray looks for a user's token if the environment names none."""
     return Path.home() / ".ray" / "auth_token"
+
+
+def check_token() -> str:
+    """Where the token is that Ray takes; warns of a file of it that others may read.
+
+    Raises:
+        ClusterError: it is so short that it can be guessed.
+    """
+    where, token = "RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", "")
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if named or not token:
+        path = Path(named) if named else token_file()
+        where, token = str(path), path.read_text(errors="replace").strip()
+        if path.stat().st_mode & 0o077:
+            warnings.warn(
+                f"{path}: others may read the token of clusters; run chmod 600 {path}", stacklevel=2
+            )
+    if len(token) < SHORTEST_TOKEN:
+        raise ClusterError(
+            f"{where}: a token must have at least {SHORTEST_TOKEN} characters, but has "
+            f"{len(token)}; take `openssl rand -hex 32`"
+        )
+    return where
 
 
 @contextlib.contextmanager
@@ -94,8 +126,22 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
         if JOB not in os.environ:  # a job runs beside the head, and has its code from there
             check_cluster(address)
             options["runtime_env"] = shipped_code()
+    with contextlib.ExitStack() as ending:
+        if address is None:
+            ending.enter_context(orphans_ended())
+        ending.callback(ray.shutdown)
+        _begin(options, address)
+        if not verbose:
+            hush_lost_nodes()
+        yield
+
+
+def _begin(options: dict[str, Any], address: str | None) -> None:
+    import ray
+
     try:
-        ray.init(**options)
+        with own_sigterm():
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         hint = "check the address, or use --local for no Ray"
         if "Version mismatch" in str(error):
@@ -104,12 +150,6 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
             f"{address or 'this machine'}: Ray must start or answer, but: "
             f"{' '.join(str(error).split())[:300]}; {hint}"
         ) from error
-    if not verbose:
-        hush_lost_nodes()
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def shipped_code() -> dict[str, Any]:

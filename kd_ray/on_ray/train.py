@@ -13,7 +13,7 @@ from kd_ray.config import Resources
 from kd_ray.errors import KdRayError
 from kd_ray.files import scratch_folder, to_path
 from kd_ray.on_ray.placement import cluster_nodes, counted, share_out
-from kd_ray.on_ray.relay import beside_driver, died_too_often, relay
+from kd_ray.on_ray.relay import beside_driver, died_too_often, helpers_needed, relay
 from kd_ray.on_ray.session import connected
 from kd_ray.on_ray.storage import check_nodes
 from kd_ray.on_ray.work import torch_config, work
@@ -83,7 +83,8 @@ def perform_on_ray(
             ray.wait([launched], timeout=ENDING_S)
             ray.cancel(launched, force=True)
             raise
-        error = ray.get(launched)
+        with helpers_needed():
+            error = ray.get(launched)
         if error is not None:
             raise error
 

@@ -1,0 +1,57 @@
+"""Nothing of a driver's own Ray outlives the driver for long, even if that is killed.
+
+Ray's processes look after their parents, but an agent that starts while they die waits for minutes.
+As a program, this is the process that outlives the driver; it imports nothing of this package.
+"""
+
+import contextlib
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+
+import psutil
+
+TAG = "KD_RAY_DRIVER"
+GRACE_S, ROUNDS = 4.0, 3
+"""For Ray's processes to end by themselves; then those are killed that are left, or came late."""
+
+
+@contextlib.contextmanager
+def orphans_ended() -> Iterator[None]:
+    """Processes that the block starts are tagged, and killed if this one cannot end them."""
+    tag = os.environ[TAG] = uuid.uuid4().hex
+    command = [sys.executable, "-P", __file__, tag]  # -P: the modules beside it are not for it
+    hears, speaks = os.pipe()
+    stdin = (os.POSIX_SPAWN_DUP2, hears, 0)
+    watcher = os.posix_spawn(command[0], command, os.environ, file_actions=[stdin], setsid=True)
+    os.close(hears)
+    interrupted = False
+    try:
+        yield
+    except KeyboardInterrupt:  # Ray may have been half begun: the end of this process is its word
+        interrupted = True
+        raise
+    finally:
+        os.environ.pop(TAG, None)
+        if not interrupted:
+            os.write(speaks, b"ended")
+            os.close(speaks)
+            os.waitpid(watcher, 0)
+
+
+def end_orphans(tag: str) -> None:
+    """Waits for the driver's word or end, and kills what it left if it said nothing."""
+    if sys.stdin.buffer.read():
+        return
+    for _ in range(ROUNDS):
+        time.sleep(GRACE_S)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):  # gone by now, or another user's
+                if process.pid != os.getpid() and process.environ().get(TAG) == tag:
+                    process.kill()
+
+
+if __name__ == "__main__":
+    end_orphans(sys.argv[1])
