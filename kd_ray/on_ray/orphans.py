@@ -24,8 +24,10 @@ def orphans_ended() -> Iterator[None]:
     tag = os.environ[TAG] = uuid.uuid4().hex
     command = [sys.executable, "-P", __file__, tag]  # -P: the modules beside it are not for it
     hears, speaks = os.pipe()
-    stdin = (os.POSIX_SPAWN_DUP2, hears, 0)
-    watcher = os.posix_spawn(command[0], command, os.environ, file_actions=[stdin], setsid=True)
+    # Who reads what the driver prints does not wait for this one.
+    files = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+    files.append((os.POSIX_SPAWN_DUP2, hears, 0))
+    watcher = os.posix_spawn(command[0], command, os.environ, file_actions=files, setsid=True)
     os.close(hears)
     interrupted = False
     try:
