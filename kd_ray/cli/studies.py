@@ -33,12 +33,13 @@ def exercises(
     """Compare labels, soft targets, both and a control over temperatures, from one teacher."""
     from kd_ray.files import to_path
     from kd_ray.pipeline import open_recipe
-    from kd_ray.studies.exercises import exercises_study
+    from kd_ray.studies.exercises import OVER_TEMPERATURES
 
     numbers = numbers_in("--temperatures", temperatures)
     runs = to_path(training.runs).absolute()
     opened = open_recipe(recipe, training.sets())
-    study_with_display(exercises_study(opened, numbers, runs, **training.where), training.runs)
+    study = OVER_TEMPERATURES.study(opened, numbers, runs, **training.where)
+    study_with_display(study, training.runs)
 
 
 @answered
@@ -54,13 +55,12 @@ def views(
     """Compare numbers of stored views with a teacher that is run in every step on new ones."""
     from kd_ray.files import to_path
     from kd_ray.pipeline import open_recipe
-    from kd_ray.studies.views import check_numbers, views_study
+    from kd_ray.studies.views import OVER_VIEWS
 
     counts = whole_numbers_in("--views", numbers)
-    check_numbers(counts)
     runs = to_path(training.runs).absolute()
     opened = open_recipe(recipe, [*training.sets(), f"transfer_set.views={max(counts)}"])
-    study_with_display(views_study(opened, counts, runs, **training.where), training.runs)
+    study_with_display(OVER_VIEWS.study(opened, counts, runs, **training.where), training.runs)
 
 
 @answered

@@ -25,8 +25,8 @@ def orphans_ended() -> Iterator[None]:
     command = [sys.executable, "-P", __file__, tag]  # -P: the modules beside it are not for it
     hears, speaks = os.pipe()
     # Who reads what the driver prints does not wait for this one.
-    files = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
-    files.append((os.POSIX_SPAWN_DUP2, hears, 0))
+    out, err = ((os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_WRONLY, 0) for n in (1, 2))
+    files = [(os.POSIX_SPAWN_DUP2, hears, 0), out, err]
     watcher = os.posix_spawn(command[0], command, os.environ, file_actions=files, setsid=True)
     os.close(hears)
     interrupted = False
