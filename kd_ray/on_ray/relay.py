@@ -93,14 +93,6 @@ def _nodes_alive() -> dict[str, str]:
     return {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
 
 
-<<<<<<< HEAD
-def _news(before: dict[str, str], now: dict[str, str]) -> Iterator[str]:
-    for node in before.keys() - now.keys():
-        yield f"Lost node {before[node]}; waiting for room to go on from the last epoch"
-    for node in now.keys() - before.keys():
-        yield f"Node {now[node]} has joined"
-
-
 @contextlib.contextmanager
 def helpers_needed() -> Iterator[None]:
     """Makes a `ClusterError` of the end of a process that holds workers together."""
@@ -117,20 +109,11 @@ def helpers_needed() -> Iterator[None]:
 
 
 def died_too_often(who: str, error: Exception) -> ClusterError:
-    """What a driver raises when workers were lost more often than a recipe allows.
-
-    Args:
-        who: the worker, or the task whose worker it was.
-        error: Ray's own.
-    """
+    """What a driver raises when a worker was lost more often than a recipe allows."""
     return _died(who, "died more often than resources.max_failures allows", error)
 
 
 def _died(who: str, what: str, error: Exception) -> ClusterError:
-=======
-def died_too_often(who: str, error: Exception) -> ClusterError:
-    """What a driver raises when a worker was lost more often than a recipe allows."""
->>>>>>> main
     return ClusterError(
         f"{who} must stay alive, but {what} ({str(error).splitlines()[0]}); look for a lack of "
         "memory, then run the same again to go on from the last epoch"
