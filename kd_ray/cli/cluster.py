@@ -230,9 +230,9 @@ def submit(
     try:
         for part in job_server.follow(dashboard, job.id):
             typer.echo(part, nl=False)
-    except KeyboardInterrupt as error:
+    except KeyboardInterrupt:
         end = f"end it with: kd-ray cluster stop {job.id}"
-        raise interrupted(error, f"{job.id} goes on without being watched; {end}") from None
+        raise interrupted(f"{job.id} goes on without being watched; {end}") from None
     ended = job_server.status(dashboard, job.id)
     if ended.status != "SUCCEEDED":
         typer.echo(f"kd-ray: {ended.id}: {ended.status.lower()}: {ended.message}", err=True)

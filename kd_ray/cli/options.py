@@ -68,19 +68,20 @@ class TrainingOptions(PlacementOptions):
         return [*(self.overrides or []), *named]
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which supervisors send: answered like Ctrl-C, but for the exit code."""
+received: list[int] = []
+"""Signals that were taken for Ctrl-C; where Ray waits, it makes its own exception of any."""
 
 
-def terminate(*signal_and_frame: object) -> None:
-    """The handler of SIGTERM."""
-    raise Terminated
+def terminate(number: int, frame: object) -> None:
+    """The handler of SIGTERM, which supervisors send: as Ctrl-C, but for the exit code."""
+    received.append(number)
+    raise KeyboardInterrupt
 
 
-def interrupted(error: KeyboardInterrupt, advice: str) -> typer.Exit:
+def interrupted(advice: str) -> typer.Exit:
     """Says what an interrupted command leaves, and returns the exit that shells expect."""
     typer.echo(f"\nkd-ray: {advice}", err=True)
-    return typer.Exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
+    return typer.Exit(128 + (received[-1] if received else signal.SIGINT))
 
 
 def answered(command: Callable[..., None]) -> Callable[..., None]:
@@ -103,10 +104,10 @@ def answered(command: Callable[..., None]) -> Callable[..., None]:
         except KdRayError as error:
             typer.echo(f"kd-ray: {error}", err=True)
             raise typer.Exit(2) from None
-        except KeyboardInterrupt as error:
+        except KeyboardInterrupt:
             again = shlex.join(["kd-ray", *sys.argv[1:]])
             kept = "interrupted; finished epochs and shards are kept"
-            raise interrupted(error, f"{kept}, go on with: {again}") from None
+            raise interrupted(f"{kept}, go on with: {again}") from None
 
     seen = [each for parameter in parameters for each in unfolded(parameter)]
     wrapper.__signature__ = inspect.Signature(seen)  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import psutil
 
 TAG = "KD_RAY_DRIVER"
-GRACE_S, ROUNDS = 4.0, 3
+GRACE_S = 4.0
 """For Ray's processes to end by themselves; then those are killed that are left, or came late."""
 
 
@@ -47,12 +47,15 @@ def end_orphans(tag: str) -> None:
     """Waits for the driver's word or end, and kills what it left if it said nothing."""
     if sys.stdin.buffer.read():
         return
-    for _ in range(ROUNDS):
+    left = True
+    while left:
         time.sleep(GRACE_S)
+        left = False
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):  # gone by now, or another user's
                 if process.pid != os.getpid() and process.environ().get(TAG) == tag:
                     process.kill()
+                    left = True
 
 
 if __name__ == "__main__":

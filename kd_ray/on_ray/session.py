@@ -9,7 +9,6 @@ import importlib.util
 import logging
 import os
 import socket
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from kd_ray.on_ray.orphans import orphans_ended
 from kd_ray.on_ray.private import ANSWERED, TOKEN_WRONG, head_answer, hush_lost_nodes, own_sigterm
 
 CONNECT_S, ANSWER_S = 4.0, 10.0
-SHORTEST_TOKEN = 16
 PACKAGES = ("kd_ray", "tuning", "cluster")
 TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -57,36 +55,13 @@ def prepare_environment(*, cluster: bool = False) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     has_token = any(os.environ.get(name) for name in TOKEN) or token_file().is_file()
-    if cluster and has_token and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
-        check_token()
+    if cluster and has_token:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def token_file() -> Path:
     """Where Ray looks for a user's token if the environment names none."""
     return Path.home() / ".ray" / "auth_token"
-
-
-def check_token() -> str:
-    """Where the token is that Ray takes; warns of a file of it that others may read.
-
-    Raises:
-        ClusterError: it is so short that it can be guessed.
-    """
-    where, token = "RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", "")
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if named or not token:
-        path = Path(named) if named else token_file()
-        where, token = str(path), path.read_text(errors="replace").strip()
-        if path.stat().st_mode & 0o077:
-            warnings.warn(
-                f"{path}: others may read the token of clusters; run chmod 600 {path}", stacklevel=2
-            )
-    if len(token) < SHORTEST_TOKEN:
-        raise ClusterError(
-            f"{where}: a token must have at least {SHORTEST_TOKEN} characters, but has "
-            f"{len(token)}; take `openssl rand -hex 32`"
-        )
-    return where
 
 
 @contextlib.contextmanager
