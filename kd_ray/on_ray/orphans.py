@@ -29,18 +29,14 @@ def orphans_ended() -> Iterator[None]:
     files = [(os.POSIX_SPAWN_DUP2, hears, 0), out, err]
     watcher = os.posix_spawn(command[0], command, os.environ, file_actions=files, setsid=True)
     os.close(hears)
-    interrupted = False
     try:
         yield
-    except KeyboardInterrupt:  # Ray may have been half begun: the end of this process is its word
-        interrupted = True
-        raise
     finally:
         os.environ.pop(TAG, None)
-        if not interrupted:
-            os.write(speaks, b"ended")
-            os.close(speaks)
-            os.waitpid(watcher, 0)
+    # After an error Ray may be half begun, and so is watched until this process ends.
+    os.write(speaks, b"ended")
+    os.close(speaks)
+    os.waitpid(watcher, 0)
 
 
 def end_orphans(tag: str) -> None:
