@@ -47,11 +47,12 @@ def end_orphans(tag: str) -> None:
     while left:
         time.sleep(GRACE_S)
         left = False
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):  # gone by now, or another user's
-                if process.pid != os.getpid() and process.environ().get(TAG) == tag:
+        for process in psutil.process_iter(["environ"]):
+            tags = process.info["environ"] or {}  # none of another user's
+            if tags.get(TAG) == tag and process.pid != os.getpid():
+                left = True
+                with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-                    left = True
 
 
 if __name__ == "__main__":
