@@ -113,12 +113,12 @@ def _begin(options: dict[str, Any], address: str | None) -> None:
         with own_sigterm():
             ray.init(**options)
     except Exception as error:  # Ray raises this very class where it does not start in time
-        hint = "check the address, or use --local for no Ray"
+        hint = "check the address" if address else "run it again when this machine is less busy"
         if "Version mismatch" in str(error):
-            hint = "install the cluster's versions here, or submit a job to it"
+            hint = "install the cluster's versions here, submit a job to it"
         raise ClusterError(
             f"{address or 'this machine'}: Ray must start or answer, but: "
-            f"{' '.join(str(error).split())[:300]}; {hint}"
+            f"{' '.join(str(error).split())[:300]}; {hint}, or use --local for no Ray"
         ) from error
 
 
