@@ -17,11 +17,8 @@ if TYPE_CHECKING:
 class Line:
     """Figures over the values of a choice, or a level that the choice does not move.
 
-    Attributes:
-        name: what a person calls it.
-        kind: it chooses the colour.
-        figures: over seeds, one for each place; the only one of a level, its spread as a band.
-        places: values of the choice, above 0; none of a level.
+    The kind chooses the colour. There is a figure for each place, a value of the choice above 0; a
+    level has one figure, whose spread is a band, and no place.
     """
 
     name: str

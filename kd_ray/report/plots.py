@@ -60,12 +60,7 @@ DASHED: dict[str, Any] = {"linewidth": 1.2, "dashes": (5, 3)}
 
 @dataclass
 class Drawing:
-    """A plot while it is drawn.
-
-    Attributes:
-        axes: side by side, at least one.
-        svg: the plot as an `<svg>` element, once it is drawn.
-    """
+    """A plot while it is drawn: axes side by side, and an `<svg>` element once it is drawn."""
 
     axes: "list[Axes]"
     svg: Markup = field(default_factory=Markup)
@@ -75,11 +70,7 @@ class Drawing:
 class Curve:
     """A figure over the epochs of one training.
 
-    Attributes:
-        kind: of model; it chooses the colour.
-        epochs: numbers of the epochs.
-        values: one for each of them.
-        name: written beside the plot, or "".
+    The kind of model chooses the colour; a name is written beside the plot.
     """
 
     kind: str
@@ -101,11 +92,8 @@ def colour(kind: str) -> str:
 def drawing(title: str, width: float, height: float, columns: int = 1) -> Iterator[Drawing]:
     """Empty axes in the page's style; what is drawn on them becomes an SVG at the end.
 
-    Args:
-        title: what the plot is called where it cannot be seen.
-        width: of all axes, in inches; a page is 8.8 wide.
-        height: in inches.
-        columns: number of axes.
+    The title is what the plot is called where it cannot be seen. Width and height are those of all
+    axes in inches; a page is 8.8 wide.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -200,10 +188,8 @@ def error_dots(
 def heat_map(title: str, cells: Sequence[Sequence[int]], largest: int) -> Markup:
     """Squares of one colour, as strong as their counts, as SVG.
 
-    Args:
-        title: above the plot.
-        cells: lines of equal length.
-        largest: the count of full strength, at least 1; the same for plots to be compared.
+    Lines of cells are of equal length; `largest`, the count of full strength and at least 1, is the
+    same for plots to be compared.
     """
     from matplotlib.patches import Rectangle
 

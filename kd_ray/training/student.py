@@ -71,13 +71,12 @@ def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> Student
     plan = transfer_set.manifest.plan
 
     def joined(rows: Rows, split: Split | None) -> TensorFeed:
-        if rows.images is not None:
-            pixels = rows.images
-        elif split is not None:
-            pixels = split.images
-            if len(rows.index) != len(pixels):  # a subset of the split was labelled
-                pixels = pixels[rows.index]
-        else:
+        pixels = rows.images
+        if pixels is None and split is not None:
+            # Where all of the split was labelled, nothing is copied.
+            whole = len(rows.index) == len(split.images)
+            pixels = split.images if whole else split.images[rows.index]
+        if pixels is None:
             raise ConfigError(
                 "transfer_set: a student needs pixels, but the set was written with "
                 "include_images = false and no dataset is given; name one under [data]"
