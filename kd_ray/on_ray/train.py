@@ -22,6 +22,7 @@ from kd_ray.on_ray.relay import (
     check_here,
     check_nodes,
     died_too_often,
+    helpers_needed,
     relay,
     warnings_sent,
 )
@@ -212,7 +213,8 @@ def perform_on_ray(
             ray.wait([launched], timeout=ENDING_S)
             ray.cancel(launched, force=True)
             raise
-        error = ray.get(launched)
+        with helpers_needed():
+            error = ray.get(launched)
         if error is not None:
             raise error
 
