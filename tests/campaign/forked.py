@@ -20,8 +20,6 @@ TAG = "KD_RAY_CAMPAIGN"
 """Variable of the environment by which a command's processes are known, those of Ray included."""
 
 POLL_S = 0.001
-MEMORY_BYTES = 12 * 2**30
-"""Of one command in all, code included; a value that would take the machine's memory is refused."""
 
 
 def load() -> None:
@@ -49,8 +47,9 @@ def fork(
     log: Path,
     environment: Mapping[str, str],
     *,
-    before: Callable[[], None] | None = None,
+    folder: Path = Path(),
     memory_bytes: int | None = None,
+    real: bool = False,
 ) -> int:
     """Starts a command.
 
@@ -58,8 +57,9 @@ def fork(
         arguments: of `kd-ray`.
         log: file for all it prints; begun anew.
         environment: variables added to this process's.
-        before: called in the new process before the command.
-        memory_bytes: what it may have at most; None for no bound.
+        folder: the one that it works in.
+        memory_bytes: address space that it may have; None for no bound.
+        real: whether it becomes the executable, which imports everything anew.
 
     Returns:
         Its process number, which is that of its session and group too.
@@ -71,14 +71,15 @@ def fork(
     try:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if before is not None:
-            before()
         with log.open("wb") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         os.environ.update(environment)
+        os.chdir(folder)
         if memory_bytes is not None:
             resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        if real:
+            os.execv(sys.executable, [sys.executable, "-m", "kd_ray", *arguments])
         sys.argv = ["kd-ray", *arguments]
         status = _main()
     except BaseException:

@@ -41,6 +41,7 @@ ANSWERED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 HELPER = re.compile(
     r"raylet|gcs_server|dashboard|runtime_env|log_monitor|monitor\.py|Launcher|Mail"
 )
+EVENT = re.compile(r": epoch|: finished|: \S+ written|^trial|^Starting")
 CRASH = re.compile(r"Traceback \(most recent|Fatal Python error|StackTrace Information|\*\*\* SIG")
 SHORT = {"run": 3, "tune": 3, "specialize": 2, "exercises": 2}
 """Command -> kills, of the short form."""
@@ -63,11 +64,13 @@ class Chain:
 
 
 def moment(line: str) -> str:
-    """What a line says without its figures, which differ from run to run.
+    """What a line of progress says without its figures, which differ from run to run.
 
     >>> moment("teacher 0: epoch 2/4  loss 2.1  9,213 images/s  remaining 0.1 s")
     'teacher 0: epoch 2/4'
     """
+    if not EVENT.search(line):
+        return ""
     return re.sub(r"\s{2,}.*| in [\d.]+ .*|\(.*| after .*", "", line).strip()
 
 
@@ -310,4 +313,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    app.command()(main)
+    app()
