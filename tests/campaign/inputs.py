@@ -22,7 +22,6 @@ from typing import Annotated
 import typer
 from forked import TAG, Command, fork, load
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from spoiled import MAKERS, Case, make
 from subjects import RECIPE
@@ -38,10 +37,11 @@ MEMORY_BYTES = 10 * 2**30
 LONGEST = 4000
 """Characters of an answer; a sentence does not print a value of megabytes."""
 REAL_EVERY = 250
+LINE_EVERY = 100
 CRASH = re.compile(r"Traceback \(most recent|Fatal Python error|Segmentation fault")
 SENTENCE = re.compile(r"^kd-ray: |^(Usage|Error)|╭─ Error", re.MULTILINE)
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(width=120, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,10 @@ def main(
         )
         raise typer.Exit(found.verdict in FAULTS)
     counts: Counter[tuple[str, str]] = Counter()
-    asked = 300 if short else cases
-    for found in track(campaign.answers(asked, parallel), "inputs", asked, console=console):
+    asked, since = 300 if short else cases, time.monotonic()
+    for done, found in enumerate(campaign.answers(asked, parallel), start=1):
+        if done % LINE_EVERY == 0:
+            console.print(f"{done:,} of {asked:,} inputs, {time.monotonic() - since:.0f} s")
         counts[found.case.kind, found.verdict] += 1
         told = f"{found.verdict}: {found.case.about}"
         if found.number % REAL_EVERY == 0 and (other := campaign.differs(found)):

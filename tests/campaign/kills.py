@@ -46,7 +46,7 @@ CRASH = re.compile(r"Traceback \(most recent|Fatal Python error|StackTrace Infor
 SHORT = {"run": 3, "tune": 3, "specialize": 2, "exercises": 2}
 """Command -> kills, of the short form."""
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(width=120, highlight=False)
 
 
 @dataclass
