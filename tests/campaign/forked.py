@@ -24,22 +24,35 @@ POLL_S = 0.001
 
 def load() -> None:
     """Imports what commands need, once; Ray is left out, since it cannot be forked."""
-    import matplotlib.figure
+    import alembic.command
     import optuna.visualization.matplotlib
     import sklearn.datasets
     import torch
     import torchvision
 
-    import kd_ray.artefacts
-    import kd_ray.cli
     import kd_ray.cli.display
-    import kd_ray.pipeline
+    import kd_ray.cli.sweep
     import kd_ray.report.page
-    import tuning.outcome
 
-    assert all((matplotlib, optuna, sklearn, torchvision, kd_ray.artefacts, tuning))
+    assert all((alembic, optuna, sklearn, torchvision, kd_ray.cli.sweep, kd_ray.report))
     torch.set_num_threads(1)
     kd_ray.cli.display.LINE_EVERY_S = 0.0  # a line for each event: moments to kill at
+    perform("check", "quickstart")
+
+
+def perform(*arguments: str) -> None:
+    """Runs a command in this process, so that whatever it loads is loaded for those forked later.
+
+    Raises:
+        RuntimeError: it did not end with 0.
+    """
+    from typer.testing import CliRunner
+
+    from kd_ray.cli import app
+
+    answer = CliRunner().invoke(app, arguments)
+    if answer.exit_code != 0:
+        raise RuntimeError(f"kd-ray {' '.join(arguments)}: {answer.output}") from answer.exception
 
 
 def fork(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from forked import TAG, Command, fork, load
+from forked import TAG, Command, fork, load, perform
 from rich.console import Console
 from rich.table import Table
 from spoiled import MAKERS, Case, make
@@ -81,12 +81,14 @@ class Campaign:
         self.seed, self.folder, self.only = seed, folder, only
         home = folder / "finished"
         home.mkdir()
-        (home / "tiny.toml").write_text(RECIPE)
-        for words in ("run", "tune run"):
-            command = self._start(home, [*words.split(), "tiny.toml", "--local", "--runs", "runs"])
-            command.wait(10 * LIMIT_S)
-            if command.status != 0:
-                raise RuntimeError(f"the finished run: {command.output()}")
+        recipe, runs = str(home / "tiny.toml"), str(home / "runs")
+        Path(recipe).write_text(RECIPE)
+        for words in (("run",), ("tune", "run")):
+            perform(*words, recipe, "--local", "--runs", runs)
+        for words in (("tune", "best"), ("report",), ("inspect",)):
+            perform(*words, f"{runs}/tiny")
+        perform("audit", f"{runs}/tiny/transfer_set")
+        perform("evaluate", f"{runs}/tiny/teacher/member-00")
 
     def _start(self, home: Path, arguments: list[str], real: bool = False) -> Command:
         log, tag = home.with_suffix(".log"), f"{os.getpid()}-{home.name}"
