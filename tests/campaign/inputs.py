@@ -138,7 +138,7 @@ class Campaign:
                 else:
                     yield found
             if len(waiting) == len(running):
-                time.sleep(0.002)
+                time.sleep(0.01)
             running = waiting
 
     def differs(self, found: Answer) -> str:
