@@ -19,7 +19,7 @@ import psutil
 TAG = "KD_RAY_CAMPAIGN"
 """Variable of the environment by which a command's processes are known, those of Ray included."""
 
-POLL_S = 0.001
+POLL_S = 0.005
 
 
 def load() -> None:
@@ -160,7 +160,13 @@ class Command:
 
 def living() -> list[psutil.Process]:
     """Every process that runs."""
-    return [p for p in psutil.process_iter(["status"]) if p.info["status"] != psutil.STATUS_ZOMBIE]
+    every = psutil.process_iter(["status", "cmdline"])
+    return [process for process in every if process.info["status"] != psutil.STATUS_ZOMBIE]
+
+
+def title(process: psutil.Process) -> str:
+    """The command line of one of `living`, cut."""
+    return " ".join(process.info["cmdline"] or [])[-200:]
 
 
 def tag_of(process: psutil.Process) -> str | None:

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -24,13 +25,13 @@ from typing import Annotated
 
 import psutil
 import typer
-from forked import TAG, Command, fork, load
+from forked import TAG, Command, fork, load, title
 from rich.console import Console
 from rich.table import Table
 from subjects import RECIPE, SUBJECTS, Subject, made
 
 FAULTS = ("lost", "differing", "tracebacks", "hangs", "wrong codes", "drafts", "processes")
-LIMIT_S = {"local": 120.0, "ray": 300.0}
+LIMIT_S = {"local": 120.0, "ray": 600.0}
 AFTER_S = {"local": 0.05, "ray": 1.0}
 """The longest that a kill comes after its line, so that it falls into epochs and commits too."""
 GONE_S = 20.0
@@ -38,9 +39,8 @@ WAIT_S = 2.0
 """Between two starts of a job that is refused because its forerunner, without its client, lives."""
 IN_A_CHAIN = 3
 ANSWERED = {signal.SIGINT: 130, signal.SIGTERM: 143}
-HELPER = re.compile(
-    r"raylet|gcs_server|dashboard|runtime_env|log_monitor|monitor\.py|Launcher|Mail"
-)
+WORKER = re.compile(r"ray::(Performer|RayTrainWorker|\w*Trainable|TrialActor|label)")
+"""Processes of Ray that do the work; all others help it: raylet, GCS, agents, queues."""
 EVENT = re.compile(r": epoch|: finished|: \S+ written|^trial|^Starting")
 CRASH = re.compile(r"Traceback \(most recent|Fatal Python error|StackTrace Information|\*\*\* SIG")
 SHORT = {"run": 3, "tune": 3, "specialize": 2, "exercises": 2}
@@ -93,16 +93,9 @@ def drawn(names: list[str], draw: random.Random) -> list[str]:
 
 def victims(command: Command, kind: str) -> list[psutil.Process]:
     """Its processes of a kind, worker or helper, in the order of their command lines."""
-    titled = {}
-    for process in command.family():
-        try:
-            title = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        found = "helper" if HELPER.search(title) else "worker" if "ray::" in title else ""
-        if process.pid != command.pid and found == kind:
-            titled[title, process.pid] = process
-    return [titled[key] for key in sorted(titled)]
+    others = sorted((title(p), p.pid, p) for p in command.family() if p.pid != command.pid)
+    work = kind == "worker"
+    return [p for name, _, p in others if (WORKER.search(name) is not None) is work]
 
 
 def strike(command: Command, victim: str, number: signal.Signals, draw: random.Random) -> str:
@@ -116,8 +109,9 @@ def strike(command: Command, victim: str, number: signal.Signals, draw: random.R
         if not found:
             return ""
         chosen = draw.choice(found)
-        victim = f"{victim} {' '.join(chosen.cmdline()).split('/')[-1][:60]}"
-        chosen.send_signal(number)
+        victim = f"{victim} {title(chosen).split('/')[-1][:60]}"
+        with suppress(psutil.NoSuchProcess):
+            chosen.send_signal(number)
     return f"{number.name} to {victim}"
 
 
@@ -227,7 +221,7 @@ class Campaign:
             deadline = time.monotonic() + GONE_S * (command.status is not None)
             while command.family() and time.monotonic() < deadline:
                 time.sleep(0.1)
-            if left := [process.name() for process in command.family()]:
+            if left := [title(process)[-60:] for process in command.family()]:
                 chain.note("processes", f"{left} {about}")
             command.kill_family()
 
@@ -290,14 +284,14 @@ def main(
             continue
         campaign = Campaign(SUBJECTS[name], place, seed, folder)
         campaign.undisturbed()
-        title = campaign.folder.name
+        row = campaign.folder.name
         count, done, faults = 0, 0, Counter[str]()
         try:
             asked = SHORT[name] if short else kills
             todo = chains(campaign, asked) if case is None else [(case, campaign.chain(case))]
             for number, chain in todo:
                 count, done, faults = count + 1, done + chain.kills, faults + chain.faults
-                console.print(f"{title}: chain {number}, {done} kills, {faults.total()} faults")
+                console.print(f"{row}: chain {number}, {done} kills, {faults.total()} faults")
                 for note in chain.notes:
                     console.print(f"  {note}", style="red", markup=False)
                 if chain.notes:
@@ -305,7 +299,7 @@ def main(
                     console.print(f"  again: {sys.argv[0]} {again}; see {campaign.folder}")
         finally:
             campaign.close()
-        rows[title] = count, done, faults
+        rows[row] = count, done, faults
     console.print(table(rows))
     if any(faults.total() for *_, faults in rows.values()):
         raise typer.Exit(1)
