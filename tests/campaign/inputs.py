@@ -9,6 +9,7 @@ process of the executable. README.md says what is counted.
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -16,11 +17,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from forked import TAG, Command, fork, load, perform
+from forked import POLL_S, TAG, Command, fork, load, perform
 from rich.console import Console
 from rich.table import Table
 from spoiled import MAKERS, Case, make
@@ -112,7 +114,9 @@ class Campaign:
         at_work = seconds > LONG_ENOUGH_S and trains(case, command.output())
         if not command.ended() and seconds < limit_s and not at_work:
             return None
-        found = Answer(number, case, verdict(command, case), command.output())
+        found = Answer(number, case, verdict(command, case), command.output().rstrip())
+        if found.verdict == "misread":
+            found = replace(found, output=f"{found.output}\n{case.problem()}")
         if command.status is None:
             command.kill_family()
         if found.verdict in ANSWERS:
@@ -123,29 +127,29 @@ class Campaign:
     def answers(self, cases: int, parallel: int) -> Iterator[Answer]:
         """All answers, as they come; `parallel` commands run at a time."""
         todo, running = iter(range(cases)), []
-        over = False
-        while running or not over:
-            while not over and len(running) < parallel:
-                number = next(todo, None)
-                over = number is None
-                if number is not None:
-                    running.append(self.begin(number))
+        while True:
+            running += [self.begin(number) for number in islice(todo, parallel - len(running))]
+            if not running:
+                return
             waiting = []
             for each in running:
-                found = self.answer(*each)
-                if found is None:
+                if (found := self.answer(*each)) is None:
                     waiting.append(each)
                 else:
                     yield found
-            if len(waiting) == len(running):
-                time.sleep(0.01)
             running = waiting
+            time.sleep(POLL_S)
+
+    def alone(self, number: int, real: bool = False) -> Answer:
+        """The answer of one case; `real` is one of the executable, which is slower to start."""
+        begun = self.begin(number, real)
+        while (found := self.answer(*begun, REAL_LIMIT_S if real else LIMIT_S)) is None:
+            time.sleep(POLL_S)
+        return found
 
     def differs(self, found: Answer) -> str:
         """How the executable itself answers a case, where that is otherwise."""
-        begun = self.begin(found.number, real=True)
-        while (real := self.answer(*begun, REAL_LIMIT_S)) is None:
-            time.sleep(0.05)
+        real = self.alone(found.number, real=True)
         return "" if real.verdict == found.verdict else f"{real.verdict}: {real.output[-500:]}"
 
 
@@ -175,12 +179,9 @@ def main(
     folder = Path(tempfile.mkdtemp(prefix="inputs-"))
     campaign = Campaign(seed, folder, only.split(","))
     if case is not None:
-        begun = campaign.begin(case)
-        while (found := campaign.answer(*begun)) is None:
-            time.sleep(0.01)
-        console.print(
-            f"{found.verdict}: kd-ray {found.case.arguments}\n{found.output}", markup=False
-        )
+        found = campaign.alone(case)
+        told = f"{found.verdict}: {found.case.about}\nkd-ray {shlex.join(found.case.arguments)}"
+        console.print(f"{told}\n{found.output}", markup=False)
         raise typer.Exit(found.verdict in FAULTS)
     counts: Counter[tuple[str, str]] = Counter()
     asked, since = 300 if short else cases, time.monotonic()
@@ -188,17 +189,15 @@ def main(
         if done % LINE_EVERY == 0:
             console.print(f"{done:,} of {asked:,} inputs, {time.monotonic() - since:.0f} s")
         counts[found.case.kind, found.verdict] += 1
-        told = f"{found.verdict}: {found.case.about}"
+        told = f"{found.verdict}: {found.case.about}: {(found.output.splitlines() or [''])[-1]}"
         if found.number % REAL_EVERY == 0 and (other := campaign.differs(found)):
             counts[found.case.kind, "misread"] += 1
             told = f"misread: {found.verdict} forked, but as a process of its own {other}"
             found = replace(found, verdict="misread")
         if found.verdict in FAULTS:
-            last = found.output.strip().splitlines()[-1:]
-            console.print(f"{told[:100]}: {''.join(last)[:200]}", markup=False, style="red")
-            console.print(
-                f"  again: {sys.argv[0]} --seed {seed} --only {only} --case {found.number}"
-            )
+            console.print(told[:300], markup=False, style="red")
+            again = f"--seed {seed} --only {only} --case {found.number}"
+            console.print(f"  again: {sys.argv[0]} {again}")
     console.print(table(counts))
     if any(kind_verdict[1] in FAULTS for kind_verdict in counts):
         console.print(f"Failed cases and their output: {folder}")

@@ -119,7 +119,7 @@ class Campaign:
     """One command, locally or on Ray: its undisturbed run and its chains."""
 
     def __init__(self, subject: Subject, place: str, seed: int, folder: Path) -> None:
-        """Runs in folders below `folder`; `place` is local or ray."""
+        """Works in folders below `folder`; `place` is local or ray."""
         self.subject, self.place, self.seed = subject, place, seed
         self.folder = folder / f"{subject.name}-{place}"
         self.moments: list[str] = []
@@ -217,7 +217,10 @@ class Campaign:
             chain.note("wrong codes", f"{command.status}, {about}")
         if CRASH.search(command.output()):
             chain.note("tracebacks", about)
-        if not self.subject.submitted:
+        if self.subject.submitted:  # its cluster goes on
+            if command.status is None:
+                os.kill(command.pid, signal.SIGKILL)
+        else:
             deadline = time.monotonic() + GONE_S * (command.status is not None)
             while command.family() and time.monotonic() < deadline:
                 time.sleep(0.1)
