@@ -32,7 +32,7 @@ from subjects import RECIPE, SUBJECTS, Subject, made
 
 FAULTS = ("lost", "differing", "tracebacks", "hangs", "wrong codes", "drafts", "processes")
 LIMIT_S = {"local": 120.0, "ray": 600.0}
-AFTER_S = {"local": 0.05, "ray": 1.0}
+AFTER_S = {"local": 0.05, "ray": 0.5}
 """The longest that a kill comes after its line, so that it falls into epochs and commits too."""
 GONE_S = 20.0
 WAIT_S = 2.0
@@ -104,11 +104,10 @@ def strike(command: Command, victim: str, number: signal.Signals, draw: random.R
         os.kill(command.pid, number)
     elif victim == "group":
         os.killpg(command.pid, number)
+    elif not (others := victims(command, victim)):
+        return ""
     else:
-        found = victims(command, victim)
-        if not found:
-            return ""
-        chosen = draw.choice(found)
+        chosen = draw.choice(others)
         victim = f"{victim} {title(chosen).split('/')[-1][:60]}"
         with suppress(psutil.NoSuchProcess):
             chosen.send_signal(number)
@@ -125,6 +124,7 @@ class Campaign:
         self.moments: list[str] = []
         self.wanted: dict[str, object] = {}
         self._cluster = f"camp-{os.getpid()}"
+        self._latest: Command | None = None
 
     def start(self, home: Path) -> Command:
         """The command in a folder of its own; a job's cluster is up before."""
@@ -136,7 +136,9 @@ class Campaign:
             where = ["--name", self._cluster]
             self._ready(home)
         arguments = self.subject.arguments(recipe, home / "runs", where)
-        return self._forked(arguments, log, f"{os.getpid()}-{self.folder.name}-{home.name}")
+        tag = f"{os.getpid()}-{self.folder.name}-{home.name}"
+        self._latest = self._forked(arguments, log, tag)
+        return self._latest
 
     def _forked(self, arguments: list[str], log: Path, tag: str) -> Command:
         tags = {tag, self._cluster} if self.subject.submitted else {tag}
@@ -155,7 +157,9 @@ class Campaign:
             self._cluster_command(home, "up", "--nodes", "1", "--cpus", "2")
 
     def close(self) -> None:
-        """Ends the cluster of its jobs."""
+        """Ends what still runs of an interrupted chain, and the cluster of jobs."""
+        if self._latest is not None:
+            self._latest.kill_family()
         if self.subject.submitted:
             self._cluster_command(self.folder, "down")
 
@@ -199,9 +203,10 @@ class Campaign:
             time.sleep(after_s)
             if not command.ended():
                 struck = strike(command, victim, number, draw)
+                struck = struck or strike(command, "driver", number, draw)
         chain.kills += bool(struck)
         codes = {0, 2}  # 0: it was done just before, or did without the victim
-        if struck and victim in ("driver", "group"):
+        if struck.endswith(("to driver", "to group")):
             codes = {0, ANSWERED.get(number, -number)}
         elif struck and self.subject.submitted:
             codes = {0, 1, 2}  # the job's own
@@ -286,10 +291,10 @@ def main(
         if SUBJECTS[name].submitted and not ray:
             continue
         campaign = Campaign(SUBJECTS[name], place, seed, folder)
-        campaign.undisturbed()
         row = campaign.folder.name
         count, done, faults = 0, 0, Counter[str]()
         try:
+            campaign.undisturbed()
             asked = SHORT[name] if short else kills
             todo = chains(campaign, asked) if case is None else [(case, campaign.chain(case))]
             for number, chain in todo:
