@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from damage import Case
 from forked import POLL_S, TAG, Command, fork, load, perform
 from rich.console import Console
 from rich.table import Table
-from spoiled import MAKERS, Case, make
+from spoiled import MAKERS, make
 from subjects import RECIPE
 
 ANSWERS = ("refused", "accepted")

@@ -4,10 +4,11 @@ import random
 from pathlib import Path
 
 import pytest
+from damage import Case, inline
 from forked import Command
 from inputs import verdict
 from kills import drawn, moments, stage
-from spoiled import MAKERS, Case, inline, make
+from spoiled import MAKERS, make
 
 TRACEBACK = "Traceback (most recent call last):\n"
 SENTENCE = "kd-ray: tiny.toml: train.lr: input should be greater than 0, but got 0\n"
