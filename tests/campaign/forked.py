@@ -164,11 +164,6 @@ def living() -> list[psutil.Process]:
     return [process for process in every if process.info["status"] != psutil.STATUS_ZOMBIE]
 
 
-def title(process: psutil.Process) -> str:
-    """The command line of one of `living`, cut."""
-    return " ".join(process.info["cmdline"] or [])[-200:]
-
-
 def tag_of(process: psutil.Process) -> str | None:
     """The tag that a process was started with; None for others' and for those that are gone."""
     try:

@@ -17,18 +17,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
-from forked import TAG, Command, fork, load, title
+from forked import TAG, Command, fork, load
 from rich.console import Console
 from rich.table import Table
 from subjects import RECIPE, SUBJECTS, Subject, made
+from victims import strike, title
 
 FAULTS = ("lost", "differing", "tracebacks", "hangs", "wrong codes", "drafts", "processes")
 LIMIT_S = {"local": 120.0, "ray": 600.0}
@@ -39,8 +38,6 @@ WAIT_S = 2.0
 """Between two starts of a job that is refused because its forerunner, without its client, lives."""
 IN_A_CHAIN = 3
 ANSWERED = {signal.SIGINT: 130, signal.SIGTERM: 143}
-WORKER = re.compile(r"ray::(Performer|RayTrainWorker|\w*Trainable|TrialActor|label)")
-"""Processes of Ray that do the work; all others help it: raylet, GCS, agents, queues."""
 EVENT = re.compile(r": epoch|: finished|: \S+ written|^trial|^Starting")
 CRASH = re.compile(r"Traceback \(most recent|Fatal Python error|StackTrace Information|\*\*\* SIG")
 SHORT = {"run": 3, "tune": 3, "specialize": 2, "exercises": 2}
@@ -89,29 +86,6 @@ def drawn(names: list[str], draw: random.Random) -> list[str]:
     stages = [list(some) for _, some in groupby(names, stage)]
     chosen = sorted(draw.sample(range(len(stages)), min(IN_A_CHAIN, len(stages))))
     return [draw.choice(stages[number]) for number in chosen]
-
-
-def victims(command: Command, kind: str) -> list[psutil.Process]:
-    """Its processes of a kind, worker or helper, in the order of their command lines."""
-    others = sorted((title(p), p.pid, p) for p in command.family() if p.pid != command.pid)
-    work = kind == "worker"
-    return [p for name, _, p in others if (WORKER.search(name) is not None) is work]
-
-
-def strike(command: Command, victim: str, number: signal.Signals, draw: random.Random) -> str:
-    """Sends a signal to a victim; says to which, nothing if there is none such now."""
-    if victim == "driver":
-        os.kill(command.pid, number)
-    elif victim == "group":
-        os.killpg(command.pid, number)
-    elif not (others := victims(command, victim)):
-        return ""
-    else:
-        chosen = draw.choice(others)
-        victim = f"{victim} {title(chosen).split('/')[-1][:60]}"
-        with suppress(psutil.NoSuchProcess):
-            chosen.send_signal(number)
-    return f"{number.name} to {victim}"
 
 
 class Campaign:
