@@ -34,6 +34,7 @@ from kd_ray.runs import (
 )
 from kd_ray.runs.folder import RECIPE
 from kd_ray.runs.variants import Variant
+from kd_ray.training.objectives import soft_term_problems
 from kd_ray.training.schedule import schedule_problems
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import read_manifest
@@ -63,6 +64,8 @@ def catalogue_problems(recipe: Recipe) -> list[str]:
     found += schedule_problems(
         "train.schedule", recipe.train.schedule.name, recipe.train.schedule.options
     )
+    objective = recipe.objective
+    found += soft_term_problems("objective", objective.name, objective.options or {})
     if not found:
         found += quantizer_problems(recipe)
     if recipe.specialists is not None:
