@@ -7,9 +7,8 @@ from typing import NamedTuple
 class ClusterCommand(NamedTuple):
     """A command that trains, and so runs on a cluster.
 
-    Attributes:
-        table: table of the recipe without which the command has nothing to do.
-        instead: what to do where a manifest is wanted of a command that takes no recipe file.
+    Without `table` in its recipe it has nothing to do; one that takes no recipe file says what to
+    do `instead` of making a manifest.
     """
 
     table: str | None = None

@@ -35,17 +35,9 @@ PASSED_ON = ("KD_RAY_DATA",)
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the server knows it.
+    """A job as the server knows it: what follows `kd-ray`, the run it makes, UNIX seconds.
 
-    Attributes:
-        id: the job's name in `logs`, `stop` and `status`.
-        status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
-        command: arguments of `kd-ray` that it runs with.
-        run: folder of the run that it makes.
-        message: what the server says about it.
-        started: UNIX seconds, or None.
-        ended: UNIX seconds, or None.
-        exit_code: exit code of the command, or None.
+    Its `status` is PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
     """
 
     id: str
@@ -64,16 +56,9 @@ class Job:
 
 
 def submit(dashboard: str, command: Sequence[str], run: str, recipe: Recipe | None) -> Job:
-    """Submits a command.
+    """Submits a command, in which `recipe.toml` is the recipe that travels, if there is one.
 
-    Args:
-        dashboard: URL of the cluster's dashboard.
-        command: arguments of `kd-ray`, in which `recipe.toml` is the recipe that travels.
-        run: absolute folder or URL of the run that the command makes; a job is known by it.
-        recipe: the recipe that travels; None if the command needs none.
-
-    Returns:
-        The job as it was accepted.
+    A job is known by the absolute folder or URL of the run that the command makes.
 
     Raises:
         ClusterError: a live job makes the same run, or the server does not take it.
@@ -86,26 +71,18 @@ def submit(dashboard: str, command: Sequence[str], run: str, recipe: Recipe | No
                 f"watch it with `kd-ray cluster logs {job.id} --follow`, end it with "
                 f"`kd-ray cluster stop {job.id}`, or choose another name with --set name=..."
             )
-    number = 1 + max((_number(job.id) for job in earlier), default=0)
+    numbers = [job.id.rpartition("-")[2] for job in earlier]
+    number = 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    variables = {"PYTHONUNBUFFERED": "1", **passed_on}
     with _luggage(recipe) as folder, _asking(dashboard, "run a job") as client:
         job_id = client.submit_job(
             entrypoint=shlex.join(["python", "-m", "kd_ray", *command]),
             submission_id=f"{run.rstrip('/').rpartition('/')[2]}-{number}",
             metadata={RUN_KEY: run},
-            runtime_env={
-                "working_dir": str(folder),
-                "env_vars": {
-                    "PYTHONUNBUFFERED": "1",
-                    **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
-                },
-            },
+            runtime_env={"working_dir": str(folder), "env_vars": variables},
         )
     return status(dashboard, job_id)
-
-
-def _number(job_id: str) -> int:
-    number = job_id.rpartition("-")[2]
-    return int(number) if number.isdecimal() else 0
 
 
 @contextlib.contextmanager
@@ -139,11 +116,7 @@ def _asking(dashboard: str, request: str) -> Iterator["JobSubmissionClient"]:
 
 
 def jobs(dashboard: str) -> list[Job]:
-    """All jobs of kd-ray that a cluster has and had, the oldest first.
-
-    Raises:
-        ClusterError: the server does not answer.
-    """
+    """All jobs of kd-ray that a cluster has and had, the oldest first; see `_asking` for errors."""
     with _asking(dashboard, "list jobs") as client:
         listed = client.list_jobs()
     ours = [_job(details) for details in listed if RUN_KEY in (details.metadata or {})]
@@ -181,22 +154,14 @@ def _job(details: "JobDetails") -> Job:
 
 
 def logs(dashboard: str, job_id: str) -> str:
-    """What a job has printed so far.
-
-    Raises:
-        ClusterError: see `status`.
-    """
+    """What a job has printed so far; see `status` for errors."""
     status(dashboard, job_id)
     with _asking(dashboard, "show logs") as client:
         return client.get_job_logs(job_id)
 
 
 def follow(dashboard: str, job_id: str) -> Iterator[str]:
-    """What a job prints, as it comes, until it ends.
-
-    Raises:
-        ClusterError: see `status`.
-    """
+    """What a job prints, as it comes, until it ends; see `status` for errors."""
     status(dashboard, job_id)
     with _asking(dashboard, "follow logs") as client, asyncio.Runner() as runner:
         lines = client.tail_job_logs(job_id)
@@ -212,11 +177,7 @@ async def _next(lines: Any) -> str:
 
 
 def stop(dashboard: str, job_id: str) -> Job:
-    """Asks a job to end, as Ctrl-C would, and waits until it has.
-
-    Raises:
-        ClusterError: see `status`.
-    """
+    """Asks a job to end, as Ctrl-C would, and waits until it has; see `status` for errors."""
     if status(dashboard, job_id).is_live:
         with _asking(dashboard, "stop a job") as client:
             client.stop_job(job_id)

@@ -34,14 +34,9 @@ STORE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """A cluster on this machine.
+    """A cluster on this machine; `tag` is in the environment of all its processes.
 
-    Attributes:
-        name: name by which commands know it.
-        tag: value in the environment of all its processes.
-        address: HOST:PORT of the head, for `--address`.
-        dashboard: URL of the dashboard and the job server.
-        nodes: how many nodes were started.
+    The address is HOST:PORT of the head, the dashboard a URL, which is the job server's too.
     """
 
     name: str
@@ -55,9 +50,9 @@ class LocalCluster:
         """The folder of its description, logs and Ray's files."""
         return cluster_folder(self.name)
 
-    def is_up(self) -> bool:
-        """Whether the head lives."""
-        return bool(tagged(self.tag, node_tag(0)))
+    def log(self, number: int) -> Path:
+        """The file with what `ray start` of a node printed."""
+        return self.folder / f"{node_tag(number)}.log"
 
 
 def node_tag(number: int) -> str:
@@ -88,7 +83,7 @@ def cluster_folder(name: str) -> Path:
 def find(name: str = "local") -> LocalCluster | None:
     """The cluster of that name, if its head lives."""
     cluster = _described(name)
-    return cluster if cluster is not None and cluster.is_up() else None
+    return cluster if cluster is not None and tagged(cluster.tag, node_tag(0)) else None
 
 
 def _described(name: str) -> LocalCluster | None:
@@ -110,14 +105,13 @@ def up(
     name: str = "local",
     listener: Callable[[str], None] = print,
 ) -> LocalCluster:
-    """Starts a cluster and waits until all of its nodes answer.
+    """Starts a cluster and waits until all of its nodes, the head among them, answer.
 
     Args:
-        nodes: the head is one of them.
+        nodes: how many.
         cpus: CPUs that each node counts as; by default the machine's, shared out.
-        gpus: GPUs that each node counts as; none need to be there, so that a machine without GPUs
-            can try how work is placed on them.
-        name: name of the cluster, as there may be several.
+        gpus: GPUs that each node counts as; none need to be there to try how work is placed.
+        name: there may be several clusters.
         listener: called with a line for each thing that happens.
 
     Raises:
@@ -138,13 +132,8 @@ def up(
         token = provide_token()
         listener(f"Starting {nodes} nodes on this machine, with the token in {token}")
         port, dashboard_port = free_port(), free_port()
-        cluster = LocalCluster(
-            name=name,
-            tag=uuid.uuid4().hex,
-            address=f"127.0.0.1:{port}",
-            dashboard=f"http://127.0.0.1:{dashboard_port}",
-            nodes=nodes,
-        )
+        address, dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}"
+        cluster = LocalCluster(name, uuid.uuid4().hex, address, dashboard, nodes)
         write_json(folder / DESCRIPTION, asdict(cluster))
         each = cpus if cpus is not None else max(1, (os.cpu_count() or 1) // nodes)
         options = [
@@ -153,8 +142,7 @@ def up(
             for number in range(nodes)
         ]
         try:
-            command = head_command(options[0], port=port, dashboard_port=dashboard_port)
-            _launch(cluster, 0, command)
+            _launch(cluster, 0, head_command(options[0], port, dashboard_port))
             _wait(cluster, 1, listener)
             for number in range(1, nodes):
                 _launch(cluster, number, join_command(options[number], cluster.address))
@@ -167,23 +155,16 @@ def up(
 
 def _launch(cluster: LocalCluster, number: int, command: list[str]) -> None:
     tags = {CLUSTER_TAG: cluster.tag, NODE_TAG: node_tag(number)}
-    launch(command, log_file(cluster, number), node_environment(tags))
-
-
-def log_file(cluster: LocalCluster, number: int) -> Path:
-    """The file with what `ray start` of a node printed."""
-    return cluster.folder / f"{node_tag(number)}.log"
+    launch(command, cluster.log(number), node_environment(tags))
 
 
 def _wait(cluster: LocalCluster, nodes: int, listener: Callable[[str], None]) -> None:
     """Asks until so many nodes are alive; a node whose process ends has failed."""
     deadline = time.monotonic() + READY_S
     shown = nodes - 1
-    answer = "nothing yet"
     while True:
         try:
-            states = node_states(cluster.dashboard)
-            alive = sum(state.alive for state in states)
+            alive = sum(state.alive for state in node_states(cluster.dashboard))
             answer = f"{alive} nodes alive"
         except ClusterError as error:
             alive, answer = 0, str(error)
@@ -194,7 +175,7 @@ def _wait(cluster: LocalCluster, nodes: int, listener: Callable[[str], None]) ->
             return
         fallen = [n for n in range(nodes) if not tagged(cluster.tag, node_tag(n))]
         if fallen:
-            lines = log_file(cluster, fallen[0]).read_text(errors="replace").strip().splitlines()
+            lines = cluster.log(fallen[0]).read_text(errors="replace").strip().splitlines()
             answer = lines[-1] if lines else "nothing"
         if fallen or time.monotonic() > deadline:
             what = f"node {fallen[0]} ended" if fallen else f"{alive} did in {READY_S:.0f} s"
@@ -206,11 +187,7 @@ def _wait(cluster: LocalCluster, nodes: int, listener: Callable[[str], None]) ->
 
 
 def down(name: str = "local") -> LocalCluster | None:
-    """Ends a cluster's own processes, and no others, and removes its folder.
-
-    Returns:
-        The cluster that was ended; None if there was none.
-    """
+    """Ends a cluster's own processes, and no others; returns the cluster if there was one."""
     if (cluster := _described(name)) is not None:
         # A node's first process would give notice to what runs there, and wait.
         kill([process for process in tagged(cluster.tag) if "start" in process.cmdline()])

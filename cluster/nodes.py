@@ -21,14 +21,9 @@ NOTICE_S = 30
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """Options of a node.
+    """What a node counts as having, its address as others see it, Ray's folder and shared memory.
 
-    Attributes:
-        cpus: CPUs that the node counts as; None for all of the machine.
-        gpus: GPUs that the node counts as; None for all of the machine.
-        ip: the node's address, as other nodes see it; None for that of the default route.
-        temporary: Ray's folder for sessions, logs and sockets; None for its own choice.
-        store_bytes: shared memory for Ray's objects; None for 30 % of the memory.
+    None leaves it to Ray: all of the machine, that of the default route, 30 % of the memory.
     """
 
     cpus: int | None = None
@@ -37,20 +32,9 @@ class NodeOptions:
     temporary: Path | None = None
     store_bytes: int | None = None
 
-    def arguments(self) -> list[str]:
-        """Arguments of `ray start`."""
-        given = {
-            "num-cpus": self.cpus,
-            "num-gpus": self.gpus,
-            "node-ip-address": self.ip,
-            "temp-dir": self.temporary,
-            "object-store-memory": self.store_bytes,
-        }
-        return [f"--{name}={value}" for name, value in given.items() if value is not None]
-
 
 def head_command(
-    options: NodeOptions, *, port: int, dashboard_port: int, dashboard_host: str = "127.0.0.1"
+    options: NodeOptions, port: int, dashboard_port: int, dashboard_host: str = "127.0.0.1"
 ) -> list[str]:
     """The command of a head in the foreground; `ray start` exits by itself when its raylet dies.
 
@@ -82,25 +66,25 @@ def join_command(options: NodeOptions, address: str) -> list[str]:
 
 def _start(options: NodeOptions) -> list[str]:
     free = ("dashboard-agent-listen-port", "metrics-export-port", "min-worker-port")
-    return [
-        *(program("ray"), "start", "--block", "--disable-usage-stats"),
-        *options.arguments(),
-        *(f"--{name}=0" for name in (*free, "max-worker-port")),
-    ]
+    given = {
+        "num-cpus": options.cpus,
+        "num-gpus": options.gpus,
+        "node-ip-address": options.ip,
+        "temp-dir": options.temporary,
+        "object-store-memory": options.store_bytes,
+        **dict.fromkeys((*free, "max-worker-port"), 0),
+    }
+    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return [program("ray"), "start", "--block", "--disable-usage-stats", *words]
 
 
 def node_environment(tags: Mapping[str, str], notice_s: int = NOTICE_S) -> dict[str, str]:
-    """The environment of a node's processes: that of this one, with a token and what Ray reads.
+    """The environment of a node's processes: that of this one, what Ray reads, and `tags`.
 
-    Args:
-        tags: names and values to add, see `processes`.
-        notice_s: seconds from being asked to end to ending.
+    Between being asked to end and ending lie `notice_s` seconds.
     """
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("RAY_ADDRESS", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
-    }
+    others = ("RAY_ADDRESS", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
+    inherited = {name: value for name, value in os.environ.items() if name not in others}
     own_programs = str(Path(program("ray")).parent)
     return {
         **ENVIRONMENT,
@@ -126,8 +110,7 @@ def provide_token() -> str:
         if not os.access(named, os.R_OK):
             raise ClusterError(
                 f"RAY_AUTH_TOKEN_PATH: must name a file with the cluster's token, but {named} "
-                "cannot be read; write the token there, or unset the variable for a token of your "
-                "own"
+                "cannot be read; write the token there, or unset it for a token of your own"
             )
         return named
     if os.environ.get("RAY_AUTH_TOKEN"):

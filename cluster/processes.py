@@ -21,10 +21,7 @@ GRACE_S = 5.0
 def launch(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
     """Starts a process of its own session, which outlives this one, and returns its number.
 
-    Args:
-        arguments: program and arguments.
-        log: file for all it prints; begun anew.
-        environment: the whole of it, tags included.
+    The log is begun anew; the environment is the whole of it, tags included.
     """
     writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     return os.posix_spawnp(

@@ -24,15 +24,7 @@ OWN_RESOURCES = ("node:", "memory", "object_store_memory", "accelerator_type:")
 
 @dataclass(frozen=True)
 class NodeState:
-    """A node as the head knows it.
-
-    Attributes:
-        ip: the node's address.
-        alive: whether it answers.
-        is_head: whether it is the head.
-        resources: amounts of what the node has, such as CPU and GPU.
-        why: what Ray knows about the end of a dead node.
-    """
+    """A node as the head knows it; `why` is what Ray knows about the end of a dead one."""
 
     ip: str
     alive: bool
@@ -42,10 +34,7 @@ class NodeState:
 
 
 def dashboard_of(address: str) -> str:
-    """The URL of a cluster's dashboard, which is that of its job server too.
-
-    Args:
-        address: such a URL, or HOST:PORT of the head.
+    """The URL of a cluster's dashboard and job server, from itself or HOST:PORT of the head.
 
     Raises:
         ClusterError: no cluster answers there, or it has no dashboard.
@@ -55,7 +44,7 @@ def dashboard_of(address: str) -> str:
         check_dashboard(address)
         return address
     check_cluster(address)
-    with _without_environment("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+    with _without_addresses():
         try:
             dashboard = dashboard_lookup()(address)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -69,11 +58,7 @@ def dashboard_of(address: str) -> str:
 
 
 def check_dashboard(url: str) -> None:
-    """Refuses a URL where nothing listens, for which the client would wait for minutes.
-
-    Raises:
-        ClusterError: nothing listens there.
-    """
+    """Refuses a URL where nothing listens, for which the client would wait for minutes."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
@@ -88,12 +73,8 @@ def check_dashboard(url: str) -> None:
 
 @cache
 def job_client(dashboard: str) -> "JobSubmissionClient":
-    """The client of a job server.
-
-    Raises:
-        ClusterError: it does not answer, or wants another token.
-    """
-    with answering(dashboard), _without_environment("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+    """The client of a job server; see `answering` for errors."""
+    with answering(dashboard), _without_addresses():
         from ray.job_submission import JobSubmissionClient
 
         for name in LOG_NAMES:
@@ -102,39 +83,26 @@ def job_client(dashboard: str) -> "JobSubmissionClient":
 
 
 def node_states(dashboard: str) -> list[NodeState]:
-    """All nodes that a cluster has and had, the head first.
-
-    Raises:
-        ClusterError: the head does not answer, or wants another token.
-    """
+    """All nodes that a cluster has and had, the head first; see `answering` for errors."""
     with answering(dashboard):
         from ray.util.state import list_nodes
 
         listed = list_nodes(address=dashboard, limit=10_000, timeout=ANSWER_S, detail=True)
-        states = [
-            NodeState(
-                ip=str(node.node_ip),
-                alive=node.state == "ALIVE",
-                is_head=bool(node.is_head_node),
-                resources={
-                    name: amount
-                    for name, amount in (node.resources_total or {}).items()
-                    if not name.startswith(OWN_RESOURCES)
-                },
-                why=str(node.state_message or ""),
-            )
-            for node in listed
-        ]
+    states = []
+    for node in listed:
+        total = (node.resources_total or {}).items()
+        resources = {name: n for name, n in total if not name.startswith(OWN_RESOURCES)}
+        alive, why = node.state == "ALIVE", str(node.state_message or "")
+        states.append(NodeState(str(node.node_ip), alive, bool(node.is_head_node), resources, why))
     return sorted(states, key=lambda node: (not node.is_head, not node.alive, node.ip))
 
 
 @contextlib.contextmanager
 def answering(dashboard: str) -> Iterator[None]:
-    """Turns what Ray's HTTP clients raise into a `ClusterError`."""
+    """Makes a `ClusterError` of no answer, or of the wish for another token, as Ray says it."""
     prepare_environment(cluster=True)
     from ray.exceptions import AuthenticationError
     from ray.util.state.exception import RayStateApiException
-    from requests.exceptions import RequestException
 
     try:
         yield
@@ -143,7 +111,7 @@ def answering(dashboard: str) -> Iterator[None]:
             f"{dashboard}: the cluster wants a token, but yours is another one or missing; put the "
             "cluster's token into a file and name that in RAY_AUTH_TOKEN_PATH"
         ) from error
-    except (ConnectionError, RequestException, RayStateApiException, OSError) as error:
+    except (OSError, RayStateApiException) as error:
         raise ClusterError(
             f"{dashboard}: the cluster's dashboard must answer there, but: {_first_line(error)}; "
             "see with `kd-ray cluster status` whether the cluster is up"
@@ -151,9 +119,10 @@ def answering(dashboard: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_environment(*names: str) -> Iterator[None]:
+def _without_addresses() -> Iterator[None]:
     """Hides variables that Ray would prefer to the address that it is given."""
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    names = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"} & os.environ.keys()
+    kept = {name: os.environ.pop(name) for name in names}
     try:
         yield
     finally:

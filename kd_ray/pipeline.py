@@ -58,37 +58,28 @@ def open_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def catalogue_problems(recipe: Recipe) -> list[str]:
     """What is wrong with the names and options in a recipe, against the catalogues."""
+    models, schedules = {"student.model": recipe.student.model}, {"train": recipe.train.schedule}
+    if teacher := recipe.teacher:
+        given = {"teacher.model": teacher.model}
+        given |= {f"teacher.models.{n}": model for n, model in enumerate(teacher.models or [])}
+        models |= {place: model for place, model in given.items() if model is not None}
+        schedules["teacher.train"] = teacher.train.schedule
+    if recipe.specialists is not None:
+        schedules["specialists.train"] = recipe.specialists.train.schedule
     found = dataset_problems("data", recipe.data)
-    student = recipe.student.model
-    found += model_problems("student.model", student.name, student.options)
-    found += schedule_problems(
-        "train.schedule", recipe.train.schedule.name, recipe.train.schedule.options
-    )
+    for place, model in models.items():
+        found += model_problems(place, model.name, model.options)
+    for place, schedule in schedules.items():
+        found += schedule_problems(f"{place}.schedule", schedule.name, schedule.options)
     objective = recipe.objective
     found += soft_term_problems("objective", objective.name, objective.options or {})
-    if not found:
-        found += quantizer_problems(recipe)
-    if recipe.specialists is not None:
-        schedule = recipe.specialists.train.schedule
-        found += schedule_problems("specialists.train.schedule", schedule.name, schedule.options)
-    if recipe.teacher is not None:
-        train, models = recipe.teacher.train, recipe.teacher.models
-        for place, model in [
-            ("teacher.model", recipe.teacher.model),
-            *((f"teacher.models.{n}", model) for n, model in enumerate(models or [])),
-        ]:
-            if model is not None:
-                found += model_problems(place, model.name, model.options)
-        found += schedule_problems(
-            "teacher.train.schedule", train.schedule.name, train.schedule.options
-        )
-    return found
+    return found + quantizer_problems(recipe)
 
 
 def quantizer_problems(recipe: Recipe) -> list[str]:
     """What is wrong with `[student.quantizer]` on the student, whatever the images' size."""
     quantizer, student = recipe.student.quantizer, recipe.student.model
-    if quantizer is None:
+    if quantizer is None or model_problems("", student.name, student.options):
         return []
     shape = (3, 64, 64) if student.name in MODELS else (3, 224, 224)
     try:
@@ -120,9 +111,7 @@ class Run:
     Attributes:
         recipe: what to make.
         folder: `runs/<name>`, absolute or in a store.
-        local: see `Where`, as for the next two.
-        address: likewise.
-        verbose: likewise.
+        local, address, verbose: see `Where`.
         variants: of the student, instead of the recipe's own.
         checkpoint_s: seconds at least from one checkpoint of a training to the next.
         results: of the tasks finished so far, by title; filled by `events`.
@@ -163,8 +152,7 @@ class Run:
             KdRayError: see its children; what was done until then stays, and is resumed.
         """
         tasks = self.tasks(stages)
-        given = self.recipe.transfer_set.path
-        if given is not None:
+        if (given := self.recipe.transfer_set.path) is not None:
             if not tasks:
                 raise ConfigError(
                     "transfer_set.path: names a finished transfer set, so there is nothing to "
@@ -216,17 +204,12 @@ def absolute_root(recipe: Recipe) -> str | None:
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same recipe for workers elsewhere, which have another working directory."""
-    stored, student, teacher = recipe.transfer_set, recipe.student, recipe.teacher
-    if stored.path is not None:
-        stored = stored.model_copy(update={"path": str(to_path(stored.path).absolute())})
-    if student.continues is not None:
-        folder = str(to_path(student.continues).absolute())
-        student = student.model_copy(update={"continues": folder})
-    if teacher is not None and teacher.path is not None:
-        teacher = teacher.model_copy(update={"path": str(to_path(teacher.path).absolute())})
-    return recipe.model_copy(
-        update={"transfer_set": stored, "student": student, "teacher": teacher}
-    )
+    changed = {}
+    for table, key in (("transfer_set", "path"), ("student", "continues"), ("teacher", "path")):
+        options = getattr(recipe, table)
+        if (path := getattr(options, key, None)) is not None:
+            changed[table] = options.model_copy(update={key: str(to_path(path).absolute())})
+    return recipe.model_copy(update=changed)
 
 
 def usable_cpus() -> int:

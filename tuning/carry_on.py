@@ -37,11 +37,7 @@ class CarryOn(Where, total=False):
 
 
 def resume_trial(
-    path: str | Path,
-    epochs: int,
-    *,
-    trial: int | None = None,
-    **how: Unpack[CarryOn],
+    path: str | Path, epochs: int, *, trial: int | None = None, **how: Unpack[CarryOn]
 ) -> Summary:
     """Trains a trial on from its latest checkpoint, until it has `epochs` epochs behind it.
 
@@ -59,7 +55,7 @@ def resume_trial(
     """
     sweep = open_sweep(path)
     row = sweep.trial(trial)
-    recipe = _recipe_of(sweep, row)
+    recipe = trial_recipe(sweep.recipe, row.settings, [catalogue_problems])
     students = trial_folder(sweep.folder, row.number) / "student" / own_variant(recipe)
     for seed in recipe.train.seeds:
         if not epochs_in(students / f"seed-{seed}"):
@@ -67,12 +63,11 @@ def resume_trial(
                 f"{students / f'seed-{seed}'}: a trial is resumed from its checkpoint, but trial "
                 f"{row.number} ({row.state}) has none; choose another one with --trial"
             )
-    changes = {
-        "name": f"{recipe.name}-{epochs}-epochs",
+    changes: dict[str, dict[str, Any]] = {
         "student": {"continues": str(students), "baselines": []},
         "train": {"epochs": epochs},
     }
-    return _distilled(sweep, recipe, changes, **how)
+    return _distilled(sweep, row, recipe, f"{epochs}-epochs", changes, **how)
 
 
 def retrain_trial(
@@ -98,7 +93,8 @@ def retrain_trial(
         ConfigError: there is no such sweep or trial, or a seed is one of the sweep's.
     """
     sweep = open_sweep(path)
-    recipe = _recipe_of(sweep, sweep.trial(trial))
+    row = sweep.trial(trial)
+    recipe = trial_recipe(sweep.recipe, row.settings, [catalogue_problems])
     first = max(sweep.options.seeds) + 1
     wanted = list(range(first, first + FRESH_SEEDS)) if seeds is None else list(seeds)
     used = sorted(set(wanted) & set(sweep.options.seeds))
@@ -107,46 +103,32 @@ def retrain_trial(
             f"--seeds: must be fresh ones, for a figure that owes nothing to the choice of the "
             f"trial, but the sweep trained with {used}; use others, such as {first}"
         )
-    changes = {
-        "name": f"{recipe.name}-again{'' if epochs is None else f'-{epochs}-epochs'}",
-        "train": {"seeds": wanted, **({} if epochs is None else {"epochs": epochs})},
-    }
-    return _distilled(sweep, recipe, changes, **how)
-
-
-def _recipe_of(sweep: Sweep, row: TrialRow) -> Recipe:
-    """The recipe of a trial, with a name and the sweep's transfer set by its path."""
-    recipe = trial_recipe(sweep.recipe, row.settings, [catalogue_problems])
-    transfer_set = transfer_set_folder(sweep.recipe, sweep.folder.parent).absolute()
-    return _changed(
-        recipe,
-        {
-            "name": f"{sweep.recipe.name}-trial-{row.number}",
-            "transfer_set": {"path": str(transfer_set)},
-        },
-    )
+    train = {"seeds": wanted} if epochs is None else {"seeds": wanted, "epochs": epochs}
+    ending = "again" if epochs is None else f"again-{epochs}-epochs"
+    return _distilled(sweep, row, recipe, ending, {"train": train}, **how)
 
 
 def _distilled(
     sweep: Sweep,
+    row: TrialRow,
     recipe: Recipe,
-    changes: dict[str, Any],
+    ending: str,
+    changes: dict[str, dict[str, Any]],
     *,
     workers: int | None = None,
     runs: str | Path | None = None,
     listener: Callable[[Task, Event], None] | None = None,
     **where: Unpack[Where],
 ) -> Summary:
-    """Distills with a trial's recipe and some changes to it."""
+    """Distills from the sweep's transfer set, with a trial's recipe and some changes to it."""
+    transfer_set = transfer_set_folder(sweep.recipe, sweep.folder.parent).absolute()
+    changes["transfer_set"] = {"path": str(transfer_set)}
     if workers is not None:
-        changes = {**changes, "resources": {"workers": workers}}
-    recipe = _changed(recipe, changes)
-    home = sweep.folder.parent.parent if runs is None else runs
-    return run(recipe, runs=home, stages=("distill",), listener=listener, **where)
-
-
-def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+        changes["resources"] = {"workers": workers}
     table = recipe.model_dump(mode="json", exclude_none=True)
-    for key, value in changes.items():
-        table[key] = {**table[key], **value} if isinstance(value, dict) else value
-    return parse_recipe(table, table["name"], [catalogue_problems])
+    for key, values in changes.items():
+        table[key] |= values
+    table["name"] = f"{sweep.recipe.name}-trial-{row.number}-{ending}"
+    changed = parse_recipe(table, table["name"], [catalogue_problems])
+    home = sweep.folder.parent.parent if runs is None else runs
+    return run(changed, runs=home, stages=("distill",), listener=listener, **where)

@@ -24,6 +24,7 @@ from kd_ray.pipeline import (
     with_absolute_paths,
     write_recipe,
 )
+from kd_ray.report.html import write_page
 from kd_ray.result import SWEEP as SWEEP_KIND
 from kd_ray.result import Result, read_result, write_result
 from kd_ray.runs import Event, Inputs, Task, result_model, transfer_set_folder
@@ -36,7 +37,7 @@ from kd_ray.training.student import ensemble_of
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Manifest, read_manifest
 from kd_ray.versions import versions
-from tuning.ledger import STUDY, Ledger, open_study
+from tuning.ledger import STATES, STUDY, Ledger, open_study
 from tuning.on_tune import perform_here, perform_on_tune
 from tuning.outcome import (
     PAGE,
@@ -47,7 +48,7 @@ from tuning.outcome import (
     write_best,
     write_trials,
 )
-from tuning.page import write_page
+from tuning.page import page
 from tuning.space import first_points, space_problems
 from tuning.trial import averaged
 from tuning.trials import SweepBegins, SweepEvent, Trials
@@ -74,9 +75,6 @@ def sweep(
         listener: called with the events of trials.
         where: see `pipeline.Where`; `local` trains one trial after the other.
 
-    Returns:
-        Every trial and the best of them.
-
     Raises:
         TrainingError: more trials failed than `sweep.max_failures`.
         KdRayError: see its children; what was done until then stays, and is resumed.
@@ -93,27 +91,24 @@ def sweep(
     folder = run.folder / SWEEP
     transfer_set = transfer_set_folder(opened, run.folder).absolute()
     manifest = read_manifest(transfer_set)
-    if not manifest.plan.splits["validation"].rows and not _holds_out(opened):
-        raise ConfigError(_no_validation(f"{transfer_set} has none"))
+    if not manifest.plan.splits["validation"].rows:
+        _check_held_out(opened, f"{transfer_set} has none")
     with locked(folder):
         remove_drafts(folder)
         ledger = Ledger(folder, opened, sweep_identity(opened, manifest))
         write_recipe(folder, opened)
-        trials = Trials(
-            opened,
-            ledger,
-            folder,
-            transfer_set,
-            absolute_root(opened),
-            listener or (lambda event: None),
-        )
-        trials.listener(_standing(trials))
+        listen = listener or (lambda event: None)
+        trials = Trials(opened, ledger, folder, transfer_set, absolute_root(opened), listen)
+        found = _sweep_so_far(trials)
+        best = [(trial.number, trial.values[0]) for trial in found.front[:1]]
+        over = sum(trial.state != "running" for trial in found.trials)
+        listen(SweepBegins(over, ledger.left, best[0] if best else None))
         if ledger.left and not ledger.gave_up:
             if here is not None:
                 perform_here(trials, here)
             else:
                 with scratch_folder(folder, "tune") as scratch:
-                    perform_on_tune(trials, scratch, address=run.address, verbose=run.verbose)
+                    perform_on_tune(trials, scratch, run.address, run.verbose)
         found = _finish(trials, manifest)
     if ledger.gave_up:
         causes = [trial.cause for trial in found.trials if trial.cause]
@@ -139,31 +134,20 @@ def check_sweep(recipe: Recipe) -> SweepOptions:
     problems = space_problems(recipe, [catalogue_problems])
     if problems:
         raise ConfigError(f"recipe {recipe.name}: " + "\n  ".join(problems))
-    rows = recipe.data.validation > 0 or _holds_out(recipe)
-    if recipe.transfer_set.path is None and not rows:
-        raise ConfigError(f"recipe {recipe.name}: {_no_validation('data.validation is 0')}")
+    if recipe.transfer_set.path is None and not recipe.data.validation:
+        _check_held_out(recipe, "data.validation is 0")
     first_points(recipe)
     return recipe.sweep
 
 
-def _holds_out(recipe: Recipe) -> bool:
-    """Whether students keep some of the transfer set's training rows for validation."""
-    return bool(recipe.train.hold_out or (recipe.sweep and recipe.sweep.hold_out))
-
-
-def _no_validation(got: str) -> str:
-    return (
-        f"trials are compared by validation rows, but {got}; carve some from the training split "
-        "with data.validation, or hold some rows of the transfer set out with sweep.hold_out, so "
-        "that the test split is left for the winner"
-    )
-
-
-def _standing(trials: Trials) -> SweepBegins:
-    found = _sweep_so_far(trials)
-    best = [(trial.number, trial.values[0]) for trial in found.front[:1]]
-    over = sum(trial.state != "running" for trial in found.trials)
-    return SweepBegins(over, trials.ledger.left, best[0] if best else None)
+def _check_held_out(recipe: Recipe, got: str) -> None:
+    """Refuses a sweep without validation rows whose students keep no other rows to compare by."""
+    if not (recipe.train.hold_out or (recipe.sweep and recipe.sweep.hold_out)):
+        raise ConfigError(
+            f"recipe {recipe.name}: trials are compared by validation rows, but {got}; carve some "
+            "from the training split with data.validation, or hold some rows of the transfer set "
+            "out with sweep.hold_out, so that the test split is left for the winner"
+        )
 
 
 def _sweep_so_far(trials: Trials) -> Sweep:
@@ -175,8 +159,7 @@ def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """What determines the trials of a sweep: dotted key -> value."""
     assert recipe.sweep is not None
     left_out = {"trials", "max_failures"}
-    if not recipe.sweep.hold_out:  # as it was before there was this key
-        left_out.add("hold_out")
+    left_out |= set() if recipe.sweep.hold_out else {"hold_out"}  # as it was before there was one
     parts: dict[str, Any] = {
         "student.model": recipe.student.model.model_dump(mode="json"),
         "objective": determining(recipe.objective),
@@ -193,10 +176,7 @@ def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
 
 
 def open_sweep(path: str | Path) -> Sweep:
-    """A sweep that was begun, as it is on disk.
-
-    Args:
-        path: its folder, or the run folder that it lies in; a path or a URL.
+    """A sweep that was begun, as it is on disk, by its folder or the run folder that it lies in.
 
     Raises:
         ConfigError: there is no sweep.
@@ -212,17 +192,15 @@ def open_sweep(path: str | Path) -> Sweep:
 
 def _finish(trials: Trials, manifest: Manifest) -> Sweep:
     """Writes every file about a sweep, and looks at the test split for its winner."""
-    folder, found = trials.folder, _sweep_so_far(trials)
-    best_before, earlier = read_best(folder)
-    before = {entry["trial"]: entry for entry in [*best_before, *earlier]}
-    inputs = Inputs()
-    best = [before.get(trial.number) or _best_entry(trials, trial, inputs) for trial in found.front]
-    now = {entry["trial"] for entry in best}
-    past = [entry for number, entry in before.items() if number not in now]
-    found = replace(found, best=best, earlier=past)
+    folder, found, inputs = trials.folder, _sweep_so_far(trials), Inputs()
+    before = {entry["trial"]: entry for entries in read_best(folder) for entry in entries}
+    best = [
+        before.pop(trial.number, {}) or _best_entry(trials, trial, inputs) for trial in found.front
+    ]
+    found = replace(found, best=best, earlier=list(before.values()))
     write_trials(found)
     write_best(found)
-    write_page(found, folder / PAGE)
+    write_page(folder / PAGE, page(found))
     write_result(folder, _result(found, manifest))
     return found
 
@@ -231,14 +209,12 @@ def _best_entry(trials: Trials, trial: TrialRow, inputs: Inputs) -> dict[str, An
     """What `best.json` says of a trial, with figures on the test split."""
     tasks = trials.tasks_of(trial.number, trial.settings)
     alone = Worker(rank=0, world=1, device=torch.device("cpu"), threads=torch.get_num_threads())
-    tests = []
-    for task in tasks:
-        recipe = task.recipe
-        folder = transfer_set_folder(recipe, task.run_folder)
-        _, feeds = inputs.students(folder, task.data, alone.device)
-        saved = load_model(result_model(task.folder), alone.device)
-        ensemble = ensemble_of(recipe.objective, feeds.members)
-        tests.append(evaluate(saved.model, feeds.test, alone, ensemble))
+    tests, checkpoints = [], [result_model(task.folder) for task in tasks]
+    for task, checkpoint in zip(tasks, checkpoints, strict=True):
+        _, feeds = inputs.students(trials.transfer_set, task.data, alone.device)
+        ensemble = ensemble_of(task.recipe.objective, feeds.members)
+        model = load_model(checkpoint, alone.device).model
+        tests.append(evaluate(model, feeds.test, alone, ensemble))
     return {
         "trial": trial.number,
         "settings": trial.settings,
@@ -247,9 +223,7 @@ def _best_entry(trials: Trials, trial: TrialRow, inputs: Inputs) -> dict[str, An
         "tests": tests,
         "epochs": trial.epochs,
         "seconds": trial.seconds,
-        "checkpoints": [
-            str(result_model(task.folder).relative_to(trials.folder.parent)) for task in tasks
-        ],
+        "checkpoints": [str(path.relative_to(trials.folder.parent)) for path in checkpoints],
         "weights_sha256": [
             result.fingerprint for task in tasks if (result := read_result(task.folder))
         ],
@@ -258,17 +232,18 @@ def _best_entry(trials: Trials, trial: TrialRow, inputs: Inputs) -> dict[str, An
 
 
 def _result(found: Sweep, manifest: Manifest) -> Result:
-    done = found.count("finished") + found.count("stopped") + found.count("failed")
+    counts = {state: found.count(state) for state in STATES.values()}
+    best = found.best[0]["test"] if found.best else {}
     return Result(
         stage="tune",
         kind=SWEEP_KIND,
         name=found.recipe.name,
-        status="finished" if done >= found.options.trials else "unfinished",
+        status="finished" if sum(counts.values()) >= found.options.trials else "unfinished",
         title="sweep",
         metrics={
             "trials": len(found.trials),
-            **{state: found.count(state) for state in ("finished", "stopped", "failed")},
-            **({f"best_{k}": v for k, v in found.best[0]["test"].items()} if found.best else {}),
+            **counts,
+            **{f"best_{name}": value for name, value in best.items()},
         },
         seconds=round(sum(trial.seconds or 0 for trial in found.trials), 2),
         parents={"transfer_set": manifest.sha256},

@@ -7,12 +7,11 @@ and the pruner have all they had learned. Ray Tune only runs what the ledger han
 
 import math
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kd_ray.config import Recipe, SweepOptions
 from kd_ray.errors import ConfigError, StorageError
@@ -28,20 +27,19 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
 
+State = Literal["finished", "stopped", "failed"]
 STUDY = "study.db"
 IDENTITY = "kd-ray: made by"
 BUSY_S = 30.0
+STATES: Mapping[str, State] = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
+"""Optuna's names of the states in which a trial is over -> this project's."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A trial that is to be run.
+    """A trial that is to be run, and whether an earlier driver had begun it.
 
-    Attributes:
-        number: of the trial, from 0.
-        parameters: as Optuna has them.
-        settings: what they give to keys of the recipe.
-        resumed: whether an earlier driver had begun it.
+    Its parameters are Optuna's; its settings, what they give to keys of the recipe.
     """
 
     number: int
@@ -53,20 +51,15 @@ class Point:
 class Ledger:
     """The trials of a sweep; one process at a time holds it.
 
-    Attributes:
-        study: Optuna's, at any time as it is on disk; a store has it as of the last trial that was
-            begun or ended.
-        options: of the sweep.
+    Its study is, at any time, as it is on disk; a store has it as of the last trial that was begun
+    or ended.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, identity: dict[str, Any]) -> None:
-        """Opens the study of a sweep's folder, or begins one.
+        """Opens the study of a sweep's folder, or begins one that is called as the recipe is.
 
-        Args:
-            folder: of the sweep.
-            recipe: of the sweep, whose name is the study's; how many trials it asks for may have
-                changed.
-            identity: dotted key -> value, what determines the trials.
+        `identity` is what determines the trials, dotted key -> value; how many the recipe asks for
+        may have changed.
 
         Raises:
             CheckpointError: the study in the folder is of another recipe or transfer set.
@@ -90,37 +83,34 @@ class Ledger:
                 study_name=recipe.name,
                 storage=storage,
                 directions=options.directions,
-                pruner=make_pruner(options),
+                pruner=_pruner(options),
                 load_if_exists=True,
             )
             if IDENTITY in self.study.user_attrs:
                 check_same(path, self.study.user_attrs[IDENTITY], identity)
             else:  # begun just now, or by a driver that was killed in these very lines
                 if len(options.metrics) > 1:
-                    with _quiet():
-                        self.study.set_metric_names(options.metrics)
+                    self.study.set_metric_names(options.metrics)
                 for point in points[len(self.study.get_trials(deepcopy=False)) :]:
                     self.study.enqueue_trial(point)
                 self.study.set_user_attr(IDENTITY, identity)
-        _keep(self.study, self._file)
+        self._file.keep_for(self.study)
         self._file.put()
         self._live: dict[int, Trial] = {}
-        self._begun = [t for t in self.study.get_trials(deepcopy=False) if _is(t, "RUNNING")]
+        self._begun = self._trials_in("RUNNING")
 
-    @property
-    def trials(self) -> list["FrozenTrial"]:
-        """All that were handed out, in order."""
-        return [t for t in self.study.get_trials(deepcopy=False) if not _is(t, "WAITING")]
+    def _trials_in(self, *states: str) -> list["FrozenTrial"]:
+        return [t for t in self.study.get_trials(deepcopy=False) if t.state.name in states]
 
     @property
     def handed_out(self) -> int:
-        """How many trials there are, running and finished."""
-        return len(self.trials)
+        """How many trials there are, running and over."""
+        return len(self._trials_in("RUNNING", *STATES))
 
     @property
     def failures(self) -> int:
         """How many trials failed."""
-        return sum(_is(trial, "FAIL") for trial in self.trials)
+        return len(self._trials_in("FAIL"))
 
     @property
     def gave_up(self) -> bool:
@@ -141,16 +131,15 @@ class Ledger:
         resumed = bool(self._begun)
         if not resumed and self.handed_out >= self.options.trials:
             return None
-        with _stored(self.study.study_name), _quiet():
+        with _stored(self.study.study_name):
             # What is drawn depends on the trials so far, not on where a driver was killed.
-            self.study.sampler = make_sampler(self.options, self.handed_out)
+            self.study.sampler = _sampler(self.options, self.handed_out)
             trial = begun_trial(self.study, self._begun.pop(0)) if resumed else self.study.ask()
             self._live[trial.number] = trial
             # Of a trial that was begun, this gives the parameters it had.
             parameters = suggested(self.options, trial)
         self._file.put()
-        settings = settings_of(parameters, self.options)
-        return Point(trial.number, parameters, settings, resumed)
+        return Point(trial.number, parameters, settings_of(parameters, self.options), resumed)
 
     def again(self, number: int) -> None:
         """Takes a trial back whose process was lost; it is the next to be handed out."""
@@ -163,7 +152,7 @@ class Ledger:
         """
         if len(self.options.metrics) > 1:
             return False
-        with _stored(self.study.study_name), _quiet():
+        with _stored(self.study.study_name):
             self._live[number].report(value, epoch)
             stop = bool(self._live[number].should_prune())
         self._file.put(can_wait=True)
@@ -172,12 +161,10 @@ class Ledger:
     def complete(
         self, number: int, values: Mapping[str, float], about: Mapping[str, Any]
     ) -> str | None:
-        """Notes a trial that came to its end; says why it counts as failed all the same, or None.
+        """Notes a trial that came to its end, and what else is to be kept of it.
 
-        Args:
-            number: of the trial.
-            values: metric -> value; a metric of the sweep that is missing makes it a failure.
-            about: what else is to be kept of it.
+        Returns:
+            Why it counts as failed all the same: a metric of the sweep is missing; or None.
         """
         wanted = self.options.metrics
         missing = [name for name in wanted if not math.isfinite(values.get(name, math.nan))]
@@ -201,7 +188,7 @@ class Ledger:
     ) -> None:
         from optuna.trial import TrialState
 
-        with _stored(self.study.study_name), _quiet():
+        with _stored(self.study.study_name):
             trial = self._live.pop(number)
             for name, value in about.items():
                 trial.set_user_attr(name, value)
@@ -209,37 +196,30 @@ class Ledger:
         self._file.put()
 
 
-def _is(trial: "FrozenTrial", state: str) -> bool:
-    return trial.state.name == state
-
-
-def make_pruner(options: SweepOptions) -> "BasePruner":
+def _pruner(options: SweepOptions) -> "BasePruner":
     """Optuna's rule for stopping trials early."""
     from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
 
     if options.stopping == "asha":
         # Li et al. 2020: a rung at grace * reduction^k epochs, passed by the best 1 / reduction.
-        return SuccessiveHalvingPruner(
-            min_resource=options.grace, reduction_factor=options.reduction
-        )
+        return SuccessiveHalvingPruner(options.grace, options.reduction)
     if options.stopping == "median":
         return MedianPruner(n_warmup_steps=options.grace)
     return NopPruner()
 
 
-def make_sampler(options: SweepOptions, handed_out: int) -> "BaseSampler":
+def _sampler(options: SweepOptions, handed_out: int) -> "BaseSampler":
     """Optuna's sampler; one that goes on draws other random numbers than it began with."""
     from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
     seed = derived_seed(options.seed, "sampler", handed_out) % 2**32
-    with _quiet():
-        if options.sampler == "tpe":
-            # Trials run side by side: those not finished count as bad, so that no two are alike.
-            return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-        if options.sampler == "nsga2":
-            return NSGAIISampler(seed=seed)
-        if options.sampler == "gp":
-            return GPSampler(seed=seed)
+    if options.sampler == "tpe":
+        # Trials run side by side: those not finished count as bad, so that no two are alike.
+        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    if options.sampler == "nsga2":
+        return NSGAIISampler(seed=seed)
+    if options.sampler == "gp":
+        return GPSampler(seed=seed)
     return RandomSampler(seed=seed)  # a grid's points are all enqueued
 
 
@@ -267,31 +247,23 @@ def open_study(folder: Path) -> "Study":
             raise StorageError(
                 f"{path}: must have one study in it, but {error}; run the sweep again"
             ) from error
-    _keep(study, file)
+    file.keep_for(study)
     return study
-
-
-def _keep(study: "Study", file: StudyFile) -> None:
-    """Lets a local copy of a study's file live as long as the study that reads it."""
-    weakref.finalize(study, lambda kept: None, file)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's notes on parts that may change, or on epochs that are reported again."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextmanager
 def _stored(where: Path | str) -> Iterator[None]:
-    """Turns a failure of the database into a `StorageError`."""
+    """Turns a failure of the database into a `StorageError`.
+
+    Optuna's notes on parts that may change, and on epochs reported again, are left out.
+    """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import DatabaseError
 
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (StorageInternalError, DatabaseError) as error:
         raise StorageError(
             f"{where}: the sweep's study must be a readable and writable SQLite file, but "

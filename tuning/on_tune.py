@@ -1,14 +1,12 @@
 """Trials on Ray Tune: [1] the actor that runs one after the other, [2] the driver that feeds it.
 
 Tune places the actors, uses them again, and replaces those that die. Which trials there are, which
-are stopped early, and what has become of them is the ledger's: Tune asks it through the three
+are stopped early, and what has become of them is the ledger's: Tune asks it through the two
 interfaces below and keeps nothing that is used again, so its own snapshots (pickles) are thrown
 away.
 """
 
 import queue
-import shutil
-import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import closing
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.config import Resources
-from kd_ray.files import TEMPORARY
 from kd_ray.on_ray import check_nodes, connected, perform_on_ray, trial_slots
 from kd_ray.runs import Inputs, Task, perform_interleaved
 from kd_ray.training.workers import Worker
@@ -79,26 +76,13 @@ def _alone(resources: Resources) -> Worker:
     """The one worker of a trial, in its actor."""
     import torch
 
-    # Nodes may but count as having GPUs.
-    usable = bool(resources.gpus_per_worker) and torch.cuda.is_available()
+    usable = resources.gpus_per_worker and torch.cuda.is_available()  # nodes may but count as such
     device = torch.device("cuda", 0) if usable else torch.device("cpu")
     return Worker(rank=0, world=1, device=device, threads=int(resources.cpus_per_worker))
 
 
-def perform_on_tune(
-    trials: Trials,
-    scratch: Path,
-    *,
-    address: str | None = None,
-    verbose: bool = False,
-) -> None:
-    """[2] Runs trials until all are over.
-
-    Args:
-        trials: to be run.
-        scratch: folder for what Tune wants to write meanwhile.
-        address: HOST:PORT of a cluster; None for this machine.
-        verbose: let Ray's own log lines through.
+def perform_on_tune(trials: Trials, scratch: Path, address: str | None, verbose: bool) -> None:
+    """[2] Runs trials until all are over; `scratch` is for what Tune wants to write meanwhile.
 
     Raises:
         ClusterError: a trial does not fit the cluster.
@@ -110,40 +94,29 @@ def perform_on_tune(
         resources = trials.recipe.resources.model_copy(
             update={"cpus_per_worker": placement.cpus, "gpus_per_worker": float(placement.gpus)}
         )
-        alone = resources.most_workers == 1
-        bundle = placement.asked if alone else {"memory": float(ORCHESTRATOR_BYTES)}
-        folder = tempfile.mkdtemp(prefix=f"{TEMPORARY}tune-", dir=scratch)
+        bundle = placement.asked
+        if resources.most_workers > 1:
+            bundle = {"memory": float(ORCHESTRATOR_BYTES)}
         check_nodes(trials.folder, scratch, placement)
-        slots = min(slots, trials.ledger.left)
-        try:
-            tune.Tuner(
-                tune.with_resources(_actor(), tune.PlacementGroupFactory([bundle])),
-                tune_config=tune.TuneConfig(
-                    search_alg=_searcher(trials, resources),
-                    scheduler=_scheduler(trials),
-                    num_samples=-1,
-                    max_concurrent_trials=slots,
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(
-                    name="trials",
-                    storage_path=folder,
-                    verbose=0,
-                    stop=_stopper(trials),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                ),
-            ).fit()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _actor() -> type:
-    from ray import tune
-
-    class TrialActor(TrialSteps, tune.Trainable):
-        """`TrialSteps`, as Tune makes them."""
-
-    return TrialActor
+        tune.Tuner(
+            tune.with_resources(
+                type("TrialActor", (TrialSteps, tune.Trainable), {}),
+                tune.PlacementGroupFactory([bundle]),
+            ),
+            tune_config=tune.TuneConfig(
+                search_alg=_searcher(trials, resources),
+                scheduler=_scheduler(trials),
+                num_samples=-1,
+                max_concurrent_trials=min(slots, trials.ledger.left),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=str(scratch),
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
 
 
 def _searcher(trials: Trials, resources: Resources) -> Any:
@@ -174,13 +147,11 @@ def _searcher(trials: Trials, resources: Resources) -> Any:
                 trials.ended(number, end)
             elif not trials.ledger.gave_up:
                 trials.stopped(number)
-            # Else the whole sweep stops: the trial is still in flight, and the next driver's.
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the ledger is saved as it is written."""
 
-        def restore(self, checkpoint_path: str) -> None:
-            """Nothing, likewise."""
+        restore = save
 
     return Asking()
 
@@ -196,24 +167,11 @@ def _scheduler(trials: Trials) -> Any:
             for epoch in result["reports"]:
                 if trials.heard(number, epoch):
                     return str(FIFOScheduler.STOP)
+            if trials.ledger.gave_up:  # the trial is still in flight, and the next driver's
+                return str(FIFOScheduler.STOP)
             return str(FIFOScheduler.CONTINUE)
 
     return Stopping()  # type: ignore[no-untyped-call]
-
-
-def _stopper(trials: Trials) -> Any:
-    from ray.tune import Stopper
-
-    class GivingUp(_NotPickled, Stopper):
-        """Ends everything when too many trials have failed."""
-
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
-
-        def stop_all(self) -> bool:
-            return trials.ledger.gave_up
-
-    return GivingUp()
 
 
 class _NotPickled:

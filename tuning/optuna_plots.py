@@ -55,7 +55,6 @@ def history_plot(sweep: Sweep) -> str:
         axes.set_ylim(worth_seeing(values, is_rising(sweep)))
         axes.set_xlabel("trial")
         count_whole(axes)
-        plot.axes = [axes]
     return plot.svg
 
 
@@ -85,7 +84,6 @@ def learning_plot(sweep: Sweep) -> str:
         axes.set(xlabel="epoch", ylabel=metric_name(sweep.options.metrics[0]))
         axes.set_ylim(worth_seeing(values, is_rising(sweep)))
         count_whole(axes)
-        plot.axes = [axes]
     return plot.svg
 
 
@@ -121,7 +119,6 @@ def importance_plot(sweep: Sweep) -> tuple[str, str]:
             axes.set(xlabel="share of the explained variance", ylabel="")
             for share in axes.texts:
                 share.set(x=share.get_position()[0] + 0.005)
-            plot.axes = [axes]
     except (RuntimeError, ValueError) as error:
         return "", f"{missing}{error}"
     return plot.svg, IMPORTANCE_NOTE.format(metric=metric, trials=len(whole), which=which)
@@ -168,18 +165,12 @@ def front_plot(sweep: Sweep) -> str:
                 axes.annotate(str(trial.number), place, (5, 5), textcoords="offset points")
         show_values(axes.xaxis, options.metrics[x])
         show_values(axes.yaxis, options.metrics[y])
-        plot.axes = [axes]
     return plot.svg
 
 
 @contextmanager
 def _optunas_plot(title: str, height: float = 3.2) -> Iterator[Drawing]:
-    """A plot whose axes Optuna makes: in the look of a page, and with nothing global left behind.
-
-    Args:
-        title: above the plot.
-        height: in inches.
-    """
+    """A plot whose axes Optuna makes, in the look of a page; nothing global is left behind."""
     import matplotlib
     from matplotlib import pyplot
     from matplotlib.text import Text
@@ -190,9 +181,8 @@ def _optunas_plot(title: str, height: float = 3.2) -> Iterator[Drawing]:
         warnings.simplefilter("ignore", ExperimentalWarning)
         plot = Drawing([])
         yield plot
-        (axes,) = plot.axes
-        drawn = axes.get_figure(root=True)
-        assert drawn is not None
+        drawn = pyplot.gcf()
+        (axes,) = drawn.axes
         matplotlib.rcParams.update(STYLE)  # Optuna has chosen a style sheet
         drawn.set_size_inches(8.8, height)
         drawn.set_layout_engine("constrained")
@@ -223,14 +213,14 @@ def _first_metric_study(sweep: Sweep) -> "Study":
     for trial in sweep.study.get_trials(deepcopy=False):
         finished = trial.state == TrialState.COMPLETE
         is_known = finished and isfinite(trial.values[0])
-        history = {e: value for e, value in trial.intermediate_values.items() if isfinite(value)}
+        history = trial.intermediate_values.items()
         trials.append(
             create_trial(
                 state=trial.state if is_known or not finished else TrialState.FAIL,
                 value=trial.values[0] if is_known else None,
                 params=trial.params,
                 distributions=trial.distributions,
-                intermediate_values=history,
+                intermediate_values={e: value for e, value in history if isfinite(value)},
             )
         )
     return _study(sweep.options.directions[:1], trials)

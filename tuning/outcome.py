@@ -11,15 +11,14 @@ from kd_ray.errors import ConfigError, StorageError
 from kd_ray.files import committed_file, write_json
 from kd_ray.report.html import rendered
 from kd_ray.units import bytes_shown, count_shown
+from tuning.ledger import STATES, State
 from tuning.space import Settings, names_shown, settings_of, shown
 from tuning.trial import COSTS
-from tuning.trials import State
 
 if TYPE_CHECKING:
     from optuna import Study
 
 TRIALS, BEST, PAGE = "trials.parquet", "best.json", "report.html"
-STATES: Mapping[str, State] = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class TrialRow:
         state: how it ended, or "running".
         settings: key of the recipe -> value.
         metrics: on the validation rows, and costs; means over the seeds.
-        values: of the sweep's metrics, in order; empty of one that has none.
+        values: of the sweep's metrics, in order; empty of one that has not finished.
         history: epoch -> the first metric.
         epochs: trained.
         seconds: of training; None while it runs.
@@ -82,10 +81,7 @@ class Sweep:
 
     @property
     def front(self) -> list[TrialRow]:
-        """The best trial; of several objectives, those that no other beats in all.
-
-        In the order of the first metric, the best first.
-        """
+        """The best trial, or those that no other beats in all of several metrics; best first."""
         finished = [trial for trial in self.trials if trial.state == "finished"]
         signs = [1 if way == "maximize" else -1 for way in self.options.directions]
 
@@ -178,42 +174,31 @@ def figure(metric: str, value: float) -> str:
 
 def read_trials(study: "Study", options: SweepOptions) -> list[TrialRow]:
     """Every trial that was handed out."""
-    rows = []
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state.name == "WAITING":
-            continue
-        about = trial.user_attrs
-        finished = trial.state.name == "COMPLETE"
-        rows.append(
-            TrialRow(
-                number=trial.number,
-                state=STATES.get(trial.state.name, "running"),
-                settings=settings_of(trial.params, options),
-                metrics=about.get("metrics", {}),
-                values=tuple(trial.values) if finished else (),
-                history=dict(trial.intermediate_values),
-                epochs=about.get("epochs", 0),
-                seconds=about.get("seconds"),
-                cause=about.get("cause"),
-            )
+    kept = ("metrics", "epochs", "seconds", "cause")
+    return [
+        TrialRow(
+            number=trial.number,
+            state=STATES.get(trial.state.name, "running"),
+            settings=settings_of(trial.params, options),
+            values=tuple(trial.values) if trial.state.name == "COMPLETE" else (),
+            history=dict(trial.intermediate_values),
+            **{name: trial.user_attrs[name] for name in kept if name in trial.user_attrs},
         )
-    return rows
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.name != "WAITING"
+    ]
 
 
-def write_trials(sweep: Sweep) -> Path:
+def write_trials(sweep: Sweep) -> None:
     """Writes `trials.parquet`: a row for each trial, settings and metrics as columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    whole, number, text = pa.int64(), pa.float64(), pa.string()
+    own = {"number": whole, "state": text, "epochs": whole, "seconds": number, "cause": text}
     columns: dict[str, Any] = {
         name: pa.array([getattr(trial, name) for trial in sweep.trials], kind)
-        for name, kind in (
-            ("number", pa.int64()),
-            ("state", pa.string()),
-            ("epochs", pa.int64()),
-            ("seconds", pa.float64()),
-            ("cause", pa.string()),
-        )
+        for name, kind in own.items()
     }
     for key, values in sweep.options.space.items():
         column = [trial.settings.get(key) for trial in sweep.trials]
@@ -221,22 +206,19 @@ def write_trials(sweep: Sweep) -> Path:
             column = [None if w is None else SoftWeight.parse(w).factor for w in column]
         elif not all(type(v) in (int, float, type(None)) for v in column):
             column = [None if v is None else str(v) for v in column]
-        kind = pa.string() if any(isinstance(v, str) for v in column) else pa.float64()
+        kind = text if any(isinstance(v, str) for v in column) else number
         columns[f"{key} / T^2" if values.times else key] = pa.array(column, kind)
     for name in sorted({name for trial in sweep.trials for name in trial.metrics}):
         figures = [trial.metrics.get(name) for trial in sweep.trials]
-        columns[f"validation.{name}"] = pa.array(figures, pa.float64())
-    path = sweep.folder / TRIALS
-    with committed_file(path) as draft:
+        columns[f"validation.{name}"] = pa.array(figures, number)
+    with committed_file(sweep.folder / TRIALS) as draft:
         pq.write_table(pa.table(columns), draft)
-    return path
 
 
-def write_best(sweep: Sweep) -> Path:
+def write_best(sweep: Sweep) -> None:
     """Writes `best.json`: the best trials with recipe, validation and test figures."""
     table = {"metrics": sweep.options.metrics, "trials": sweep.best, "earlier": sweep.earlier}
     write_json(sweep.folder / BEST, table)
-    return sweep.folder / BEST
 
 
 def read_best(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

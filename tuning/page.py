@@ -1,28 +1,17 @@
 """The report of a sweep: one HTML file that needs nothing else, for a screen or for paper."""
 
-from pathlib import Path
-
 from kd_ray.config import Range
-from kd_ray.report import html
+from kd_ray.report.html import rendered
 from tuning.optuna_plots import front_plot, history_plot, importance_plot, learning_plot
 from tuning.outcome import Sweep, metric_name
 from tuning.plots import temperature_plot, weight_plot
 from tuning.space import names_shown
 
 
-def write_page(sweep: Sweep, path: Path) -> Path:
-    """Writes the page and returns its path.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    return html.write_page(path, page(sweep))
-
-
 def page(sweep: Sweep) -> str:
     """The whole page; of the same sweep, always the same."""
     importance, importance_note = importance_plot(sweep)
-    return html.rendered(
+    return rendered(
         "sweep",
         sweep=sweep,
         about=_about(sweep),
@@ -66,9 +55,6 @@ def _range_shown(values: Range) -> str:
     if values.choice is not None:
         return "; ".join(str(value) for value in values.choice)
     low, high = values.ends
-    return (
-        ("whole numbers " if values.is_whole else "")
-        + f"{low:g} to {high:g}"
-        + (", over the logarithm" if values.is_log else "")
-        + ("; or 0" if values.or_zero else "")
-    )
+    whole = "whole numbers " if values.is_whole else ""
+    way = ", over the logarithm" if values.is_log else ""
+    return f"{whole}{low:g} to {high:g}{way}{'; or 0' if values.or_zero else ''}"

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 from kd_ray.config import SoftWeight
 from kd_ray.report.plots import drawing, stand_in
 from tuning.outcome import Sweep, TrialRow, figure, metric_name
-from tuning.space import SOFT_WEIGHT, TEMPERATURE
+from tuning.space import BITS, SOFT_WEIGHT, TEMPERATURE
 from tuning.trial import COSTS
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
-
-BITS = {"student.quantizer.weight_bits": "W", "student.quantizer.activation_bits": "A"}
-"""Key of a recipe -> letter before its bits."""
 
 BEST, OTHER, STOPPED = "distilled", "teacher", "labels"
 COLOURS, MARKERS = (BEST, STOPPED, "smoothing", "softened-labels", OTHER), "osDPX*"

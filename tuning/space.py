@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 SEARCHED = ("objective", "student", "train")
 SOFT_WEIGHT, TEMPERATURE = "objective.soft_weight", "objective.temperature"
+BITS = {"student.quantizer.weight_bits": "W", "student.quantizer.activation_bits": "A"}
+"""Key of a recipe -> letter before its bits."""
+
 NO_SOFT_TERM = "no soft term"
 """Name of the parameter that leaves the soft term out."""
 
@@ -49,11 +52,10 @@ def distributions(options: SweepOptions) -> dict[str, "Distribution"]:
             spread[key] = CategoricalDistribution([_plain(value) for value in values.choice])
             continue
         low, high = values.ends
-        spread[key] = (
-            IntDistribution(int(low), int(high), log=values.is_log)
-            if values.is_whole
-            else FloatDistribution(low, high, log=values.is_log)
-        )
+        if values.is_whole:
+            spread[key] = IntDistribution(int(low), int(high), log=values.is_log)
+        else:
+            spread[key] = FloatDistribution(low, high, log=values.is_log)
     return spread
 
 
@@ -63,18 +65,18 @@ def _plain(value: Any) -> Any:
 
 def suggested(options: SweepOptions, trial: "Trial") -> dict[str, Any]:
     """Parameters of a trial, asked for one by one: T and c are not where they mean nothing."""
-    from optuna.distributions import FloatDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution, IntDistribution
 
     found: dict[str, Any] = {}
     for name, values in distributions(options).items():
         if name in (SOFT_WEIGHT, TEMPERATURE) and found.get(NO_SOFT_TERM):
             continue
-        if isinstance(values, FloatDistribution):
-            found[name] = trial.suggest_float(name, values.low, values.high, log=values.log)
-        elif isinstance(values, IntDistribution):
-            found[name] = trial.suggest_int(name, values.low, values.high, log=values.log)
-        else:
+        if isinstance(values, CategoricalDistribution):
             found[name] = trial.suggest_categorical(name, values.choices)
+        else:
+            whole = isinstance(values, IntDistribution)
+            suggest: Any = trial.suggest_int if whole else trial.suggest_float
+            found[name] = suggest(name, values.low, values.high, log=values.log)
     return found
 
 
@@ -120,7 +122,12 @@ def parameters_of(settings: Mapping[str, Any], options: SweepOptions) -> dict[st
             found[NO_SOFT_TERM] = parameter == 0
             if parameter == 0:
                 continue
-        if not _holds(values, parameter):
+        if values.choice is None:
+            low, high = values.ends
+            inside = low <= parameter <= high
+        else:
+            inside = parameter in [_plain(choice) for choice in values.choice]
+        if not inside:
             raise ConfigError(
                 f"sweep.enqueue: {key} = {value!r} lies outside the space "
                 f"({values.model_dump(exclude_none=True, exclude_defaults=True)}); widen the space "
@@ -144,19 +151,11 @@ def _parameter(key: str, values: Range, value: Any) -> Any:
                 f"sweep.enqueue: {key} must be a {form}, as it is in the space, but got {value!r}"
             )
         return weight.factor
-    wrong = isinstance(value, bool | str | list) or (values.is_whole and value != int(value))
-    if values.choice is None and wrong:
-        raise ConfigError(f"sweep.enqueue: {key} must be a number in the space, but got {value!r}")
-    if values.choice is None:
-        return int(value) if values.is_whole else float(value)
-    return _plain(value)
-
-
-def _holds(values: Range, parameter: Any) -> bool:
     if values.choice is not None:
-        return parameter in [_plain(value) for value in values.choice]
-    low, high = values.ends
-    return bool(low <= parameter <= high)
+        return _plain(value)
+    if isinstance(value, bool | str | list) or (values.is_whole and value != int(value)):
+        raise ConfigError(f"sweep.enqueue: {key} must be a number in the space, but got {value!r}")
+    return int(value) if values.is_whole else float(value)
 
 
 def names_shown(options: SweepOptions) -> dict[str, str]:
@@ -166,12 +165,7 @@ def names_shown(options: SweepOptions) -> dict[str, str]:
     >>> names_shown(SweepOptions(space=space))
     {'T': 'objective.temperature', 'lr': 'train.lr'}
     """
-    short = {
-        TEMPERATURE: "T",
-        SOFT_WEIGHT: "c",
-        "student.quantizer.weight_bits": "W bits",
-        "student.quantizer.activation_bits": "A bits",
-    }
+    short = {TEMPERATURE: "T", SOFT_WEIGHT: "c"} | {k: f"{bits} bits" for k, bits in BITS.items()}
     found: dict[str, str] = {}
     for key, values in options.space.items():
         name = "c / T²" if values.times else short.get(key, key.split(".")[-1])
@@ -214,18 +208,17 @@ def first_points(recipe: Recipe) -> list[dict[str, Any]]:
         return [parameters_of(point, options) for point in options.enqueue]
     if TEMPERATURE not in options.space:
         return []
+    known = {TEMPERATURE, SOFT_WEIGHT} & options.space.keys()
     own = flattened(recipe.model_dump(mode="json", exclude_none=True))
+    others = [(key, value) for key, value in own.items() if key not in known]
     points = []
     for temperature in KNOWN_GOOD:
         point: dict[str, Any] = {}
         weights = ("T^2", temperature**2)  # the same, and the space has one of the two at most
         wanted = [(TEMPERATURE, temperature), *((SOFT_WEIGHT, weight) for weight in weights)]
-        known = {TEMPERATURE, SOFT_WEIGHT} & options.space.keys()
-        others = [(key, value) for key, value in own.items() if key not in known]
         for key, value in (*wanted, *others):
-            if key in options.space:
-                with contextlib.suppress(ConfigError):  # the space may not have it
-                    point |= parameters_of({key: value}, options)
+            with contextlib.suppress(ConfigError):  # the space may not have it
+                point |= parameters_of({key: value}, options)
         if known <= point.keys():
             points.append(point)
     return points
@@ -243,18 +236,14 @@ def trial_recipe(recipe: Recipe, settings: Mapping[str, Any], rules: Any = ()) -
     if recipe.sweep.hold_out and not recipe.data.validation:
         table["train"]["hold_out"] = recipe.sweep.hold_out
     for key, value in settings.items():
-        _set(table, key, value)
+        *path, last = key.split(".")
+        inner = table
+        for part in path:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"sweep.space.{key}: {part} is a value, not a table")
+        inner[last] = value
     return parse_recipe(table, recipe.name, rules)
-
-
-def _set(table: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    for part in path:
-        inner = table.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"sweep.space.{key}: {part} is a value, not a table")
-        table = inner
-    table[last] = value
 
 
 def space_problems(recipe: Recipe, rules: Any = ()) -> list[str]:

@@ -20,12 +20,7 @@ PUT_EVERY_S = 1.0
 
 
 class StudyFile:
-    """A study's file, and where it can be opened.
-
-    Attributes:
-        path: where it belongs.
-        local: what SQLite is to open.
-    """
+    """A study's file: the path where it belongs, and the local one that SQLite is to open."""
 
     def __init__(self, path: Path) -> None:
         """The file at `path`, or its place if there is none yet.
@@ -46,15 +41,13 @@ class StudyFile:
     def put(self, *, can_wait: bool = False) -> None:
         """Commits what is in the database by now to the store; nothing is to be done on a disk.
 
-        Args:
-            can_wait: leave it to a later one if the last was only just now.
+        What can wait is left to a later call if the last was only just now.
 
         Raises:
             StorageError: the store does not take it.
         """
-        if self.local == self.path:
-            return
-        if can_wait and time.monotonic() - self._put_at < PUT_EVERY_S:
+        is_early = can_wait and time.monotonic() - self._put_at < PUT_EVERY_S
+        if self.local == self.path or is_early:
             return
         with (
             committed_file(self.path) as draft,
@@ -63,3 +56,7 @@ class StudyFile:
         ):
             ours.backup(snapshot)
         self._put_at = time.monotonic()
+
+    def keep_for(self, study: object) -> None:
+        """Lets a local copy live as long as the study that reads it."""
+        weakref.finalize(study, lambda kept: None, self)

@@ -27,12 +27,9 @@ COSTS = ("packed_bytes", "bit_operations")
 
 @dataclass(frozen=True)
 class TrialEpoch:
-    """All students of a trial have finished an epoch, or had ended before it.
+    """All students of a trial have finished an epoch of so many, or had ended before it.
 
-    Attributes:
-        number: of the epoch, 1-based.
-        epochs: at most.
-        metrics: of the validation rows and of training, mean over the seeds.
+    Metrics are of the validation rows and of training, means over the seeds.
     """
 
     number: int
@@ -42,14 +39,14 @@ class TrialEpoch:
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """What a trial comes to.
+    """What a trial comes to; why it failed, or means over its seeds.
 
     Attributes:
-        metrics: on the validation rows, and the model's costs; mean over the seeds.
+        metrics: on the validation rows, and the model's costs.
         history: metrics after each epoch, in order.
         epochs: that were trained.
-        seconds: of training, over the seeds, in this and earlier processes.
-        cause: why it failed; None of one that did not.
+        seconds: of training, summed over the seeds, in this and earlier processes.
+        cause: of a failure.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -67,15 +64,7 @@ def trial_folder(sweep: Path, number: int) -> Path:
 def trial_tasks(
     recipe: Recipe, sweep: Path, number: int, *, transfer_set: Path, data_root: str | None
 ) -> list[Task]:
-    """The students of a trial, a task for each seed.
-
-    Args:
-        recipe: of the trial.
-        sweep: absolute folder of the sweep.
-        number: of the trial.
-        transfer_set: absolute folder that all trials share.
-        data_root: folder of the dataset's files, or None.
-    """
+    """The students of a trial with its recipe, a task for each seed; all folders are absolute."""
     stored = recipe.transfer_set.model_copy(update={"path": str(transfer_set)})
     recipe = recipe.model_copy(update={"transfer_set": stored})
     first = Task(

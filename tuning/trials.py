@@ -4,29 +4,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kd_ray.config import Recipe
 from kd_ray.errors import KdRayError
 from kd_ray.pipeline import catalogue_problems
 from kd_ray.runs import Task
 from kd_ray.training.metrics import FIGURES
-from tuning.ledger import Ledger, Point
+from tuning.ledger import Ledger, Point, State
 from tuning.space import Settings, trial_recipe
 from tuning.trial import COSTS, TrialEnd, TrialEpoch, trained_s, trial_tasks
-
-State = Literal["finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
 class SweepBegins:
-    """The first event: how things stand.
-
-    Attributes:
-        over: trials that are finished, stopped or failed already.
-        left: trials to run.
-        best: number and first metric of the best trial so far, or None.
-    """
+    """The first event: trials that are over and left, number and first metric of the best one."""
 
     over: int
     left: int
@@ -44,12 +36,7 @@ class TrialBegins:
 class TrialOver:
     """A trial is in the ledger for good.
 
-    Attributes:
-        number: of the trial.
-        state: how it ended; "stopped" by the scheduler.
-        values: metric -> value; empty of a failed one.
-        epochs: that were trained.
-        cause: of a failure.
+    It has a value for each metric, or of a failure the cause; "stopped" it was by the scheduler.
     """
 
     number: int
@@ -80,7 +67,7 @@ class Trials:
         folder: absolute, of the sweep.
         transfer_set: absolute folder that all trials share.
         data_root: folder of the dataset's files, or None.
-        listener: called with every event, in the thread that calls this object.
+        listener: called with every event.
     """
 
     recipe: Recipe
@@ -138,12 +125,7 @@ class Trials:
         return stop and epoch.number < epoch.epochs
 
     def lost(self, number: int, allowed: int) -> None:
-        """Notes that a trial's process died: it goes on elsewhere, or has died too often.
-
-        Args:
-            number: of the trial.
-            allowed: how often this may happen to a trial.
-        """
+        """Notes that a trial's process died: it goes on elsewhere, up to so many times."""
         self._losses[number] += 1
         if self._losses[number] <= allowed:
             self.ledger.again(number)
@@ -164,8 +146,7 @@ class Trials:
     def ended(self, number: int, end: TrialEnd) -> None:
         """Notes a trial that came to its end, or failed."""
         if end.cause is not None:
-            heard = self._epochs.get(number)
-            epochs = heard.number if heard else 0
+            epochs = self._epochs[number].number if number in self._epochs else 0
             about = {"epochs": epochs, "seconds": round(self._seconds[number], 3)}
             self.ledger.fail(number, end.cause, about)
             self._over(number, "failed", {}, epochs, end.cause)
@@ -179,17 +160,10 @@ class Trials:
         state: State = "finished" if cause is None else "failed"
         self._over(number, state, {} if cause else end.metrics, end.epochs, cause)
 
-    def _over(
-        self,
-        number: int,
-        state: State,
-        metrics: dict[str, float],
-        epochs: int,
-        cause: str | None = None,
-    ) -> None:
+    def _over(self, number: int, state: State, metrics: dict[str, float], *about: Any) -> None:
         wanted = self.ledger.options.metrics
         values = {name: metrics[name] for name in wanted if name in metrics}
-        self.listener(TrialOver(number, state, values, epochs, cause))
+        self.listener(TrialOver(number, state, values, *about))
 
 
 def _about(metrics: dict[str, float], epochs: int, seconds: float) -> dict[str, Any]:

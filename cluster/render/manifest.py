@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cluster.render.shape import Shape
+from cluster.render.workload import Workload, versions
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 LONGEST_LINE = 10_000  # a command that is folded is hard to read, and to change
 
 
-def manifest(template: str, **values: Any) -> str:
-    """A filled template; a value that it names and does not get is an error.
+def manifest(template: str, workload: Workload, shape: Shape, **values: Any) -> str:
+    """A filled template of `templates`; a value that it names and does not get is an error.
 
-    Args:
-        template: name of a file in `templates`, without its `.j2`.
-        values: what the template names. Text goes in by the filters `yaml` and `shell`.
+    It gets the versions, which every node must have. Text goes in by the filters yaml and shell.
     """
-    return _environment().get_template(f"{template}.j2").render(**values)
+    known = {**versions(), "workload": workload, "shape": shape}
+    return _environment().get_template(f"{template}.j2").render(known, **values)
 
 
 @cache

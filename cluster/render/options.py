@@ -56,17 +56,10 @@ def _matching(pattern: str | re.Pattern[str], rule: str) -> Any:
 OneLine = Annotated[str, AfterValidator(one_line)]
 Public = Annotated[str, AfterValidator(public)]
 Folder = Annotated[Public, _matching("/.*", "an absolute path")]
-ObjectName = Annotated[
-    str,
-    _matching(
-        r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?",
-        "the name of a Kubernetes object, of small letters, digits, dots and dashes",
-    ),
-]
-NodeLabel = Annotated[
-    str,
-    _matching(LABEL, "key=value of a Kubernetes label, such as cloud.google.com/gke-spot=true"),
-]
+OBJECT_RULE = "the name of a Kubernetes object, of small letters, digits, dots and dashes"
+ObjectName = Annotated[str, _matching(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", OBJECT_RULE)]
+LABEL_RULE = "key=value of a Kubernetes label, such as cloud.google.com/gke-spot=true"
+NodeLabel = Annotated[str, _matching(LABEL, LABEL_RULE)]
 Identifier = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9:/@._-]*", "a name or an address")]
 
 
@@ -252,11 +245,7 @@ def checked(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
 
 
 def check_kind(kind: str, given: Mapping[str, Any]) -> None:
-    """Refuses options that do not go with a kind of manifest.
-
-    Raises:
-        ConfigError: there is one.
-    """
+    """Refuses options that do not go with a kind of manifest."""
     for name in given:
         kinds = [k for k, options in KINDS.items() if name in options.model_fields]
         if kind not in kinds and not any(name in options.model_fields for options in EVERY_KIND):

@@ -18,15 +18,9 @@ AUTO_CPUS = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """Nodes that compute.
+    """Nodes that compute: from `nodes` to `max_nodes`, and what each of them has.
 
-    Attributes:
-        nodes: to start with, and never fewer.
-        max_nodes: what autoscaling may grow to; the same as `nodes` for no autoscaling.
-        cpus: of each node.
-        gpus: of each node.
-        memory_gib: of each node; None for what the launcher gives by default.
-        spread: whether workers should stand apart, else close together.
+    Without `memory_gib` they have what the launcher gives; `spread` workers stand apart.
     """
 
     nodes: int
@@ -50,14 +44,11 @@ def worker_bounds(resources: Resources) -> tuple[int, int]:
 def shape_of(resources: Resources, options: NodesOptions) -> Shape:
     """The nodes that hold the workers of `resources`.
 
-    By default a node has the GPUs of one worker, and CPUs for every worker that its GPUs hold.
+    By default a node has the GPUs of one worker, and CPUs for every worker that its GPUs hold;
+    `gpus_per_worker = "auto"` is one, or none if nodes have none.
 
     >>> shape_of(Resources(workers=6, cpus_per_worker=3), NodesOptions(gpus_per_node=4))
     Shape(nodes=2, max_nodes=2, cpus=12, gpus=4, memory_gib=None, spread=False)
-
-    Args:
-        resources: of a recipe; `gpus_per_worker = "auto"` is one, or none if nodes have none.
-        options: what is to be otherwise than by default.
 
     Raises:
         ConfigError: the workers do not fit, with the arithmetic.

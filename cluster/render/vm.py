@@ -4,7 +4,8 @@ On AWS and Google the head is a small machine without work of its own and never 
 machines the head works too, and all that are named are used.
 """
 
-from cluster.render.machine_types import AWS, GCP, machine_for
+from typing import NamedTuple
+
 from cluster.render.manifest import manifest
 from cluster.render.options import VmOptions, flag
 from cluster.render.shape import Shape
@@ -15,11 +16,34 @@ from cluster.render.workload import (
     is_url,
     script,
     shared_folders,
-    versions,
 )
 from kd_ray.catalog import pick
 from kd_ray.errors import ConfigError
 
+
+class MachineType(NamedTuple):
+    """A machine type, ordered by GPUs, then CPUs."""
+
+    gpus: int
+    cpus: int
+    name: str
+
+
+AWS = [
+    *(MachineType(0, 2 * n, f"m6i.{size}") for n, size in [(1, "large"), (2, "xlarge")]),
+    *(MachineType(0, 4 * n, f"m6i.{n}xlarge") for n in (2, 4, 8, 16)),
+    MachineType(1, 4, "g5.xlarge"),
+    *(MachineType(1, 4 * n, f"g5.{n}xlarge") for n in (2, 4, 8, 16)),
+    MachineType(4, 48, "g5.12xlarge"),
+    MachineType(8, 192, "g5.48xlarge"),
+]
+GCP = [
+    *(MachineType(0, n, f"n2-standard-{n}") for n in (2, 4, 8, 16, 32, 64)),
+    *(MachineType(1, n, f"g2-standard-{n}") for n in (4, 8, 12, 16, 32)),
+    MachineType(2, 24, "g2-standard-24"),
+    MachineType(4, 48, "g2-standard-48"),
+    MachineType(8, 96, "g2-standard-96"),
+]
 HEAD_CPUS = 4
 DISK_GB = 200
 MACHINES = {"aws": AWS, "gcp": GCP}
@@ -38,9 +62,6 @@ def vm(workload: Workload, shape: Shape, options: VmOptions) -> str:
     """The launcher's configuration, with recipe and script among the head's set-up commands.
 
     Runs are kept in `runs` of the shared storage unless the workload says otherwise.
-
-    Raises:
-        ConfigError: an option breaks a rule.
     """
     _check(shape, options)
     own = options.provider == "local"
@@ -52,10 +73,9 @@ def vm(workload: Workload, shape: Shape, options: VmOptions) -> str:
     runs = workload.runs or f"{options.mount}/runs"
     return manifest(
         "vm.yaml",
-        workload=workload,
-        shape=shape,
+        workload,
+        shape,
         options=options,
-        **versions(),
         name=dns_name(workload.name),
         own=own,
         head_type=head_type,
@@ -95,3 +115,18 @@ def _check(shape: Shape, options: VmOptions) -> None:
                 f"--worker-ip: the recipe needs {shape.nodes} machines, but --head-ip and "
                 f"--worker-ip name {named}; name more, or use more CPUs or GPUs of each"
             )
+
+
+def machine_for(machines: list[MachineType], cpus: int, gpus: int) -> str:
+    """The smallest machine that has these; raises a `ConfigError` if there is none.
+
+    >>> machine_for(AWS, cpus=6, gpus=1), machine_for(GCP, cpus=4, gpus=0)
+    ('g5.2xlarge', 'n2-standard-4')
+    """
+    for machine in sorted(machines):
+        if machine.cpus >= cpus and machine.gpus >= gpus and bool(machine.gpus) == bool(gpus):
+            return machine.name
+    raise ConfigError(
+        f"--instance-type: no known machine has {cpus} CPUs and {gpus} GPUs; name one that does, "
+        "or use more and smaller nodes"
+    )

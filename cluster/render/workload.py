@@ -26,15 +26,10 @@ IS_A_JOB = ': "${RAY_ADDRESS:?is set by Ray; submit this script as a Ray Job}"'
 
 @dataclass(frozen=True)
 class Workload:
-    """A kd-ray command for a cluster.
+    """A kd-ray command for a cluster, such as `("tune", "run")`, and its recipe's TOML text.
 
-    Attributes:
-        name: of the recipe, and so of the run folder.
-        recipe: its TOML text, as the user wrote it.
-        words: the command without its options, such as `("tune", "run")`.
-        overrides: `key=value`, one for each --set.
-        runs: storage that all nodes reach, a path or a URL; None for what the kind usually has.
-        data: what nodes find in KD_RAY_DATA.
+    Its name is the recipe's; `runs` is storage that all nodes reach, a path or a URL (None for what
+    the kind usually has), and `data` what they find in KD_RAY_DATA.
     """
 
     name: str
@@ -75,8 +70,8 @@ def workload_of(
             "none; add one, or leave --command out"
         )
     _, text = recipe_text(source)
-    number = _line_with(USER_IN_URL, text)
-    if number:
+    lines = enumerate(text.splitlines(), start=1)
+    if number := next((n for n, line in lines if USER_IN_URL.search(line)), 0):
         raise ConfigError(
             f"{source}: a recipe in a manifest must hold no credentials, but line {number} has a "
             "URL with a user; let the nodes' environment or a secret give them"
@@ -86,20 +81,10 @@ def workload_of(
             public(override)
         except ValueError as error:
             raise ConfigError(f"--set: {error}") from None
-    workload = Workload(
-        name=recipe.name,
-        recipe=text if text.endswith("\n") else text + "\n",
-        words=tuple(name.split()),
-        overrides=tuple(overrides),
-        runs=options.runs,
-        data=options.data,
-    )
+    text = text if text.endswith("\n") else f"{text}\n"
+    words = tuple(name.split())
+    workload = Workload(recipe.name, text, words, tuple(overrides), options.runs, options.data)
     return workload, recipe.resources
-
-
-def _line_with(pattern: re.Pattern[str], text: str) -> int | None:
-    lines = text.splitlines()
-    return next((n for n, line in enumerate(lines, start=1) if pattern.search(line)), None)
 
 
 def is_url(storage: str) -> bool:
@@ -163,10 +148,7 @@ def versions() -> dict[str, str]:
 
 
 def default_image(package: str | None, gpus: int) -> str:
-    """The image that is meant where none is named.
-
-    Ray's own if kd-ray is installed into it, else one that the user has built of kd-ray.
-    """
+    """Ray's own image if kd-ray is installed into it, else one that the user built of kd-ray."""
     if package is None:
         return f"kd-ray:{versions()['kd_ray_version']}"
     return f"rayproject/ray:{versions()['ray_version']}-py312{'-gpu' if gpus else ''}"

@@ -15,10 +15,10 @@ from kd_ray.files import to_path
 from kd_ray.result import read_result
 from kd_ray.runs import result_model
 from kd_ray.runs.combine import JOINT_TEACHER
+from kd_ray.runs.inputs import check_data
 from kd_ray.runs.rows import labelled_rows
 from kd_ray.runs.teach import teacher_folder
-from kd_ray.training.predict import raw_logits
-from kd_ray.training.saved_model import SavedModel, load_model
+from kd_ray.training.saved_model import SavedModel, load_model, raw_logits
 from kd_ray.transfer_set import TransferSet, check_fit, open_transfer_set
 
 
@@ -84,19 +84,14 @@ def audit_transfer_set(
     ]
     check_fit(opened.manifest, teacher_sha256s=[teacher.sha256 for teacher in teachers])
     dataset = dataset_of(teachers[0].path, teachers[0].meta, root)
-    check_fit(
-        opened.manifest,
-        dataset_fingerprint=dataset.fingerprint,
-        class_names=dataset.class_names,
-    )
+    check_data(opened.manifest, dataset)
     return audit(opened, dataset, teachers, sample=sample, seed=seed, device=device)
 
 
 def _teachers_home(transfer_set: Path) -> Path:
     """The run folder that has a transfer set's teachers, as far as the set says."""
     result = read_result(transfer_set)
-    recipe = {} if result is None else result.recipe
-    elsewhere = recipe.get("teacher", {}).get("path")
+    elsewhere = result.recipe.get("teacher", {}).get("path") if result else None
     return to_path(elsewhere) if elsewhere else transfer_set.absolute().parent
 
 
@@ -109,12 +104,12 @@ def audit(
     seed: int,
     device: torch.device,
 ) -> Audit:
-    """Runs the teachers again on sampled rows and compares; labels are compared on every row.
+    """The audit of a verified transfer set of this dataset; labels are compared on every row.
 
     Args:
-        transfer_set: opened and verified against its own manifest.
-        dataset: its pixels; its fit was checked by the caller.
-        teachers: its teachers, in order.
+        transfer_set: opened.
+        dataset: its pixels.
+        teachers: its teachers, in order, on the device.
         sample: rows per split to run again; None for all.
         seed: of the sample.
         device: where the teachers run.

@@ -56,24 +56,17 @@ def evaluate_checkpoint(path: str | Path, root: str | None = None) -> dict[str, 
     feed = feed_of(dataset.test, saved.meta.input.mean, saved.meta.input.std).to(device)
     if saved.meta.special is not None:
         feed = replace(feed, labels=special_labels(feed.labels, saved.meta.special))
-    worker = Worker(rank=0, world=1, device=device, threads=torch.get_num_threads())
-    return evaluate(saved.model, feed, worker)
+    return evaluate(saved.model, feed, Worker(0, 1, device, torch.get_num_threads()))
 
 
 def dataset_of(path: Path, meta: Meta, root: str | None) -> Dataset:
-    """The dataset that a model was trained on, from wherever its files are here.
-
-    Args:
-        path: of the checkpoint.
-        meta: its description.
-        root: folder of the dataset's files, if not where the recipe or KD_RAY_DATA says.
+    """The dataset that the model of a checkpoint was trained on; arguments as above.
 
     Raises:
         CheckpointError: the data here is not what it was trained on.
     """
-    recipe = Recipe.model_validate(meta.recipe)
-    options = recipe.data.model_copy(update={"root": root or recipe.data.root})
-    dataset = open_dataset(options)
+    options = Recipe.model_validate(meta.recipe).data
+    dataset = open_dataset(options.model_copy(update={"root": root or options.root}))
     wanted = meta.parents.get("dataset")
     if wanted != dataset.fingerprint:
         raise CheckpointError(

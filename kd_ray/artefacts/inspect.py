@@ -12,7 +12,7 @@ from kd_ray.quant import dead_layers, model_cost
 from kd_ray.result import Result, read_result
 from kd_ray.runs import STAGES
 from kd_ray.runs.folder import RECIPE, read_run
-from kd_ray.training.checkpoint import META, Meta, read_meta
+from kd_ray.training.checkpoint import META, read_meta
 from kd_ray.training.saved_model import load_model
 from kd_ray.transfer_set import bytes_per_row, read_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
@@ -68,13 +68,10 @@ def _result_facts(path: Path, result: Result) -> tuple[str, dict[str, Any]]:
     """An artefact that is no model: its figures, and what its stage says of it."""
     stage = STAGES.get(result.stage)
     facts: dict[str, Any] = dict(result.metrics)
-    name = ""
-    for line in [] if stage is None else stage.details(result):
-        if line.startswith(" "):  # it goes on
-            facts[name] += f";{line[1:]}"
-        else:
-            name, _, about = line.partition(": ")
-            facts[name] = about
+    lines = "\n".join(stage.details(result) if stage else ()).replace("\n  ", "; ")
+    for line in lines.splitlines():
+        name, _, about = line.partition(": ")
+        facts[name] = about
     return f"{result.title} {path}", {
         **facts,
         "seconds": result.seconds,
@@ -86,25 +83,22 @@ def _result_facts(path: Path, result: Result) -> tuple[str, dict[str, Any]]:
 def _checkpoint_facts(path: Path) -> tuple[str, dict[str, Any]]:
     meta = read_meta(path)
     last = meta.history[-1] if meta.history else {}
+    special = {}
+    if meta.special is not None:
+        names = ", ".join(meta.class_names[number] for number in meta.special)
+        special["special classes"] = f"{names}; all others are one output"
     return f"{meta.kind} {path}", {
         "epoch": meta.epoch,
         "model": ", ".join(f"{key} = {value}" for key, value in meta.model.items()),
         "input": f"(C, H, W) = {meta.input.shape}, mean {meta.input.mean}, std {meta.input.std}",
         "classes": ", ".join(meta.class_names),
-        **_special_facts(meta),
+        **special,
         **_cost_facts(path, last.get("layers", {})),
         **{f"last {key}": value for key, value in last.items() if key not in ("epoch", "layers")},
         **{f"parent {name}": sha256 for name, sha256 in meta.parents.items()},
         **{f"sha256 {name}": sha256 for name, sha256 in meta.files.items()},
         "versions": ", ".join(f"{name} {number}" for name, number in meta.versions.items()),
     }
-
-
-def _special_facts(meta: Meta) -> dict[str, str]:
-    if meta.special is None:
-        return {}
-    names = ", ".join(meta.class_names[number] for number in meta.special)
-    return {"special classes": f"{names}; all others are one output"}
 
 
 def _cost_facts(path: Path, active: Mapping[str, Any]) -> dict[str, str]:

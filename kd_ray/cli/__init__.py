@@ -3,11 +3,16 @@
 Neither torch nor ray is imported before a command needs it, so `--help` is quick.
 """
 
+import functools
+import sys
 import warnings
-from typing import Annotated, TextIO
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from kd_ray.catalog import suggestion
 from kd_ray.cli.cluster import cluster
 from kd_ray.cli.options import (
     DataOption,
@@ -20,10 +25,43 @@ from kd_ray.cli.studies import exercises, reproduce, views
 from kd_ray.cli.tune import tune
 
 PLAIN_STAGES = ("teach", "label", "distill")
-SPECIAL_STAGES = ("teach", "label", "specialize", "distill")
+STAGE_COMMANDS: Mapping[str, tuple[tuple[str, ...] | None, str]] = {
+    "run": (
+        None,
+        "Run every stage of a recipe in order: teach, label, specialists if it has any, distill.",
+    ),
+    "teach": (("teach",), "Train the teacher (every member of the ensemble)."),
+    "label": (("label",), "Write the teacher's logits into the transfer set."),
+    "distill": (("distill",), "Train the students: the distilled one, and the recipe's baselines."),
+    "specialize": (
+        ("teach", "label", "specialize", "distill"),
+        "Train specialists for classes that the teacher confuses, their student, and what they "
+        "need.",
+    ),
+}
+UsageError: Any = typer.BadParameter.__base__  # Typer gives it no public name
+
+
+class Commands(TyperGroup):
+    """All commands; what is mistyped is answered in one sentence."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Ends the process: with 2 after such a sentence, else as the command says."""
+        try:
+            sys.exit(super().main(*args, **{**options, "standalone_mode": False}))
+        except UsageError as error:
+            problem = error.format_message()
+            if option := getattr(error, "option_name", None):
+                known = [f for each in error.ctx.command.params for f in each.opts if f[0] == "-"]
+                problem = f"no such option {option!r}; {suggestion(option, known)}"
+            if problem:  # none where the commands of a group were shown
+                typer.echo(f"kd-ray: {problem}", err=True)
+            sys.exit(2)
+
 
 app = typer.Typer(
     name="kd-ray",
+    cls=Commands,
     help="Distributed knowledge distillation on Ray. Any command run again goes on where it was.",
     no_args_is_help=True,
     add_completion=False,
@@ -55,38 +93,24 @@ def quickstart(training: TrainingOptions) -> None:
 def perform(recipe: str, stages: tuple[str, ...] | None, training: TrainingOptions) -> None:
     """Runs stages of a recipe (None: all it has) with a display, then prints the closing table."""
     from kd_ray.cli.run import run_with_display
+    from kd_ray.files import to_path
+    from kd_ray.pipeline import open_recipe, run
 
-    run_with_display(recipe, stages, training.sets(), training.runs, **training.where)
+    opened = open_recipe(recipe, training.sets())
+    begin = functools.partial(run, opened, runs=training.runs, stages=stages, **training.where)
+    run_with_display(begin, to_path(training.runs) / opened.name)
 
 
-def _add_stage_command(name: str, stages: tuple[str, ...] | None, about: str) -> None:
+def _stage_command(stages: tuple[str, ...] | None) -> Callable[..., None]:
     @answered
     def command(recipe: RecipeArgument, training: TrainingOptions) -> None:
         perform(recipe, stages, training)
 
-    app.command(name, help=about)(command)
+    return command
 
 
-_add_stage_command(
-    "run",
-    None,
-    "Run every stage of a recipe in order: teach, label, specialists if it has any, distill.",
-)
-_add_stage_command("teach", ("teach",), "Train the teacher (every member of the ensemble).")
-_add_stage_command("label", ("label",), "Write the teacher's logits into the transfer set.")
-_add_stage_command(
-    "distill",
-    ("distill",),
-    "Train the students: distilled from the transfer set, and the recipe's baselines.",
-)
-_add_stage_command(
-    "specialize",
-    SPECIAL_STAGES,
-    "Train specialists for classes that the teacher confuses, and their student; with what they "
-    "need.",
-)
-
-
+for name, (stages, about) in STAGE_COMMANDS.items():
+    app.command(name, help=about)(_stage_command(stages))
 for study in (exercises, views, reproduce):
     app.command()(study)
 
@@ -115,7 +139,7 @@ def evaluate(
     from kd_ray.artefacts import evaluate_checkpoint
     from kd_ray.cli.tables import facts
 
-    metrics = evaluate_checkpoint(path, root=str(data_root) if data_root else None)
+    metrics = evaluate_checkpoint(path, root=data_root)
     Console().print(facts(f"{path}: test split", metrics))
 
 
@@ -134,13 +158,8 @@ def audit(
     """Re-run the teacher on sampled rows; exit 1 if a stored logit is not the teacher's."""
     from kd_ray.artefacts import audit_transfer_set
 
-    result = audit_transfer_set(
-        transfer_set,
-        run,
-        root=str(data_root) if data_root else None,
-        sample=None if every else rows,
-        seed=seed,
-    )
+    sample = None if every else rows
+    result = audit_transfer_set(transfer_set, run, root=data_root, sample=sample, seed=seed)
     typer.echo(
         f"{transfer_set}: {result.rows:,} rows compared with their teacher's logits, "
         f"largest difference {result.largest_error:.2e}"
@@ -172,9 +191,7 @@ def inspect(
 
 @app.command()
 @answered
-def report(
-    run: Annotated[str, typer.Argument(help="Run folder to report on.")],
-) -> None:
+def report(run: Annotated[str, typer.Argument(help="Run folder to report on.")]) -> None:
     """Write report.html: the figures of a run and its curves, in one file."""
     from kd_ray.report.page import write_report
 
@@ -187,13 +204,6 @@ def main() -> None:
     app()
 
 
-def warn_in_a_line(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """A warning without the place in the code, which says nothing to a user."""
+def warn_in_a_line(message: Warning | str, *place: object, **more: object) -> None:
+    """A warning without its class and its place in the code, which say nothing to a user."""
     typer.echo(f"kd-ray: warning: {message}", err=True)

@@ -36,7 +36,7 @@ class NodeChoice:
 
 @dataclass(frozen=True)
 class ClusterAddress:
-    """Which cluster a command speaks with: one at an address, or one on this machine."""
+    """The cluster that a command speaks with: one at an address, or one on this machine."""
 
     address: Annotated[
         str | None,
@@ -45,11 +45,7 @@ class ClusterAddress:
     name: NameOption = "local"
 
     def dashboard(self) -> str:
-        """The URL of its dashboard.
-
-        Raises:
-            ClusterError: there is no such cluster.
-        """
+        """The URL of its dashboard; raises a `ClusterError` if there is no such cluster."""
         from cluster.local import find
         from cluster.server import dashboard_of
         from kd_ray.errors import ClusterError
@@ -90,15 +86,11 @@ def up(
     if not head:
         started = local.up(nodes, node.cpus, node.gpus, name, typer.echo)
         typer.echo(f"Up: --address {started.address}, dashboard {started.dashboard}")
-        typer.echo(f"Logs in {started.folder}; end it with: kd-ray cluster down", nl=False)
-        typer.echo("" if name == "local" else f" --name {name}")
+        which = "" if name == "local" else f" --name {name}"
+        typer.echo(f"Logs in {started.folder}; end it with: kd-ray cluster down{which}")
         return
-    command = ray_nodes.head_command(
-        ray_nodes.NodeOptions(node.cpus, node.gpus, node.node_ip),
-        port=port,
-        dashboard_port=dashboard_port,
-        dashboard_host=dashboard_host,
-    )
+    options = ray_nodes.NodeOptions(node.cpus, node.gpus, node.node_ip)
+    command = ray_nodes.head_command(options, port, dashboard_port, dashboard_host)
     typer.echo(f"The token that nodes and clients need: {ray_nodes.provide_token()}")
     become(command)
 
@@ -113,12 +105,11 @@ def join(
     node: NodeChoice,
 ) -> None:
     """Make this machine a node of a cluster, in the foreground, for a supervisor to restart."""
-    from cluster import nodes as ray_nodes
+    from cluster.nodes import NodeOptions, join_command
     from kd_ray.on_ray import check_cluster
 
     check_cluster(address)
-    options = ray_nodes.NodeOptions(node.cpus, node.gpus, node.node_ip)
-    become(ray_nodes.join_command(options, address))
+    become(join_command(NodeOptions(node.cpus, node.gpus, node.node_ip), address))
 
 
 def become(command: list[str]) -> None:
@@ -135,13 +126,11 @@ def down(name: NameOption = "local") -> None:
     """End a cluster that `up` started on this machine, and nothing else."""
     from cluster import local
 
-    ended = local.down(name)
-    typer.echo(
-        f"cluster {name!r}: was not up"
-        if ended is None
-        else f"cluster {name!r} at "
-        f"{ended.address}: ended; what it ran goes on when it is submitted again"
-    )
+    if (ended := local.down(name)) is None:
+        typer.echo(f"cluster {name!r}: was not up")
+    else:
+        again = "what it ran goes on when it is submitted again"
+        typer.echo(f"cluster {name!r} at {ended.address}: ended; {again}")
 
 
 @cluster.command()
@@ -158,7 +147,7 @@ def status(
 
     from cluster import jobs as job_server
     from cluster.server import node_states
-    from kd_ray.cli.cluster_tables import job_facts, jobs_table, nodes_table
+    from kd_ray.cli.tables import job_facts, jobs_table, nodes_table
 
     dashboard = target.dashboard()
     if job is not None:
@@ -176,7 +165,7 @@ def list_jobs(target: ClusterAddress) -> None:
     from rich.console import Console
 
     from cluster import jobs as job_server
-    from kd_ray.cli.cluster_tables import jobs_table
+    from kd_ray.cli.tables import jobs_table
 
     Console().print(jobs_table(job_server.jobs(target.dashboard())))
 
@@ -195,8 +184,7 @@ def logs(
     from cluster import jobs as job_server
 
     dashboard = target.dashboard()
-    parts = job_server.follow(dashboard, job) if follow else [job_server.logs(dashboard, job)]
-    for part in parts:
+    for part in job_server.follow(dashboard, job) if follow else [job_server.logs(dashboard, job)]:
         typer.echo(part, nl=False)
 
 
@@ -243,11 +231,8 @@ def submit(
         for part in job_server.follow(dashboard, job.id):
             typer.echo(part, nl=False)
     except KeyboardInterrupt:
-        typer.echo(
-            f"\nkd-ray: {job.id} goes on without being watched; end it with: "
-            f"kd-ray cluster stop {job.id}",
-            err=True,
-        )
+        end = f"end it with: kd-ray cluster stop {job.id}"
+        typer.echo(f"\nkd-ray: {job.id} goes on without being watched; {end}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     ended = job_server.status(dashboard, job.id)
     if ended.status != "SUCCEEDED":

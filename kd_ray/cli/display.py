@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column
 
 from kd_ray.cli.heartbeat import Clock, Heartbeat
-from kd_ray.cli.wording import duration, figures, finished_line, fitting
+from kd_ray.cli.wording import duration, figures, finished_line, fitting, say
 from kd_ray.quant import dead_layers
 from kd_ray.runs import Event, Finished, ShardDone, Started, Task, Waiting
 from kd_ray.training.progress import Epoch, Notice, Step
@@ -88,25 +88,19 @@ class Display:
         """Takes one event."""
         self._tell_heartbeat(task.title, event)
         if isinstance(event, Waiting):
-            self._console.print(f"{event.what} ...", style="dim", highlight=False)
-            return
-        if isinstance(event, Notice):
-            self._console.print(
-                f"{task.title}: a machine will be taken away; kept as it is at step {event.done} "
-                f"of {event.steps} of epoch {event.epoch}",
-                highlight=False,
-            )
-            return
-        if task.title in self._finished:
-            return
-        if isinstance(event, Finished):
-            self._finished.add(task.title)
-        self._view.show(task, event, self._work(task.title, event))
-        if isinstance(event, Finished):
-            for line in task.stage.details(event.result):
-                self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-        if isinstance(event, Epoch):
-            self._warn_of_dead_layers(task.title, dead_layers(event.layers or {}))
+            say(self._console, f"{event.what} ...", style="dim")
+        elif isinstance(event, Notice):
+            where = f"step {event.done} of {event.steps} of epoch {event.epoch}"
+            notice = f"{task.title}: a machine will be taken away; kept as it is at {where}"
+            say(self._console, notice)
+        elif task.title not in self._finished:
+            self._view.show(task, event, self._work(task.title, event))
+            if isinstance(event, Finished):
+                self._finished.add(task.title)
+                for line in task.stage.details(event.result):
+                    say(self._console, f"  {line}")
+            if isinstance(event, Epoch):
+                self._warn_of_dead_layers(task.title, dead_layers(event.layers or {}))
 
     def _tell_heartbeat(self, title: str, event: Event) -> None:
         if isinstance(event, Step):
@@ -135,13 +129,11 @@ class Display:
             return
         self._dead |= {(title, layer) for layer in new}
         which = f"layer {new[0]} is" if len(new) == 1 else f"layers {', '.join(new)} are"
-        self._console.print(
+        warning = (
             f"warning: {title}: {which} dead, nearly all activations lie on one level, so nothing "
-            "is passed on; lower the learning rate or use more bits if it stays so",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
+            "is passed on; lower the learning rate or use more bits if it stays so"
         )
+        say(self._console, warning, style="yellow")
 
 
 class _Lines:
@@ -162,8 +154,8 @@ class _Lines:
 
     def stop(self) -> None:
         """Prints the last lines of what was interrupted."""
-        for title in list(self._held):
-            self._release(title)
+        for line in self._held.values():
+            say(self._console, line)
 
     def show(self, task: Task, event: Event, work: _Work) -> None:
         title = task.title
@@ -171,7 +163,7 @@ class _Lines:
             self._release(title)
             self._printed.pop(title, None)
             if event.done:
-                self._print(f"{title}: goes on after epoch {event.done} of {event.epochs}")
+                say(self._console, f"{title}: goes on after epoch {event.done} of {event.epochs}")
         elif isinstance(event, Epoch):
             last = event.number == work.epochs
             shown = "  ".join([*figures(event.metrics), f"{event.images_per_s:,.0f} images/s"])
@@ -188,7 +180,7 @@ class _Lines:
             self._offer(title, line)
         elif isinstance(event, Finished):
             self._release(title)
-            self._print(finished_line(task, event))
+            say(self._console, finished_line(task, event))
 
     def _offer(self, title: str, line: str, at_once: bool = False) -> None:
         """Prints a line, or holds it back until the next one, or the end, makes its fate clear."""
@@ -196,17 +188,13 @@ class _Lines:
         if at_once or now - self._printed.get(title, -LINE_EVERY_S) >= LINE_EVERY_S:
             self._held.pop(title, None)
             self._printed[title] = now
-            self._print(line)
+            say(self._console, line)
         else:
             self._held[title] = line
 
     def _release(self, title: str) -> None:
-        line = self._held.pop(title, None)
-        if line is not None:
-            self._print(line)
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if (line := self._held.pop(title, None)) is not None:
+            say(self._console, line)
 
 
 class _Bars:
@@ -225,19 +213,14 @@ class _Bars:
             transient=True,
         )
         self._ids: dict[str, TaskID] = {}
-
-    def start(self) -> None:
-        self._progress.start()
-
-    def stop(self) -> None:
-        self._progress.stop()
+        self.start, self.stop = self._progress.start, self._progress.stop
 
     def show(self, task: Task, event: Event, work: _Work) -> None:
         title = task.title
         if isinstance(event, Finished):
             if title in self._ids:
                 self._progress.remove_task(self._ids.pop(title))
-            self._console.print(finished_line(task, event), highlight=False, markup=False)
+            say(self._console, finished_line(task, event))
         elif isinstance(event, Started):
             self._begin(title, event.done, event.epochs)
         elif not isinstance(event, Waiting | Notice):
@@ -246,12 +229,8 @@ class _Bars:
             self._progress.update(self._ids[title], **self._change(event, work))
 
     def _begin(self, title: str, done: int, total: int) -> None:
-        fields: dict[str, Any] = {
-            "total": total or None,
-            "count": f"{done}/{total}" if total else "",
-            "figures": "",
-            "rate": "",
-        }
+        count = f"{done}/{total}" if total else ""
+        fields: dict[str, Any] = {"total": total or None, "count": count, "figures": "", "rate": ""}
         if title not in self._ids:
             self._ids[title] = self._progress.add_task(title, completed=done, **fields)
         elif total:  # a replaced worker; a labelling's rows are counted by their workers anyway
@@ -259,20 +238,14 @@ class _Bars:
 
     def _change(self, event: Step | Epoch | ShardDone, work: _Work) -> dict[str, Any]:
         if isinstance(event, ShardDone):
-            (done, total), rate = work.rows, work.rows_per_s
-            return {
-                "completed": done,
-                "total": total,
-                "count": f"{done:,}/{total:,} rows",
-                "rate": f"{rate:,.0f} rows/s" if rate else "",
-            }
-        rate_shown = {"rate": f"{event.images_per_s:,.0f} images/s"}
+            done, total = work.rows
+            count, rate = f"{done:,}/{total:,} rows", ""
+            if work.rows_per_s:
+                rate = f"{work.rows_per_s:,.0f} rows/s"
+            return {"completed": done, "total": total, "count": count, "rate": rate}
+        rate = f"{event.images_per_s:,.0f} images/s"
         if isinstance(event, Step):
-            return {"completed": event.epoch - 1 + event.done / event.steps, **rate_shown}
-        room = self._console.width - OTHER_COLUMNS
-        return {
-            "completed": event.number,
-            "count": f"{event.number}/{work.epochs}",
-            "figures": fitting(figures(event.metrics), room),
-            **rate_shown,
-        }
+            return {"completed": event.epoch - 1 + event.done / event.steps, "rate": rate}
+        shown = fitting(figures(event.metrics), self._console.width - OTHER_COLUMNS)
+        count = f"{event.number}/{work.epochs}"
+        return {"completed": event.number, "count": count, "figures": shown, "rate": rate}

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from rich.console import Console, ConsoleRenderable, RenderHook
 
-from kd_ray.cli.wording import duration
+from kd_ray.cli.wording import duration, say
 
 Clock = Callable[[], float]
 SILENCE_S = 30.0
 
 
 class Heartbeat(RenderHook):
-    """Says what is being done after half a minute without a line, for instance while data are read.
+    """Says what is being done after half a minute without a line on its console.
 
-    It hears whatever is printed on its console. A terminal, which has a live display, gets nothing.
+    It hears whatever is printed there. A terminal, which has a live display, gets nothing.
     """
 
     def __init__(
@@ -61,9 +61,7 @@ class Heartbeat(RenderHook):
         words = self._progress
         if not words or without_news_s >= self._silence_s:
             words = f"still at work, {duration(without_news_s)} without news"
-        self._console.print(
-            f"{self._title}: {words}", highlight=False, markup=False, soft_wrap=True
-        )
+        say(self._console, f"{self._title}: {words}")
 
     def _beat(self) -> None:
         while not self._ended.wait(self._silence_s / SILENCE_S):

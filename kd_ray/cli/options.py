@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,7 +31,7 @@ RunsOption = Annotated[
     str, typer.Option(metavar="PLACE", help="Folder of run folders, or its URL.")
 ]
 DataOption = Annotated[
-    Path | None, typer.Option(help="Folder of the dataset's files; as in the recipe by default.")
+    str | None, typer.Option(help="Folder of the dataset's files; as in the recipe by default.")
 ]
 
 
@@ -57,47 +56,17 @@ class PlacementOptions:
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
+class TrainingOptions(PlacementOptions):
     """The options of every command that trains what a recipe describes."""
 
     overrides: SetOption = None
     runs: RunsOption = "runs"
-    placement: PlacementOptions = PlacementOptions()
-
-    @property
-    def where(self) -> "Where":
-        """See `PlacementOptions`."""
-        return self.placement.where
 
     def sets(self, **options: object) -> list[str]:
         """Overrides of the recipe: those that were typed, the workers, and `options` by name."""
-        given = {"resources.workers": self.placement.workers, **options}
+        given = {"resources.workers": self.workers, **options}
         named = [f"{key}={value}" for key, value in given.items() if value is not None]
         return [*(self.overrides or []), *named]
-
-
-def unfolded(parameter: Parameter) -> list[Parameter]:
-    """A parameter that is a dataclass of options as one parameter for each of its fields."""
-    kind = parameter.annotation
-    if not is_dataclass(kind):
-        return [parameter.replace(kind=Parameter.KEYWORD_ONLY)]
-    inner = [
-        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-        for field in fields(kind)
-    ]
-    return [each for field in inner for each in unfolded(field)]
-
-
-def folded(kind: Any, values: dict[str, Any]) -> Any:
-    """The inverse of `unfolded`: an object of `kind` from those of `values` that are its fields."""
-    return kind(
-        **{
-            field.name: folded(field.type, values)
-            if is_dataclass(field.type)
-            else values.pop(field.name)
-            for field in fields(kind)
-        }
-    )
 
 
 def answered(command: Callable[..., None]) -> Callable[..., None]:
@@ -107,12 +76,16 @@ def answered(command: Callable[..., None]) -> Callable[..., None]:
     fields and the command gets one object.
     """
     parameters = inspect.signature(command).parameters.values()
-    objects = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
+    objects: dict[str, Any] = {
+        each.name: each.annotation for each in parameters if is_dataclass(each.annotation)
+    }
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
+        for name, kind in objects.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
         try:
-            command(**{name: folded(kind, values) for name, kind in objects.items()}, **values)
+            command(**values)
         except KdRayError as error:
             typer.echo(f"kd-ray: {error}", err=True)
             raise typer.Exit(2) from None
@@ -129,12 +102,18 @@ def answered(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def numbers_in(option: str, text: str) -> list[float]:
-    """Numbers with commas between.
+def unfolded(parameter: Parameter) -> list[Parameter]:
+    """A parameter that is a dataclass of options as one parameter for each of its fields."""
+    if not is_dataclass(parameter.annotation):
+        return [parameter.replace(kind=Parameter.KEYWORD_ONLY)]
+    return [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(parameter.annotation)
+    ]
 
-    Raises:
-        ConfigError: the text is something else.
-    """
+
+def numbers_in(option: str, text: str) -> list[float]:
+    """Numbers with commas between; raises a `ConfigError` where the text is something else."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
@@ -144,17 +123,13 @@ def numbers_in(option: str, text: str) -> list[float]:
 
 
 def whole_numbers_in(option: str, text: str) -> list[int]:
-    """Whole numbers from 0 on, each once, with commas between.
+    """Whole numbers from 0 on, each once, with commas between; see `numbers_in`.
 
     >>> whole_numbers_in("--seeds", "3,4")
     [3, 4]
-
-    Raises:
-        ConfigError: the text is something else.
     """
     parts = text.split(",")
-    numbers = {int(part) for part in parts if part.strip().isdecimal()}
-    if len(numbers) < len(parts):
+    if len({int(part) for part in parts if part.strip().isdecimal()}) < len(parts):
         raise ConfigError(
             f"{option}: must be whole numbers, each once, with commas between, such as 1,2,3, "
             f"but got {text!r}"

@@ -33,12 +33,13 @@ def exercises(
     """Compare labels, soft targets, both and a control over temperatures, from one teacher."""
     from kd_ray.files import to_path
     from kd_ray.pipeline import open_recipe
-    from kd_ray.studies.exercises import exercises_study
+    from kd_ray.studies.exercises import OVER_TEMPERATURES
 
     numbers = numbers_in("--temperatures", temperatures)
-    opened = open_recipe(recipe, training.sets())
     runs = to_path(training.runs).absolute()
-    study_with_display(exercises_study(opened, numbers, runs, **training.where), training.runs)
+    opened = open_recipe(recipe, training.sets())
+    study = OVER_TEMPERATURES.study(opened, numbers, runs, **training.where)
+    study_with_display(study, training.runs)
 
 
 @answered
@@ -54,14 +55,12 @@ def views(
     """Compare numbers of stored views with a teacher that is run in every step on new ones."""
     from kd_ray.files import to_path
     from kd_ray.pipeline import open_recipe
-    from kd_ray.studies.views import check_numbers, views_study
+    from kd_ray.studies.views import OVER_VIEWS
 
     counts = whole_numbers_in("--views", numbers)
-    check_numbers(counts)
-    sets = [*training.sets(), f"transfer_set.views={max(counts)}"]
-    opened = open_recipe(recipe, sets)
     runs = to_path(training.runs).absolute()
-    study_with_display(views_study(opened, counts, runs, **training.where), training.runs)
+    opened = open_recipe(recipe, [*training.sets(), f"transfer_set.views={max(counts)}"])
+    study_with_display(OVER_VIEWS.study(opened, counts, runs, **training.where), training.runs)
 
 
 @answered
@@ -81,19 +80,13 @@ def reproduce(
     """Run the paper's experiments from shared artefacts, and show the paper's figures beside."""
     from kd_ray.studies.paper import reproduction, scale_of
 
-    scale = scale_of(name, quick=quick)
-    study = reproduction(
-        scale, training.sets(), runs=training.runs, only=only or [], **training.where
-    )
-    study_with_display(study, training.runs)
+    scale, runs = scale_of(name, quick=quick), training.runs
+    study = reproduction(scale, training.sets(), runs=runs, only=only or [], **training.where)
+    study_with_display(study, runs)
 
 
 def study_with_display(study: "Study", runs: str) -> None:
-    """Performs a study, and prints its tables and what they do not say.
-
-    Args:
-        study: to perform.
-        runs: folder of run folders, as it was typed.
+    """Performs a study, and prints its tables and what they do not say; `runs` is as it was typed.
 
     Raises:
         KdRayError: what failed, by name, after everything else is done.
@@ -132,9 +125,8 @@ def study_with_display(study: "Study", runs: str) -> None:
         print_closing(console, study.parts[0].summary, folder)
     if study.failures:
         named = "; ".join(
-            f"{failure.part} (of {', '.join(failure.questions) or 'all experiments'}): "
-            f"{failure.reason}"
-            for failure in study.failures
+            f"{each.part} (of {', '.join(each.questions) or 'all experiments'}): {each.reason}"
+            for each in study.failures
         )
         raise KdRayError(
             f"{len(study.failures)} of {len(study.parts)} parts failed, the others are finished; "
@@ -144,14 +136,11 @@ def study_with_display(study: "Study", runs: str) -> None:
 
 def print_in_words(console: "Console", event: "PartBegins | PartFailed") -> None:
     """A line for a part that begins or has failed."""
+    from kd_ray.cli.wording import say
     from kd_ray.studies.study import PartBegins
 
-    if isinstance(event, PartBegins):
-        line = (
-            f"{event.part}: {event.about} (part {event.number} of {event.parts}, "
-            f"{event.done} of {event.tasks} artefacts finished)"
-        )
-    else:
-        line = f"{event.part}: failed, {event.reason}"
-    style = "bold" if isinstance(event, PartBegins) else "red"
-    console.print(line, style=style, soft_wrap=True)
+    if not isinstance(event, PartBegins):
+        say(console, f"{event.part}: failed, {event.reason}", style="red")
+        return
+    how_far = f"part {event.number} of {event.parts}, {event.done} of {event.tasks} artefacts"
+    say(console, f"{event.part}: {event.about} ({how_far} finished)", style="bold")

@@ -20,12 +20,9 @@ HERE_ALONE = ("address", "local")
 
 @dataclass(frozen=True)
 class Luggage:
-    """A command for a cluster.
+    """A command for a cluster, where the recipe is `recipe.toml` if it takes one.
 
-    Attributes:
-        command: arguments of `kd-ray` there; the recipe is `recipe.toml`.
-        run: absolute folder or URL of the run that it makes or goes on from.
-        recipe: resolved and checked; None for a command that takes none.
+    `run` is the absolute folder or URL of the run that it makes or goes on from.
     """
 
     command: list[str]
@@ -34,11 +31,7 @@ class Luggage:
 
 
 def travelling(root: TyperGroup, command: Sequence[str]) -> Luggage:
-    """Parses a command as the command line would, and makes its paths absolute.
-
-    Args:
-        root: the command line's own.
-        command: what would follow `kd-ray`.
+    """Parses what would follow `kd-ray` as `root` would, and makes its paths absolute.
 
     Raises:
         ConfigError: no such command, option or recipe, or one that does not run on a cluster.
@@ -59,15 +52,13 @@ def travelling(root: TyperGroup, command: Sequence[str]) -> Luggage:
         from kd_ray.studies.paper import scale_of
 
         scale = scale_of(params["name"], quick=params["quick"])
-        arguments = [*_typed(leaf, params), "--runs", str(runs)]
-        return Luggage([*names, *arguments], str(runs / scale.name), None)
+        typed = [*names, *_typed(leaf, params), "--runs", str(runs)]
+        return Luggage(typed, str(runs / scale.name), None)
     if names == ["quickstart"]:
         names, params["recipe"] = ["run"], "quickstart"
     recipe = _recipe(params)
-    arguments = _typed(leaf, {**params, "recipe": None})
-    return Luggage(
-        [*names, "recipe.toml", *arguments, "--runs", str(runs)], str(runs / recipe.name), recipe
-    )
+    arguments = [*_typed(leaf, {**params, "recipe": None}), "--runs", str(runs)]
+    return Luggage([*names, "recipe.toml", *arguments], str(runs / recipe.name), recipe)
 
 
 def _leaf(root: TyperGroup, command: Sequence[str]) -> tuple[list[str], TyperCommand, list[str]]:
@@ -116,7 +107,6 @@ def _typed(leaf: TyperCommand, params: dict[str, Any]) -> list[str]:
         elif parameter.is_flag:
             words.append(parameter.opts[0])
         else:
-            values = value if isinstance(value, list | tuple) else [value]
-            for one in values:
+            for one in value if isinstance(value, list | tuple) else [value]:
                 words += [parameter.opts[0], str(one)]
     return words

@@ -1,32 +1,23 @@
 """Running a sweep with a display, and what is printed of one."""
 
-from collections.abc import Callable
 from typing import Unpack
 
 import tomli_w
 from rich.console import Console
 
 from kd_ray.cli.display import Display
-from kd_ray.cli.run import print_closing
 from kd_ray.cli.sweep_display import SweepDisplay
-from kd_ray.cli.tables import closing_table, facts, fitting_table
+from kd_ray.cli.tables import facts, fitting_table
 from kd_ray.files import to_path
 from kd_ray.pipeline import Where, open_recipe
-from kd_ray.report.summary import Summary
-from kd_ray.runs import Event, Task
 from tuning.driver import check_sweep, open_sweep, sweep
 from tuning.outcome import BEST, PAGE, TRIALS, Sweep
 from tuning.space import names_shown
 from tuning.trials import SweepEvent
 
-Listener = Callable[[Task, Event], None]
-
 
 def sweep_with_display(
-    source: str,
-    overrides: list[str],
-    runs: str,
-    **where: Unpack[Where],
+    source: str, overrides: list[str], runs: str, **where: Unpack[Where]
 ) -> None:
     """Runs a sweep; see `tuning.sweep` for arguments and errors."""
     console = Console(highlight=False, markup=False)
@@ -35,7 +26,7 @@ def sweep_with_display(
     if options.hold_out and not recipe.data.validation:
         console.print(
             f"Trials are compared by {options.hold_out:.0%} of the transfer set's training rows, "
-            "on which none of them is trained.",
+            "on which none of them is trained."
         )
     with Display(console) as stages, SweepDisplay(console, options) as trials:
 
@@ -43,18 +34,12 @@ def sweep_with_display(
             trials.show(event)
             stages.heartbeat.note("sweep", trials.standing())
 
-        found = sweep(
-            recipe,
-            runs=runs,
-            stage_listener=stages.show,
-            listener=show_trial,
-            **where,
-        )
+        found = sweep(recipe, runs=runs, stage_listener=stages.show, listener=show_trial, **where)
     _print_best(console, found)
     folder = to_path(runs) / recipe.name / "sweep"
     console.print(
         f"{found.count('finished')} trials finished, {found.count('stopped')} stopped early, "
-        f"{found.count('failed')} failed",
+        f"{found.count('failed')} failed"
     )
     for file in (PAGE, TRIALS, BEST):
         console.print(f"{folder / file}: written", soft_wrap=True)
@@ -96,15 +81,6 @@ def show_best(path: str) -> None:
     console.print(tomli_w.dumps(entry["recipe"]), soft_wrap=True)
 
 
-def carry_on(make: Callable[[Listener], Summary]) -> None:
-    """Runs what is made of a trial with a display, and prints the closing table."""
-    console = Console(highlight=False, markup=False)
-    with Display(console) as display:
-        summary = make(display.show)
-    console.print(closing_table(summary, console.width))
-    print_closing(console, summary, summary.folder)
-
-
 def _print_best(console: Console, found: Sweep) -> None:
     if not found.front:
         console.print("No trial has finished.")
@@ -112,10 +88,9 @@ def _print_best(console: Console, found: Sweep) -> None:
     tests = {entry["trial"]: entry["test"] for entry in found.best}
     rows = []
     for trial in found.front:
-        test = tests.get(trial.number)
         cells = found.cells(trial)
         del cells["state"], cells["seconds"]
-        if test is not None:
+        if (test := tests.get(trial.number)) is not None:
             cells["test %"] = f"{100 * test['accuracy']:.2f}"
             cells["test errors"] = f"{test['errors']:,.1f}".removesuffix(".0")
         rows.append(cells)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from kd_ray.cli.heartbeat import Clock
 from kd_ray.cli.tables import plain_table
-from kd_ray.cli.wording import duration
+from kd_ray.cli.wording import duration, say
 from kd_ray.config import SweepOptions
 from tuning.outcome import figure
 from tuning.space import names_shown, shown
@@ -22,9 +22,7 @@ ROWS = 12
 class SweepDisplay:
     """Shows a sweep's events; a context manager, since a live table must be taken down."""
 
-    def __init__(
-        self, console: Console, options: SweepOptions, clock: Clock = time.monotonic
-    ) -> None:
+    def __init__(self, console: Console, options: SweepOptions, clock: Clock = time.monotonic):
         """A live table if `console` is a terminal; `clock` gives seconds."""
         self._console = console
         self._options = options
@@ -60,7 +58,7 @@ class SweepDisplay:
         self._started = self._clock()
         if event.over:
             best = "" if event.best is None else f", {self._best_told()}"
-            self._print(f"sweep: goes on after {event.over} trials, {event.left} left{best}")
+            say(self._console, f"sweep: goes on after {event.over} trials, {event.left} left{best}")
         if self._console.is_terminal and event.left:
             self._live = Live(self._table(), console=self._console, transient=True)
             self._live.start()
@@ -75,9 +73,9 @@ class SweepDisplay:
             **dict.fromkeys(self._options.metrics, ""),
         }
         if self._live is None:
-            told = ", ".join(f"{name} {value}" for name, value in settings.items())
+            words = ", ".join(f"{name} {value}" for name, value in settings.items())
             again = " goes on" if event.point.resumed else ""
-            self._print(f"trial {event.point.number}{again}: {told or 'as in the recipe'}")
+            say(self._console, f"trial {event.point.number}{again}: {words or 'as in the recipe'}")
 
     def _show_epoch(self, event: TrialReport) -> None:
         row = self._rows[event.number]
@@ -90,17 +88,15 @@ class SweepDisplay:
         row = self._rows[event.number]
         row["state"] = event.state
         row |= {metric: figure(metric, value) for metric, value in event.values.items()}
-        self._over += 1
-        self._ended += 1
-        self._left -= 1
+        self._over, self._ended, self._left = self._over + 1, self._ended + 1, self._left - 1
         if event.state == "finished":
             self._note_best(event)
-        told = ", ".join(f"{m} {row[m]}" for m in self._options.metrics if row[m])
-        what = f"{event.state} after {event.epochs} epochs{', ' if told else ''}{told}"
+        figures = [f"{metric} {row[metric]}" for metric in self._options.metrics if row[metric]]
+        what = ", ".join([f"{event.state} after {event.epochs} epochs", *figures])
         if event.cause is not None:
             what = f"failed: {event.cause}"
         if self._live is None or event.cause is not None:
-            self._print(f"trial {event.number}: {what}  ({self.standing()})")
+            say(self._console, f"trial {event.number}: {what}  ({self.standing()})")
 
     def _note_best(self, event: TrialOver) -> None:
         value = event.values[self._options.metrics[0]]
@@ -129,6 +125,3 @@ class SweepDisplay:
         if not numbers:
             return Group(title)
         return Group(title, plain_table("", [self._rows[number] for number in numbers]))
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,16 +1,23 @@
 """Tables that commands print."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kd_ray.report.specialists import coverage_rows, result_of, specialists_sentences
+from kd_ray.cli.wording import duration
+from kd_ray.report.specialists import coverage_rows, result_of
 from kd_ray.report.summary import Summary
 from kd_ray.result import JOINT_SET
+
+if TYPE_CHECKING:
+    from cluster.jobs import Job
+    from cluster.server import NodeState
 
 LEAVING = (
     *("calibration error %", "seeds", "parameters", "bit operations", "seconds"),
@@ -22,10 +29,8 @@ LEAVING = (
 def closing_table(summary: Summary, width: int) -> Table:
     """Teacher, baselines and distilled student side by side, on the test split.
 
-    Args:
-        summary: with at least one row.
-        width: of the terminal, in characters. What does not fit is left out, whole columns in the
-            order of `LEAVING`, rather than wrapped or cut; `report.html` has them all.
+    What does not fit a terminal of `width` characters is left out, whole columns in the order of
+    `LEAVING`, rather than wrapped or cut; `report.html` has them all.
     """
     rows = [
         cells | {"seconds": f"{row.seconds.mean:,.1f}"}
@@ -38,19 +43,15 @@ def closing_table(summary: Summary, width: int) -> Table:
 def fitting_table(
     title: str, rows: Sequence[Mapping[str, str]], width: int, leaving: Sequence[str]
 ) -> Table:
-    """A table that a terminal is wide enough for.
+    """A `plain_table` that a terminal of `width` characters holds.
 
-    Args:
-        title: above it.
-        rows: at least one, with the same headings.
-        width: of the terminal, in characters.
-        leaving: headings of columns that it may go without, the least missed first.
+    It goes without the columns whose headings are in `leaving`, the least missed first.
     """
     for gone in range(len(leaving) + 1):
         kept = [{h: t for h, t in row.items() if h not in leaving[:gone]} for row in rows]
         for gap in (3, 2) if gone < 2 else (2, 1):
             table = plain_table(title, kept, gap)
-            if _width(table) <= width:
+            if Console(width=1000).measure(table).maximum <= width:
                 return table
     return table
 
@@ -64,13 +65,7 @@ def coverage_table(summary: Summary) -> Table | None:
 
 
 def plain_table(title: str, rows: Sequence[Mapping[str, str]], gap: int = 2) -> Table:
-    """A table in the style of all of them.
-
-    Args:
-        title: above it.
-        rows: at least one, with the same headings.
-        gap: characters between columns.
-    """
+    """A table of at least one row, all with the same headings, `gap` characters between columns."""
     table = Table(
         title=Text(title, style="bold"),
         title_justify="left",
@@ -88,25 +83,12 @@ def plain_table(title: str, rows: Sequence[Mapping[str, str]], gap: int = 2) -> 
 
 def _over_seeds(summary: Summary) -> str:
     """How many students the figures are of; an unfinished run may have more of one kind."""
-    students = [
-        row for row in summary.rows if row.name not in ("teacher", "ensemble")
-    ] or summary.rows
-    counts = [len(row.seconds.values) for row in students]
+    students = [row for row in summary.rows if row.name not in ("teacher", "ensemble")]
+    counts = [len(row.seconds.values) for row in students or summary.rows]
     if max(counts) == 1:
         return ""
     fewest = "" if min(counts) == max(counts) else f"{min(counts)} to "
     return f", mean ± spread over {fewest}{max(counts)} seeds"
-
-
-def _width(table: Table) -> int:
-    """Columns that a table takes if nothing holds it back."""
-    console = Console(width=1000)
-    return console.measure(table).maximum
-
-
-def closing_lines(summary: Summary) -> list[str]:
-    """What the tables do not say: the gap, specialists, and what the transfer set cost."""
-    return [*specialists_sentences(summary), *summary.sentences()]
 
 
 def facts(title: str, values: Mapping[str, Any]) -> Table:
@@ -117,3 +99,59 @@ def facts(title: str, values: Mapping[str, Any]) -> Table:
     for name, value in values.items():
         table.add_row(Text(name), Text(str(value)))
     return table
+
+
+def nodes_table(dashboard: str, nodes: Sequence["NodeState"]) -> Table:
+    """The nodes of a cluster; dead ones with what is known of their death."""
+    alive = [node for node in nodes if node.alive]
+    resources: Counter[str] = Counter()
+    for node in alive:
+        resources.update(node.resources)
+    rows = []
+    for node in nodes:
+        about = "head" if node.is_head else "" if node.alive else node.why
+        rows.append((node.ip, "up" if node.alive else "dead", _amounts(node.resources), about))
+    title = f"{dashboard}: {len(alive)} nodes, {_amounts(resources)}"
+    return _folding_table(title, ("node", "state", "resources", ""), rows)
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(resources.items())) or "none"
+
+
+def jobs_table(jobs: Sequence["Job"]) -> Table:
+    """Jobs, the oldest first."""
+    rows = [(job.id, job.status.lower(), *_times(job), job.command) for job in jobs]
+    return _folding_table(f"{len(jobs)} jobs", ("job", "state", "began", "took", "command"), rows)
+
+
+def _folding_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def job_facts(job: "Job") -> Table:
+    """One job."""
+    began, took = _times(job)
+    values = {
+        "state": job.status.lower(),
+        "command": f"kd-ray {job.command}",
+        "run": job.run,
+        "began": began,
+        "took": took,
+        "exit code": "" if job.exit_code is None else job.exit_code,
+        "the server says": job.message,
+    }
+    return facts(f"job {job.id}", values)
+
+
+def _times(job: "Job") -> tuple[str, str]:
+    """When a job began, and how long it took."""
+    if job.started is None:
+        return "", ""
+    began = datetime.fromtimestamp(job.started).astimezone().isoformat(" ", "seconds")
+    return began, "" if job.ended is None else duration(job.ended - job.started)

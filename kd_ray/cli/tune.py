@@ -1,5 +1,7 @@
 """`kd-ray tune`: sweeps, their best trial, and what is made of it."""
 
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -21,16 +23,22 @@ tune = typer.Typer(
 SweepArgument = Annotated[
     str, typer.Argument(help="Run folder of a sweep, or its URL.", metavar="SWEEP")
 ]
-TrialOption = Annotated[
-    int | None, typer.Option(help="Number of the trial; the best one by default.")
-]
-HomeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PLACE",
-        help="Folder of run folders, or its URL; the one that the sweep lies in by default.",
-    ),
-]
+
+
+@dataclass(frozen=True)
+class TrialOptions(PlacementOptions):
+    """The options of every command that makes something of a trial."""
+
+    trial: Annotated[
+        int | None, typer.Option(help="Number of the trial; the best one by default.")
+    ] = None
+    runs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Folder of run folders, or its URL; the one that the sweep lies in by default.",
+        ),
+    ] = None
 
 
 @tune.command("run")
@@ -73,26 +81,14 @@ def best(sweep: SweepArgument) -> None:
 def resume(
     sweep: SweepArgument,
     epochs: Annotated[int, typer.Option(help="Epochs in all, those that the trial has included.")],
-    trial: TrialOption = None,
-    runs: HomeOption = None,
     *,
-    placement: PlacementOptions,
+    options: TrialOptions,
 ) -> None:
     """Train a trial on from its checkpoint, as a run of its own."""
-    from kd_ray.cli.sweep import carry_on
+    from kd_ray.cli.run import run_with_display
     from tuning.carry_on import resume_trial
 
-    carry_on(
-        lambda listener: resume_trial(
-            sweep,
-            epochs,
-            trial=trial,
-            runs=runs,
-            workers=placement.workers,
-            listener=listener,
-            **placement.where,
-        )
-    )
+    run_with_display(partial(resume_trial, sweep, epochs, **asdict(options)))
 
 
 @tune.command()
@@ -109,25 +105,12 @@ def retrain(
     epochs: Annotated[
         int | None, typer.Option(help="Epochs in all; as in the sweep by default.")
     ] = None,
-    trial: TrialOption = None,
-    runs: HomeOption = None,
     *,
-    placement: PlacementOptions,
+    options: TrialOptions,
 ) -> None:
     """Train a trial anew with fresh seeds, for a figure that owes nothing to being chosen."""
-    from kd_ray.cli.sweep import carry_on
+    from kd_ray.cli.run import run_with_display
     from tuning.carry_on import retrain_trial
 
     fresh = None if seeds is None else whole_numbers_in("--seeds", seeds)
-    carry_on(
-        lambda listener: retrain_trial(
-            sweep,
-            fresh,
-            trial=trial,
-            epochs=epochs,
-            runs=runs,
-            workers=placement.workers,
-            listener=listener,
-            **placement.where,
-        )
-    )
+    run_with_display(partial(retrain_trial, sweep, fresh, epochs=epochs, **asdict(options)))

@@ -1,6 +1,13 @@
 """Events in words: the figures of an epoch, a finished artefact, a duration."""
 
+from rich.console import Console
+
 from kd_ray.runs import Finished, Task
+
+
+def say(console: Console, line: str, style: str | None = None) -> None:
+    """Prints a line as it is: a log does not wrap it, and brackets in it mean nothing."""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def figures(metrics: dict[str, float]) -> list[str]:
@@ -44,6 +51,5 @@ def duration(seconds: float | None) -> str:
         return "-"
     if seconds < 60:
         return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
-    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d} h"
+    minutes, unit = (seconds / 60, "h") if seconds >= 3600 else (seconds, "min")
+    return f"{int(minutes) // 60}:{int(minutes) % 60:02d} {unit}"

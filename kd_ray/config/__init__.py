@@ -6,5 +6,12 @@ from kd_ray.config.read import load_recipe, parse_recipe, recipe_names, recipe_t
 from kd_ray.config.schema import DataOptions, Recipe, Resources, StudentOptions
 from kd_ray.config.sweep import Range, SweepOptions
 from kd_ray.config.table import Named
-from kd_ray.config.teaching import SpecialistOptions, TeacherOptions, TransferSetOptions
-from kd_ray.config.training import Augment, StudentTrain, TeacherTrain, Train
+from kd_ray.config.training import (
+    Augment,
+    SpecialistOptions,
+    StudentTrain,
+    TeacherOptions,
+    TeacherTrain,
+    Train,
+    TransferSetOptions,
+)

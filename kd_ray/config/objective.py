@@ -4,18 +4,9 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from kd_ray.config.table import Count, EachOnce, Share, Table
-
-SOFT_WEIGHT_RULE = 'must be a number >= 0, "T^2" or a multiple such as "0.5*T^2"'
 
 
 class SoftWeight(BaseModel):
@@ -55,7 +46,9 @@ class SoftWeight(BaseModel):
         except ValueError:
             factor = math.nan
         if not 0 <= factor < math.inf:
-            raise ValueError(f"{SOFT_WEIGHT_RULE}, but got {value!r}")
+            raise ValueError(
+                f'must be a number >= 0, "T^2" or a multiple such as "0.5*T^2", but got {value!r}'
+            )
         return cls(factor=factor, times_temperature_squared=squared is not None)
 
     def __str__(self) -> str:

@@ -1,19 +1,18 @@
 """`[student.quantizer]`: bits of weights, activations and gradients, and how they are reached."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from kd_ray.config.table import Table
 
-FLOAT_BITS = 32
-BITS_RULE = "bits must be 1 to 8, or 32 for float"
-MIDDLE_ZERO = "with-zero"
+FLOAT_BITS: Final = 32
+"""Stands for float: nothing is quantized."""
 
 
 def _checked_bits(bits: int) -> int:
     if not (1 <= bits <= 8 or bits == FLOAT_BITS):
-        raise ValueError(f"{BITS_RULE}, but got {bits}")
+        raise ValueError(f"bits must be 1 to 8, or 32 for float, but got {bits}")
     return bits
 
 
@@ -64,9 +63,7 @@ class QuantizerOptions(Table):
 
     def has_signed_zero(self, bits: int) -> bool:
         """Whether LSQ's signed levels of so many bits have 0 among them."""
-        if self.signed_levels is None:
-            return bits > 1
-        return self.signed_levels == MIDDLE_ZERO
+        return bits > 1 if self.signed_levels is None else self.signed_levels == "with-zero"
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -80,7 +77,7 @@ class QuantizerOptions(Table):
                 f"signed_levels goes with lsq, but got it with {self.method}; leave it out"
             )
         weights = [self.weight_bits, *(layer.weight_bits for layer in self.layers.values())]
-        if self.signed_levels == MIDDLE_ZERO and 1 in weights:
+        if self.signed_levels == "with-zero" and 1 in weights:
             raise ValueError(
                 "signed levels with a zero need at least 2 bits, but got 1 bit, whose levels would "
                 'be {-1, 0}; choose signed_levels = "without-zero" ({-1, +1}) or more bits'

@@ -47,9 +47,7 @@ def recipe_text(source: str) -> tuple[str, str]:
 
 
 def load_recipe(
-    source: str | Path,
-    overrides: Sequence[str] = (),
-    rules: Iterable[Rule] = (),
+    source: str | Path, overrides: Sequence[str] = (), rules: Iterable[Rule] = ()
 ) -> Recipe:
     """Reads a recipe, applies `key.path=value` overrides in order, and checks everything.
 

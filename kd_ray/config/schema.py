@@ -12,8 +12,13 @@ from kd_ray.config.objective import Objective
 from kd_ray.config.quantizer import QuantizerOptions
 from kd_ray.config.sweep import SweepOptions
 from kd_ray.config.table import Count, EachOnce, Entry, Name, Seed, Share, Table
-from kd_ray.config.teaching import SpecialistOptions, TeacherOptions, TransferSetOptions
-from kd_ray.config.training import StudentTrain, Train
+from kd_ray.config.training import (
+    SpecialistOptions,
+    StudentTrain,
+    TeacherOptions,
+    Train,
+    TransferSetOptions,
+)
 
 
 class DataOptions(Table):
@@ -182,13 +187,12 @@ class Recipe(Table):
                 "transfer_set.classes: chooses rows by their labels, but data.labelled = "
                 f"{self.data.labelled:g} hides some of them; choose data.classes, or all labels"
             )
-        held_out = {"train": self.train.hold_out > 0}
         if self.specialists is not None:
             self._check_specialists(self.specialists)
             trains["specialists.train"] = self.specialists.train
         for place, train in trains.items():
-            none = self.data.validation == 0 and not held_out.get(place, False)
-            if none and (train.keep == "best" or train.patience):
+            held_out = self.data.validation or (train is self.train and self.train.hold_out)
+            if not held_out and (train.keep == "best" or train.patience):
                 raise ValueError(
                     f'{place}: keep = "best" and patience choose by validation accuracy, but '
                     "data.validation is 0; set data.validation, or keep the last epoch"

@@ -7,16 +7,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from kd_ray.config.table import Count, EachOnce, Seed, Seeds, Table
 
 Direction = Literal["maximize", "minimize"]
-Metric = Literal[
-    "accuracy",
-    "errors",
-    "loss",
-    "calibration_error",
-    "agreement",
-    "divergence",
-    "packed_bytes",
-    "bit_operations",
-]
+Figure = Literal["accuracy", "errors", "loss", "calibration_error", "agreement", "divergence"]
+Cost = Literal["packed_bytes", "bit_operations"]
 MAXIMIZED = {"accuracy", "agreement"}
 Value = bool | int | float | str | list[Any]
 
@@ -98,7 +90,7 @@ class SweepOptions(Table):
     trials: Count = 32
     """Students in all; asking for more later goes on with a finished sweep."""
 
-    metric: Annotated[list[Metric], EachOnce, BeforeValidator(_listed)] = Field(
+    metric: Annotated[list[Figure | Cost], EachOnce, BeforeValidator(_listed)] = Field(
         default=["accuracy"], min_length=1
     )
     """Figures on the validation rows, or costs of the model; several are several objectives."""

@@ -26,11 +26,7 @@ class Table(BaseModel):
     """A table of a recipe: strict types, no unknown keys, never changed after reading."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
 

@@ -42,12 +42,7 @@ DATASETS: Mapping[str, Callable[[DataOptions], Dataset]] = {
 
 
 def dataset_problems(where: str, options: DataOptions) -> list[str]:
-    """What is wrong with `[data]` that shows before any file is read, one sentence each.
-
-    Args:
-        where: dotted place of the table in the recipe.
-        options: the table.
-    """
+    """What is wrong with `[data]`, at `where`, that shows before any file is read."""
     try:
         pick("dataset", DATASETS, options.name)
     except UnknownNameError as error:
@@ -72,9 +67,8 @@ def open_dataset(options: DataOptions) -> Dataset:
     if options.validation:
         held_out = validation_rows(dataset.train.labels, options.validation, options.seed)
         validation = dataset.train.part("validation", held_out)
-        dataset = replace(
-            dataset, train=dataset.train.part("train", ~held_out), validation=validation
-        )
+        train = dataset.train.part("train", ~held_out)
+        dataset = replace(dataset, train=train, validation=validation)
     train = dataset.train
     if options.fraction < 1:
         kept = sample_of_each_class(train.labels, options.fraction, options.seed, FRACTION)
@@ -98,10 +92,6 @@ def _of_classes(dataset: Dataset, classes: list[str]) -> Dataset:
             )
         return replace(few, labels=torch.searchsorted(kept, few.labels))
 
-    return Dataset(
-        dataset.name,
-        tuple(dataset.class_names[number] for number in kept.tolist()),
-        train=part(dataset.train),
-        validation=part(dataset.validation),
-        test=part(dataset.test),
-    )
+    names = tuple(dataset.class_names[number] for number in kept.tolist())
+    train, validation, test = map(part, (dataset.train, dataset.validation, dataset.test))
+    return Dataset(dataset.name, names, train, validation, test)

@@ -1,7 +1,6 @@
 """CIFAR-10 and CIFAR-100: pickles, so only files with the published checksum are ever opened."""
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,14 @@ def _read(name: str, options: DataOptions) -> Dataset:
     files = [f"{kind.base_folder}/{file}" for file in checksums]
     need_files(options.name, root, files, name)
     for file, checksum in checksums.items():
-        _check_official(root / kind.base_folder / file, checksum)
+        path = root / kind.base_folder / file
+        with readable(path, "the published file", "check the file"):
+            found = md5_of(path)
+        if found != checksum:
+            raise DataError(
+                f"{path}: must be the published file (md5 {checksum}), as it is a pickle and could "
+                f"run any code, but its md5 is {found}; delete it, and it is fetched again"
+            )
 
     def split(name: str, train: bool) -> tuple[Split, tuple[str, ...]]:
         with warnings.catch_warnings():
@@ -47,14 +53,3 @@ def _read(name: str, options: DataOptions) -> Dataset:
     train, class_names = split("train", True)
     test, _ = split("test", False)
     return Dataset.of_two(options.name, class_names, train, test)
-
-
-def _check_official(path: Path, checksum: str) -> None:
-    """Raises `DataError` unless the file is the published one: unpickling runs what it reads."""
-    with readable(path, "the published file", "check the file"):
-        found = md5_of(path)
-    if found != checksum:
-        raise DataError(
-            f"{path}: must be the published file (md5 {checksum}), as it is a pickle and could run "
-            f"any code, but its md5 is {found}; delete it, and it is fetched again"
-        )

@@ -7,6 +7,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -35,12 +36,7 @@ class Split:
         return len(self.labels)
 
     def part(self, name: str, rows: Tensor) -> "Split":
-        """Some of the rows as a split of their own.
-
-        Args:
-            name: name of the new split.
-            rows: `(N,)` bool, or `(n,)` int64 row numbers.
-        """
+        """A split of its own of some rows: `(N,)` bool, or `(n,)` int64 row numbers."""
         return Split(name, self.images[rows], self.labels[rows])
 
     @cached_property
@@ -76,9 +72,7 @@ class Dataset:
     standardized: bool = True
 
     @classmethod
-    def of_two(
-        cls, name: str, class_names: tuple[str, ...], train: Split, test: Split
-    ) -> "Dataset":
+    def of_two(cls, name: str, class_names: tuple[str, ...], train: Split, test: Split) -> Self:
         """A dataset as it is published: without validation rows."""
         none = train.part("validation", torch.empty(0, dtype=torch.int64))
         return cls(name, class_names, train=train, validation=none, test=test)

@@ -17,17 +17,10 @@ from kd_ray.datasets.storage import data_root, need_files, readable
 from kd_ray.errors import DataError
 
 CLOTHES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
+KINDS = ("images-idx3", "labels-idx1")
 UNSIGNED_BYTES = 0x08  # the type that an IDX header names
 
 
@@ -44,16 +37,11 @@ def read_fashion_mnist(options: DataOptions) -> Dataset:
 def _read(folder: str, class_names: tuple[str, ...], options: DataOptions) -> Dataset:
     """The dataset in `root/folder/raw`; `folder` is also the name of torchvision's class."""
     root = data_root(options)
-    files = {
-        (split, kind): f"{folder}/raw/{split}-{kind}-ubyte"
-        for split in ("train", "t10k")
-        for kind in ("images-idx3", "labels-idx1")
-    }
-    need_files(options.name, root, list(files.values()), folder)
+    files = [f"{folder}/raw/{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in KINDS]
+    need_files(options.name, root, files, folder)
 
     def split(name: str, prefix: str) -> Split:
-        image_file = root / files[prefix, "images-idx3"]
-        label_file = root / files[prefix, "labels-idx1"]
+        image_file, label_file = (root / f"{folder}/raw/{prefix}-{kind}-ubyte" for kind in KINDS)
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
         if len(images) != len(labels):
             raise DataError(
@@ -80,12 +68,8 @@ def _read(folder: str, class_names: tuple[str, ...], options: DataOptions) -> Da
 def read_idx(path: Path, dimensions: int) -> Tensor:
     """An IDX file of unsigned bytes: a big-endian header of type and sizes, then the values.
 
-    Args:
-        path: the file, not compressed.
-        dimensions: how many sizes the header must give.
-
     Returns:
-        uint8 with that many dimensions, none of them 0.
+        uint8 with so many dimensions, none of them 0.
 
     Raises:
         DataError: the file is unreadable, or not exactly as long as its header says.

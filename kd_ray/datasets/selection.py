@@ -25,11 +25,9 @@ def class_numbers(class_names: Sequence[str], classes: Sequence[str]) -> list[in
     Raises:
         UnknownNameError: a name is not among `class_names`.
     """
-    for name in classes:
-        if name not in class_names:
-            raise UnknownNameError(
-                f"classes: unknown class '{name}'; {suggestion(name, class_names)}"
-            )
+    if unknown := [name for name in classes if name not in class_names]:
+        tail = suggestion(unknown[0], class_names)
+        raise UnknownNameError(f"classes: unknown class '{unknown[0]}'; {tail}")
     return [number for number, name in enumerate(class_names) if name in set(classes)]
 
 
@@ -63,15 +61,9 @@ def choose_rows(
 
 
 def hidden_labels(labels: Tensor, share: float, seed: int) -> Tensor:
-    """The labels with a share of them set to `UNLABELLED`, rounded to whole rows.
+    """The labels `(N,)`, a share of them set to `UNLABELLED`, rounded to whole rows.
 
-    Args:
-        labels: `(N,)` int64.
-        share: 0 hides none, 1 all.
-        seed: chooses the rows; those of a smaller share are among those of a larger one.
-
-    Returns:
-        `(N,)` int64, a new tensor.
+    The seed chooses the rows; those of a smaller share are among those of a larger one.
     """
     hidden = _shuffled(len(labels), seed, HIDDEN)[: int(len(labels) * share + 0.5)]
     return labels.index_fill(0, hidden, UNLABELLED)
@@ -98,19 +90,11 @@ def sample_of_each_class(labels: Tensor, share: float, seed: int, purpose: int) 
 def with_test_share(
     name: str, class_names: tuple[str, ...], everything: Split, share: float
 ) -> Dataset:
-    """A dataset that has no test split of its own: a fixed share of every class becomes that.
-
-    Args:
-        name: name of the dataset.
-        class_names: K names.
-        everything: all of its rows.
-        share: share of the rows of every class.
-    """
+    """A dataset that has no test split of its own: a fixed share of every class becomes that."""
     # The seed is part of what the dataset is: figures on it are comparable across recipes.
     test = sample_of_each_class(everything.labels, share, 0, TEST)
-    return Dataset.of_two(
-        name, class_names, everything.part("train", ~test), everything.part("test", test)
-    )
+    splits = everything.part("train", ~test), everything.part("test", test)
+    return Dataset.of_two(name, class_names, *splits)
 
 
 def validation_rows(labels: Tensor, rows: int, seed: int) -> Tensor:

@@ -41,11 +41,8 @@ def data_root(options: DataOptions) -> Path:
 
     It is absolute, so that a process with another working directory finds the same files.
     """
-    given = given_root(options)
-    if given is not None:
-        return given
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser().absolute() / "kd-ray"
+    return given_root(options) or Path(cache).expanduser().absolute() / "kd-ray"
 
 
 def given_root(options: DataOptions) -> Path | None:
@@ -117,13 +114,7 @@ def _download(
 
 @contextlib.contextmanager
 def readable(path: Path, kind: str, advice: str) -> Iterator[None]:
-    """Turns whatever a reader stumbles over into a `DataError`.
-
-    Args:
-        path: the file.
-        kind: what it must be, such as "a picture".
-        advice: what to do about it.
-    """
+    """Turns whatever a reader of a file of this kind stumbles over into a `DataError`."""
     try:
         yield
     except Exception as error:  # each decoder has its own way to fail

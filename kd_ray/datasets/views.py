@@ -22,11 +22,7 @@ PLACE_BITS = 11  # binary places of a source pixel's place: 255 * 2^22 still fit
 
 
 def check_augment(augment: Augment, height: int, width: int) -> None:
-    """Refuses an augmentation that images of this size cannot have.
-
-    Raises:
-        ConfigError: `crop` or `shift` is too large.
-    """
+    """Raises `ConfigError` where `crop` or `shift` is too large for images of this size."""
     side = min(height, width)
     # A mirrored border repeats no edge.
     for key, pixels, most in (("crop", augment.crop, side - 1), ("shift", augment.shift, side)):

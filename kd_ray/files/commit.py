@@ -6,7 +6,6 @@ a folder the file that makes it whole is the last to come and the first to go.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -16,26 +15,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kd_ray.errors import KdRayError, StorageError
-from kd_ray.files.lease import check_leases
-from kd_ray.files.paths import stored
-from kd_ray.files.stored import StoredPath
+from kd_ray.errors import KdRayError
+from kd_ray.files.lock import check_leases
+from kd_ray.files.paths import StoredPath, stored
+from kd_ray.files.store import writing
 
 TEMPORARY = ".tmp-"
-
-
-@contextlib.contextmanager
-def writing(path: object) -> Iterator[None]:
-    """Turns an operating-system error while writing `path` into a `StorageError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some space, or choose another folder with --runs; then run the same again"
-        else:
-            hint = "make the folder writable, or choose another one with --runs"
-        reason = error.strerror or str(error)
-        raise StorageError(f"{path}: cannot be written ({reason}); {hint}") from error
 
 
 @contextlib.contextmanager
@@ -45,8 +30,7 @@ def committed_file(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: it cannot be written, or another process has taken the folder over.
     """
-    remote = stored(path)
-    if remote is not None:
+    if remote := stored(path):
         with _uploaded(remote) as folder:
             yield folder / path.name
             check_leases(remote)
@@ -71,8 +55,7 @@ def committed_folder(path: Path, *, last: str | None = None) -> Iterator[Path]:
     Raises:
         StorageError: it cannot be written, or another process has taken the folder over.
     """
-    remote = stored(path)
-    if remote is not None:
+    if remote := stored(path):
         with _uploaded(remote) as folder:
             yield folder
             check_leases(remote)
@@ -184,14 +167,11 @@ def local_copy(path: Path) -> Iterator[Path]:
 def scratch_folder(path: Path, name: str) -> Iterator[Path]:
     """A local folder for what is thrown away: below `path`, or of this machine if that is stored.
 
-    Args:
-        path: a folder of a run; created if absent.
-        name: what it is for; part of its name.
+    Its own name begins as a draft's and has `name`, what it is for, in it.
     """
-    home = None if stored(path) else path
+    home, prefix = None if stored(path) else path, f"{TEMPORARY}{name}-"
     if home is not None:
         home.mkdir(parents=True, exist_ok=True)
-    prefix = f"{TEMPORARY}{name}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=home, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -201,7 +181,5 @@ def remove_drafts(folder: Path) -> None:
 
     In a store there is nothing: drafts are local, and a folder without its last file is not there.
     """
-    if stored(folder) is not None:
-        return
-    for draft in folder.glob(f"{TEMPORARY}*"):
+    for draft in () if stored(folder) else folder.glob(f"{TEMPORARY}*"):
         _discard(draft)

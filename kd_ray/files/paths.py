@@ -1,15 +1,158 @@
-"""Places: text that names a folder or file, on a disk or in an object store, as a path."""
+"""Places on a disk or in an object store, as paths: the latter with as much of one as is used here.
+
+Unlike other such classes, `StoredPath` never takes a store's failure for the absence of a file: a
+checkpoint that seems to be missing would be trained anew.
+"""
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, Self, cast
 
-from kd_ray.errors import ConfigError
-from kd_ray.files.store import EXTRAS, reach
-from kd_ray.files.stored import StoredPath
+from kd_ray.errors import ConfigError, StorageError
+from kd_ray.files.store import EXTRAS, answering, reach, store
 
 # `Path` makes one slash of two, so a URL that went through it is still known by its scheme.
 URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/+)(?P<rest>.*)", re.DOTALL)
+
+
+class StoredPath(PurePosixPath):
+    """`scheme://bucket/key`; what lies below it is looked up anew at every call.
+
+    Its first part is the scheme with its colon. A folder is there as long as something lies in it.
+    Every method raises a `StorageError` where the store does not answer as it should, and those
+    that read or ask for a size a `FileNotFoundError` where there is no such file.
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return super().__str__().replace(":/", "://", 1)
+
+    def __fspath__(self) -> str:
+        raise TypeError(f"{self} is not a file of this machine")
+
+    @property
+    def key(self) -> str:
+        """The path as the clients want it: bucket, slash, key."""
+        return "/".join(self.parts[1:])
+
+    @property
+    def files(self) -> Any:
+        """The fsspec filesystem that it lies in."""
+        return store(self.parts[0].removesuffix(":"))
+
+    def absolute(self) -> Self:
+        """The path itself."""
+        return self
+
+    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Does nothing; a store has no empty folders."""
+
+    def stat(self) -> SimpleNamespace:
+        """The size of the file in bytes, as `st_size`."""
+        info = self._info()
+        if info.get("type") != "file":
+            raise FileNotFoundError(str(self))
+        return SimpleNamespace(st_size=info["size"])
+
+    def exists(self) -> bool:
+        """Whether it is a file, or a folder with something in it."""
+        return bool(self._info())
+
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        return self._info().get("type") == "file"
+
+    def is_dir(self) -> bool:
+        """Whether something lies below it."""
+        return self._info().get("type") == "directory"
+
+    def _info(self) -> dict[str, Any]:
+        """What the store says of it; nothing of what is not there."""
+        with suppress(FileNotFoundError), answering(self):
+            return dict(self.files.info(self.key))
+        return {}
+
+    def read_bytes(self) -> bytes:
+        """The bytes of a file."""
+        with answering(self):
+            return bytes(self.files.cat_file(self.key))
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """The text of a file; see `read_bytes`."""
+        return self.read_bytes().decode(encoding)
+
+    def glob(self, pattern: str) -> Iterator[Self]:
+        """Files and folders below that match, in order; `*` stays within a name."""
+        wanted = PurePosixPath(pattern).parts
+        plain = list(takewhile(lambda part: "*" not in part, wanted[:-1]))
+        depth = len(self.parts) + len(wanted)
+        prefix = wanted[len(plain)].partition("*")[0]
+        for path in self.joinpath(*plain)._below(prefix):
+            if len(path.parts) == depth and path.match(pattern):
+                yield path
+
+    def rglob(self, pattern: str) -> Iterator[Self]:
+        """Files and folders at any depth whose last parts match, in order; see `glob`."""
+        return (path for path in self._below() if path.match(pattern))
+
+    def _below(self, prefix: str = "") -> list[Self]:
+        """Every file and folder below, in order, if its first part begins with `prefix`."""
+        files = [type(self)(self.parts[0], key) for key in self._keys(prefix)]
+        paths = {path for file in files for path in (file, *file.parents)}
+        return sorted(path for path in paths if len(path.parts) > len(self.parts))
+
+    def _keys(self, prefix: str = "") -> list[str]:
+        """Keys of every file below, if the first part below begins with `prefix`."""
+        with suppress(FileNotFoundError), answering(self):
+            return [key for key in self.files.find(self.key, prefix=prefix) if key != self.key]
+        return []
+
+    def unlink(self) -> None:
+        """Deletes a file, if it is there."""
+        with suppress(FileNotFoundError), answering(self):
+            self.files.rm_file(self.key)
+
+    def remove_below(self) -> None:
+        """Deletes every file below it."""
+        if keys := self._keys():
+            with answering(self):
+                self.files.rm(keys)
+
+    def put(self, sources: Sequence[Path]) -> None:
+        """Uploads files into it, each appearing whole, in any order."""
+        if not sources:
+            return
+        try:
+            with answering(self):
+                keys = [f"{self.key}/{source.name}" for source in sources]
+                self.files.put([str(source) for source in sources], keys)
+        except FileNotFoundError as error:
+            raise StorageError(f"{self}: its bucket must be there, but is gone") from error
+
+    def get(self, names: Sequence[str], folder: Path) -> None:
+        """Downloads files of it into a local folder."""
+        if names:
+            with answering(self):
+                keys = [f"{self.key}/{name}" for name in names]
+                self.files.get(keys, [str(folder / name) for name in names])
+
+    def write_bytes(self, content: bytes, *, anew: bool = False) -> None:
+        """Writes a small file whole.
+
+        Args:
+            content: bytes of the file.
+            anew: only if there is none, as far as the store can tell.
+
+        Raises:
+            FileExistsError: `anew`, and there is one.
+        """
+        with answering(self):
+            self.files.pipe_file(self.key, content, mode="create" if anew else "overwrite")
 
 
 def to_path(text: str | Path) -> Path:

@@ -1,9 +1,10 @@
-"""Object stores: opened with credentials from the environment alone, their refusals in a sentence.
+"""Object stores, opened with credentials from the environment alone; refusals of stores and disks.
 
 The clients (s3fs, gcsfs) are extras and are imported when a URL is first used. What they know of
 credentials stays in this process: no path, message or file has it.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -36,10 +37,15 @@ def store(scheme: str) -> Any:
 @lru_cache(maxsize=8)
 def _opened(scheme: str, environment: tuple[tuple[str, str], ...], process: int) -> Any:
     """A client is not to be used after a fork, nor with another environment than it was made in."""
+    options: dict[str, Any] = {}
+    if scheme == "s3":
+        given, timeouts = dict(environment), {"connect_timeout": 3, "read_timeout": 15}
+        named = given.get("AWS_ENDPOINT_URL_S3") or given.get("AWS_ENDPOINT_URL")
+        options = {"config_kwargs": {**timeouts, "retries": {"max_attempts": 2}}}
+        options |= {"endpoint_url": named} if named else {}
     try:
         import fsspec
 
-        options = _s3_options(dict(environment)) if scheme == "s3" else {}
         # Other processes write, so a listing that is kept would soon be wrong.
         return fsspec.filesystem(
             scheme, use_listings_cache=False, skip_instance_cache=True, **options
@@ -50,12 +56,6 @@ def _opened(scheme: str, environment: tuple[tuple[str, str], ...], process: int)
             f"{scheme}://: needs the extra {extra!r} of kd-ray on every machine that reads or "
             f"writes there; install it with: pip install 'kd-ray[{extra}]'"
         ) from error
-
-
-def _s3_options(environment: dict[str, str]) -> dict[str, Any]:
-    config = {"connect_timeout": 3, "read_timeout": 15, "retries": {"max_attempts": 2}}
-    named = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-    return {"config_kwargs": config, **({"endpoint_url": named} if named else {})}
 
 
 @lru_cache(maxsize=64)
@@ -81,6 +81,19 @@ def reach(scheme: str, bucket: str, key: str) -> None:
             f"{where}: the bucket must be there before it is used, but {bucket!r} is not; make it, "
             "or correct the URL"
         ) from error
+
+
+@contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Turns an operating-system error while writing `path` into a `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        hint = "make the folder writable, or choose another one with --runs"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some space, or choose another folder with --runs; then run the same again"
+        reason = error.strerror or str(error)
+        raise StorageError(f"{path}: cannot be written ({reason}); {hint}") from error
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Every model is an ordinary module from images `(N, C, H, W)` to logits `(N, K)`.
 in `MODELS` is looked for among torchvision's classification models.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from kd_ray.catalog import call_problems, suggestion
 from kd_ray.errors import ConfigError, UnknownNameError
-from kd_ray.models.convnet import convnet
+from kd_ray.models.convnet import convnet, resnet
 from kd_ray.models.mlp import mlp, project_
-from kd_ray.models.resnet import resnet
 from kd_ray.models.zoo import zoo_model, zoo_names
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
@@ -33,12 +32,7 @@ DRAWS = (Tensor.normal_, Tensor.uniform_)
 
 
 def build_model(
-    name: str,
-    options: Mapping[str, Any],
-    *,
-    shape: tuple[int, int, int],
-    classes: int,
-    seed: int,
+    name: str, options: Mapping[str, Any], *, shape: tuple[int, int, int], classes: int, seed: int
 ) -> nn.Module:
     """A model on the CPU whose weights are a function of the arguments alone.
 
@@ -68,14 +62,9 @@ def build_model(
 
 
 def model_problems(where: str, name: str, options: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a model in a recipe, one sentence each; empty when nothing is.
+    """What is wrong with the model at a dotted place of a recipe, one sentence each.
 
     Whether the model takes the images is left to `build_model`, which knows their shape.
-
-    Args:
-        where: dotted place of the model in the recipe.
-        name: key of `MODELS`, or a torchvision classification model.
-        options: the other keys of its table.
     """
     try:
         _check_name(name)
@@ -97,11 +86,7 @@ class _NothingDrawn(TorchFunctionMode):
     """Leaves out the drawing of weights, which on the meta device imports a compiler first."""
 
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Collection[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         return args[0] if func in DRAWS else func(*args, **(kwargs or {}))
 

@@ -1,11 +1,17 @@
-"""A plain convolutional network for small pictures: groups of 3x3 convolutions, pooled between."""
+"""Convolutional networks for small pictures: a plain one, and residual ones.
+
+The plain one is groups of 3x3 convolutions, pooled between. The residual ones are those of He et
+al. 2015 (1512.03385), section 4.2: three stages of n blocks of two 3x3 convolutions, 6n + 2 layers;
+the channels double where the sides halve. Shortcuts have no parameters (option A).
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Annotated
 
+import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from kd_ray.config.table import Count
 from kd_ray.errors import ConfigError
@@ -71,3 +77,57 @@ def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     layer = nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
+
+
+def resnet(
+    blocks: int, /, *, shape: tuple[int, int, int], classes: int, width: Count = 16
+) -> nn.Sequential:
+    """A residual network of 6n + 2 layers; arguments and answer as for `convnet`.
+
+    Args:
+        blocks: n, residual blocks in a stage.
+        shape: of an image, of any sides.
+        classes: K.
+        width: channels of the first stage.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv=convolution(shape[0], width), norm=nn.BatchNorm2d(width), relu=nn.ReLU()
+    )
+    inputs = width
+    for stage in range(3):
+        outputs = width * 2**stage
+        for place in range(blocks):
+            layers[f"block{stage + 1}_{place + 1}"] = ResidualBlock(inputs, outputs)
+            inputs = outputs
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["head"] = nn.Linear(inputs, classes)
+    return nn.Sequential(layers)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; with more outputs than inputs it halves the sides.
+
+    Each ReLU is a module of its own, so that each can be replaced by a quantizer.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.extra = outputs - inputs
+        self.stride = 2 if self.extra else 1
+        self.conv1 = convolution(inputs, outputs, self.stride)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU()
+        self.conv2 = convolution(outputs, outputs)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to `(N, C', H', W')`."""
+        residual = self.relu1(self.norm1(self.conv1(x)))
+        residual = self.norm2(self.conv2(residual))
+        if self.extra:
+            # Every second pixel, and zeros for the new channels.
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        relu: Tensor = self.relu2(residual + x)
+        return relu

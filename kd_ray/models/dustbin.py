@@ -24,13 +24,7 @@ class Specialist(nn.Module):
     correction: Tensor
 
     def __init__(self, network: nn.Module, special: Sequence[int], classes: int):
-        """A specialist around a network.
-
-        Args:
-            network: from `(N, C, H, W)` to `(N, K)`.
-            special: s numbers of classes, in the order of the outputs.
-            classes: K.
-        """
+        """A specialist of s special classes out of K around a network with K outputs."""
         super().__init__()
         self.network = network
         rest = [number for number in range(classes) if number not in set(special)]

@@ -72,7 +72,6 @@ def mlp(
             f"dropout must have {len(hidden) + 1} shares, one for the input and one for each "
             f"hidden layer, but got {dropout}"
         )
-
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     widths = [prod(shape), *hidden, classes]
     for depth, ((inputs, outputs), share) in enumerate(zip(pairwise(widths), shares, strict=True)):

@@ -25,15 +25,7 @@ def zoo_names() -> list[str]:
 
 
 def zoo_model(name: str, *, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The torchvision model `name` with fresh weights and K outputs.
-
-    Args:
-        name: one of `zoo_names()`.
-        shape: `(C, H, W)` of an image.
-        classes: K.
-
-    Returns:
-        A model from `(N, C, H, W)` to logits `(N, K)`.
+    """The torchvision model `name`, from `(N, C, H, W)` to logits `(N, K)`, with fresh weights.
 
     Raises:
         ConfigError: the model does not take such images.
@@ -48,12 +40,7 @@ def zoo_model(name: str, *, shape: tuple[int, int, int], classes: int) -> nn.Mod
     model: nn.Module = torchvision.models.get_model(
         name, weights=None, num_classes=classes, **_ARGUMENTS.get(name, {})
     )
-    _check_sides(model, shape)
-    return model
-
-
-def _check_sides(model: nn.Module, shape: tuple[int, int, int]) -> None:
-    """Runs the model on the meta device, where only shapes are computed, whatever its size."""
+    # It runs on the meta device, where only shapes are computed, whatever its size.
     tensors = chain(model.named_parameters(), model.named_buffers())
     weights = {name: tensor.detach().to("meta") for name, tensor in tensors}
     images = torch.empty(2, *shape, device="meta")
@@ -66,3 +53,4 @@ def _check_sides(model: nn.Module, shape: tuple[int, int, int]) -> None:
             f"images of {shape[1]} x {shape[2]} pixels do not go through it ({reason}); "
             "choose another model, or images of another size"
         ) from error
+    return model

@@ -13,9 +13,8 @@ from kd_ray.config import Resources
 from kd_ray.errors import KdRayError
 from kd_ray.files import scratch_folder, to_path
 from kd_ray.on_ray.placement import Placement, cluster_nodes, counted, share_parallel
-from kd_ray.on_ray.relay import beside_driver, died_too_often, relay, warnings_sent
+from kd_ray.on_ray.relay import beside_driver, check_nodes, died_too_often, relay, warnings_sent
 from kd_ray.on_ray.session import connected
-from kd_ray.on_ray.storage import check_nodes
 from kd_ray.on_ray.train import perform_on_ray
 from kd_ray.runs import Inputs, perform_all
 from kd_ray.runs.events import Event, Waiting
@@ -128,12 +127,7 @@ def _in_parallel(
 
 
 class _Pool:
-    """[2] The performers, and which task each has.
-
-    Attributes:
-        mailbox: what performers send.
-        failures: errors of tasks that could not be performed.
-    """
+    """[2] The performers, which task each has, and the errors of tasks that failed."""
 
     def __init__(
         self, tasks: Sequence[Task], resources: Resources, placement: Placement, slots: int

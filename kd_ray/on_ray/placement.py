@@ -32,9 +32,7 @@ class Node:
     def holds(self, cpus: int, gpus: float) -> int:
         """How many workers that get so much each fit on it; a worker's GPU is never two halves."""
         by_cpus = self.cpus // cpus
-        if not gpus:
-            return by_cpus
-        return min(by_cpus, self.gpus * sharing(gpus))
+        return min(by_cpus, self.gpus * sharing(gpus)) if gpus else by_cpus
 
 
 def sharing(gpus: float) -> int:

@@ -50,10 +50,6 @@ def head_answer(address: str, patience_s: float) -> str:
     """What the head of a cluster says when it is asked: `ANSWERED`, `TOKEN_WRONG` or anything else.
 
     In a process of its own: Ray's client retries for a minute and cannot be told not to.
-
-    Args:
-        address: HOST:PORT of the head.
-        patience_s: seconds to wait for an answer.
     """
     command = [sys.executable, "-P", __file__, address]  # -P: the modules beside it are not for it
     try:

@@ -1,19 +1,30 @@
-"""What workers send to the driver, events and warnings and errors, with news of the nodes."""
+"""What workers send to the driver, news of nodes, and whether each node sees the run folder."""
 
 import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from kd_ray.errors import ClusterError, KdRayError
-from kd_ray.on_ray.storage import on_node
+from kd_ray.errors import ClusterError, KdRayError, StorageError
+from kd_ray.files import is_stored, to_path
+from kd_ray.on_ray.placement import Placement
 from kd_ray.runs.events import Event, Waiting
 from kd_ray.runs.task import Task
 
 POLL_S = 0.5
 LOOK_S = 2.0
 """Seconds from one look at the cluster's nodes to the next, while no worker says anything."""
+ASKED_S = 10.0
+"""For the nodes to answer; one that does not is asked again by its worker."""
+
+
+def on_node(node: str) -> Any:
+    """A scheduling strategy: the node of this id, and no other."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 def beside_driver() -> dict[str, Any]:
@@ -55,7 +66,13 @@ def relay(mailbox: Any, task: Task, is_busy: Callable[[], bool]) -> Iterator[tup
                 return
             if time.monotonic() - looked_at >= LOOK_S:
                 before, alive, looked_at = alive, _nodes_alive(), time.monotonic()
-                yield from ((task, Waiting(news)) for news in _news(before, alive))
+                for node in before.keys() - alive.keys():
+                    news = (
+                        f"Lost node {before[node]}; waiting for room to go on from the last epoch"
+                    )
+                    yield task, Waiting(news)
+                for node in alive.keys() - before.keys():
+                    yield task, Waiting(f"Node {alive[node]} has joined")
             continue
         if isinstance(message, KdRayError):
             raise message
@@ -74,22 +91,60 @@ def _nodes_alive() -> dict[str, str]:
     return {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
 
 
-def _news(before: dict[str, str], now: dict[str, str]) -> Iterator[str]:
-    for node in before.keys() - now.keys():
-        yield f"Lost node {before[node]}; waiting for room to go on from the last epoch"
-    for node in now.keys() - before.keys():
-        yield f"Node {now[node]} has joined"
-
-
 def died_too_often(who: str, error: Exception) -> ClusterError:
-    """What a driver raises when workers were lost more often than a recipe allows.
-
-    Args:
-        who: the worker, or the task whose worker it was.
-        error: Ray's own.
-    """
+    """What a driver raises when a worker was lost more often than a recipe allows."""
     return ClusterError(
         f"{who} must stay alive, but died more often than resources.max_failures allows "
         f"({str(error).splitlines()[0]}); look for a lack of memory, then run the same again to go "
         "on from the last epoch"
+    )
+
+
+def check_nodes(run: Path, probe: Path, placement: Placement) -> None:
+    """Refuses a connected cluster of which a node does not see the run folder.
+
+    Only nodes that have room for a worker are asked; the processes that answer are idle afterwards
+    and become workers, so that asking costs next to nothing.
+
+    Args:
+        run: the run folder.
+        probe: a folder in it that this process has just made.
+        placement: of a worker.
+
+    Raises:
+        StorageError: naming the node.
+    """
+    import ray
+
+    if is_stored(run):
+        return
+    here = ray.get_runtime_context().get_node_id()
+    asked = [
+        ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=on_node(node["NodeID"]))(
+            check_here
+        ).remote(str(run), str(probe))
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and node["NodeID"] != here
+        if all(node["Resources"].get(name, 0) >= n for name, n in placement.asked.items())
+    ]
+    if not asked:
+        return
+    answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ASKED_S)
+    for answer in answered:
+        with contextlib.suppress(ray.exceptions.RayError):  # a node that dies is not blind
+            problem = ray.get(answer)
+            if problem is not None:
+                raise problem
+
+
+def check_here(run: str, probe: str) -> StorageError | None:
+    """What is wrong if this process does not see the `probe` that its driver made in the `run`."""
+    if is_stored(to_path(run)) or Path(probe).is_dir():
+        return None
+    import ray.util
+
+    node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return StorageError(
+        f"{run}: every node must see the run folder, but {node} does not; put it with --runs on "
+        "storage that all nodes mount, or in an object store"
     )

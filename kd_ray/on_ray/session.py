@@ -44,11 +44,7 @@ ENVIRONMENT = {
 
 
 def prepare_environment(*, cluster: bool = False) -> None:
-    """Sets what Ray reads at import; a value that the user has set stays.
-
-    Args:
-        cluster: to speak with one, to which a token is shown if there is one.
-    """
+    """Sets what Ray reads at import, but what the user has set; a `cluster` is shown a token."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     has_token = any(os.environ.get(name) for name in TOKEN) or token_file().is_file()
@@ -75,9 +71,8 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
     prepare_environment(cluster=address is not None)
-    if address is not None:  # on a cluster, nodes may be told that they will be taken away
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    watches = "0" if address is None else "1"  # a cluster's nodes may be taken away with a notice
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", watches)
     import ray
 
     if ray.is_initialized():  # a notebook's own; it is not ours to end

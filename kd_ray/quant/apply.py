@@ -13,13 +13,19 @@ from torch import Tensor, nn
 
 from kd_ray.catalog import suggestion
 from kd_ray.config import QuantizerOptions
+from kd_ray.config.quantizer import FLOAT_BITS
 from kd_ray.errors import ConfigError
 from kd_ray.quant.dorefa import dorefa_activations, dorefa_weights
-from kd_ray.quant.layers import MegviiNorm, QuantizedReLU, become_quantized_
 from kd_ray.quant.lsq import lsq_levels
 from kd_ray.quant.megvii import megvii_activations, megvii_weights
-from kd_ray.quant.quantizers import Lsq, PactActivations, Quantizer
-from kd_ray.quant.rounding import FLOAT_BITS
+from kd_ray.quant.quantizers import (
+    Lsq,
+    MegviiNorm,
+    PactActivations,
+    QuantizedReLU,
+    Quantizer,
+    become_quantized_,
+)
 from kd_ray.quant.trace import LayerCalls, evaluated, trace_layers
 
 LAYERS = (nn.Conv2d, nn.Linear)
@@ -59,13 +65,14 @@ def quantize_(
     bits = layer_bits(calls, options)
     for call in calls:
         _check_layer(model.get_submodule(call.name), call, bits[call.name], options)
-    of_layers = options.weight_bits, layer_activation_bits(options)
-    if min(of_layers) < FLOAT_BITS and all(mine == FLOAT for mine in bits.values()):
+    blocks = options.method == "megvii"  # whose ReLUs are quantized, too
+    wanted = options.weight_bits if blocks else min(options.weight_bits, options.activation_bits)
+    if wanted < FLOAT_BITS and all(mine == FLOAT for mine in bits.values()):
         raise ConfigError(
             "quantizer: must have a layer to quantize, but the model has none beside its first and "
             "last, which stay float; set first_last_float = false, or choose a deeper model"
         )
-    if options.method == "megvii":
+    if blocks:
         _quantize_blocks_(model, options, shape)
     for call in calls:
         mine = bits[call.name]
@@ -100,7 +107,8 @@ def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, 
                 f"{suggestion(pattern, names)}"
             )
     first_float, last_float = options.float_ends
-    inputs = layer_activation_bits(options)
+    # The exercise's block has its quantizers at the ReLUs.
+    inputs = FLOAT_BITS if options.method == "megvii" else options.activation_bits
     found: dict[str, LayerBits] = {}
     for place, name in enumerate(names):
         first, last = place == 0, place == len(names) - 1
@@ -115,16 +123,10 @@ def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, 
                         "it out"
                     )
                 weight, activation = mine.weight_bits, mine.activation_bits
-                bits = LayerBits(
-                    weight or bits.weight, activation or bits.activation, bits.gradient
-                )
+                weight, activation = weight or bits.weight, activation or bits.activation
+                bits = replace(bits, weight=weight, activation=activation)
         found[name] = replace(bits, activation=FLOAT_BITS) if first else bits
     return found
-
-
-def layer_activation_bits(options: QuantizerOptions) -> int:
-    """Bits of the inputs of layers; the exercise's block has its quantizers at the ReLUs."""
-    return FLOAT_BITS if options.method == "megvii" else options.activation_bits
 
 
 @torch.no_grad()
@@ -173,9 +175,11 @@ def _check_layer(
             f"{type(layer).__name__}; choose another model, leave max_norm out, or give it 32 "
             "bits under quantizer.layers"
         )
-    if bits.activation != FLOAT_BITS and call.negative and options.method == "lsq":
+    if bits.activation == FLOAT_BITS or not call.negative:
+        return
+    if options.method == "lsq":
         lsq_levels(bits.activation, signed=True, zero=options.has_signed_zero(bits.activation))
-    if bits.activation != FLOAT_BITS and call.negative and options.method != "lsq":
+    else:
         raise ConfigError(
             f"{where}: {options.method} quantizes inputs that are not negative, but this layer's "
             'can be; choose method = "lsq", or activation_bits = 32 under quantizer.layers'

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kd_ray.config.quantizer import FLOAT_BITS
 from kd_ray.quant.apply import LAYERS
-from kd_ray.quant.layers import QuantizedConv2d, QuantizedLinear, QuantizedReLU
-from kd_ray.quant.quantizers import Quantizer
-from kd_ray.quant.rounding import FLOAT_BITS
+from kd_ray.quant.quantizers import QuantizedConv2d, QuantizedLinear, QuantizedReLU, Quantizer
 from kd_ray.quant.trace import LayerCalls, evaluated, trace_layers
 
 PIXEL_BITS = 8
@@ -22,8 +21,8 @@ class LayerCost:
     Attributes:
         name: dotted, in the model.
         kind: class of the layer, such as "Conv2d".
-        weight_bits: bits of its weights.
-        activation_bits: bits of its inputs; pixels have 8.
+        weight_bits: of its weights.
+        activation_bits: of its inputs; pixels have 8.
         packed_bytes: weights at their bits, and a 4-byte scale where they are quantized; bias in
             float32.
         bit_operations: multiplications for one image, times both bits.

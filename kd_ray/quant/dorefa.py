@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd_ray.quant.rounding import FLOAT_BITS, fake_quantize, straight_through, top_level
+from kd_ray.config.quantizer import FLOAT_BITS
+from kd_ray.quant.rounding import fake_quantize, straight_through, top_level
 
 
 def dorefa_weights(w: Tensor, bits: int) -> Tensor:
@@ -36,15 +37,7 @@ def dorefa_weights(w: Tensor, bits: int) -> Tensor:
 
 
 def dorefa_activations(x: Tensor, bits: int) -> Tensor:
-    """`q_k(clip(x, 0, 1))`: levels i / n, and 1 bit is {0, 1}; section 2.4.
-
-    Args:
-        x: any shape.
-        bits: k.
-
-    Returns:
-        The shape of `x`; the gradient is 1 inside (0, 1) and 0 elsewhere.
-    """
+    """`q_k(clip(x, 0, 1))`, section 2.4; the gradient is 1 inside (0, 1) and 0 elsewhere."""
     return fake_quantize(x, bits)
 
 

@@ -87,9 +87,7 @@ def lsq_initial_step(v: Tensor, levels: tuple[float, float]) -> Tensor:
 def lsq_gradient_scale(numbers: int, levels: tuple[float, float]) -> float:
     """`1 / sqrt(N Qp)`, section 2.2: it keeps the step's updates in proportion to the weights'.
 
-    Args:
-        numbers: N, weights of the layer, or features of one sample.
-        levels: see `lsq_levels`; where they are halves, Qp counts those above 0.
+    N numbers are the layer's weights, or the features of one sample; Qp as in `lsq_initial_step`.
     """
     return 1 / math.sqrt(numbers * math.ceil(levels[1]))
 

@@ -39,8 +39,3 @@ def megvii_activations(x: Tensor, bits: int) -> Tensor:
         The shape of `x`; the gradient is 0.1 inside (0, 10) and 0 elsewhere.
     """
     return fake_quantize(x, bits, scale=INPUT_SCALE, half_up=True)
-
-
-def megvii_affine(weight: Tensor) -> Tensor:
-    """The factor `|a| + 1` that stands for batch norm's: it cannot vanish or change its sign."""
-    return weight.abs() + 1

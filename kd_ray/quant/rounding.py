@@ -1,13 +1,10 @@
 """Rounding with a straight-through gradient, and the uniform levels that every method builds on."""
 
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-FLOAT_BITS: Final = 32
-"""Stands for float: nothing is quantized."""
 
 
 class _Unit(torch.autograd.Function):
@@ -34,11 +31,7 @@ class _Unit(torch.autograd.Function):
 
 
 def top_level(bits: int) -> int:
-    """The number n = 2^k - 1 of steps between the lowest and the highest of 2^k levels.
-
-    >>> [top_level(bits) for bits in (1, 2, 8)]
-    [1, 3, 255]
-    """
+    """The number n = 2^k - 1 of steps between the lowest and the highest of 2^k levels."""
     return int(2**bits - 1)
 
 

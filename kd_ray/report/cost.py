@@ -2,67 +2,41 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import mean
 
 from kd_ray.result import STUDENT, TEACHER, TRANSFER_SET, Result
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of a run's stages.
+def students_to_pay(labels_s: float, saved_s: float) -> int:
+    """The number of students with which a transfer set has paid for itself.
 
-    Attributes:
-        teachers: training all teachers, once.
-        labels: writing the transfer set, once.
-        student: training a student from it.
-        saved: what running the teachers at every step would add to that: the images that a student
-            sees, at the rate at which the teachers labelled.
+    Args:
+        labels_s: seconds of writing it, once.
+        saved_s: seconds that running the teachers at every step would add to a student's training.
+
+    >>> students_to_pay(10, 4)
+    3
     """
-
-    teachers: float
-    labels: float
-    student: float
-    saved: float
-
-    @property
-    def students(self) -> int:
-        """The number of students with which the transfer set has paid for itself.
-
-        >>> Cost(teachers=60, labels=10, student=30, saved=4).students
-        3
-        """
-        return max(1, math.ceil(self.labels / self.saved))
-
-    def __str__(self) -> str:
-        """One sentence.
-
-        >>> str(Cost(teachers=60, labels=10, student=30, saved=40))[:51]
-        'Cost: teaching 60.0 s and labelling 10.0 s, once; a'
-        """
-        count = "the first student" if self.students == 1 else f"{self.students:,} students"
-        return (
-            f"Cost: teaching {self.teachers:,.1f} s and labelling {self.labels:,.1f} s, once; a "
-            f"student {self.student:,.1f} s, and {self.saved:,.1f} s more if it ran its teachers "
-            f"at every step: the transfer set has paid for itself with {count}."
-        )
+    return max(1, math.ceil(labels_s / saved_s))
 
 
-def cost_of(results: Sequence[Result]) -> Cost | None:
-    """The cost of a run, or None where a stage is missing or was not measured."""
+def about_cost(results: Sequence[Result]) -> str:
+    """One sentence on the cost of a run; empty where a stage is missing or was not measured."""
     teachers, labels, students = (
         [result for result in results if result.kind == kind]
         for kind in (TEACHER, TRANSFER_SET, STUDENT)
     )
     if not teachers or not labels or not students:
-        return None
+        return ""
     rate, rows = labels[0].images_per_s, labels[0].metrics.get("train_rows")
-    epochs = mean(result.epochs for result in students)
     if not rate or not rows:  # a labelling that was only finished, or by an earlier version
-        return None
-    return Cost(
-        teachers=sum(result.seconds for result in teachers),
-        labels=labels[0].seconds,
-        student=mean(result.seconds for result in students),
-        saved=epochs * rows / rate,
+        return ""
+    # The images that a student sees, at the rate at which the teachers labelled.
+    saved_s = mean(result.epochs for result in students) * rows / rate
+    count = students_to_pay(labels[0].seconds, saved_s)
+    return (
+        f"Cost: teaching {sum(result.seconds for result in teachers):,.1f} s and labelling "
+        f"{labels[0].seconds:,.1f} s, once; a student {mean(r.seconds for r in students):,.1f} s, "
+        f"and {saved_s:,.1f} s more if it ran its teachers at every step: the transfer set has "
+        f"paid for itself with {'the first student' if count == 1 else f'{count:,} students'}."
     )

@@ -59,20 +59,6 @@ def _environment() -> "Environment":
     return environment
 
 
-def study_page(
-    title: str, about: Sequence[str], unfinished: Sequence[str], sections: Sequence[Section]
-) -> str:
-    """The page of a study as one HTML file that needs nothing else.
-
-    Args:
-        title: what was studied, and on what.
-        about: paragraphs below the title.
-        unfinished: what is not there yet, a line each.
-        sections: in their order.
-    """
-    return rendered("study", title=title, about=about, unfinished=unfinished, sections=sections)
-
-
 def write_page(path: Path, page: str) -> Path:
     """Writes a page and returns its path.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
-from kd_ray.report.cost import cost_of
+from kd_ray.report.cost import about_cost
 from kd_ray.report.html import rendered, write_page
 from kd_ray.report.plots import Curve, colour, curves, error_dots
 from kd_ray.report.specialists import specialists_parts
@@ -43,7 +43,7 @@ def report_page(run: RunFolder) -> str:
         "run",
         run=run,
         summary=summary,
-        cost=str(cost_of(run.results) or ""),
+        cost=about_cost(run.results),
         error_plot=_error_plot(summary),
         legend={MODEL_NAMES.get(a.kind, a.kind): colour(a.kind) for a in trainings},
         curves=list(_curves(trainings)),

@@ -1,6 +1,6 @@
 """Plots of figures over a choice (temperature, views): panels side by side, each with its scale."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,27 +30,19 @@ class Line:
     places: Sequence[float] = ()
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One plot of several: what is compared in it.
-
-    Attributes:
-        title: above it.
-        lines: at least one.
-    """
-
-    title: str
-    lines: Sequence[Line]
-
-
 def over_choice(
-    title: str, panels: Sequence[Panel], *, choice: str, figure: str, percent: bool = False
+    title: str,
+    panels: Mapping[str, Sequence[Line]],
+    *,
+    choice: str,
+    figure: str,
+    percent: bool = False,
 ) -> Markup:
     """Panels side by side on a logarithmic axis of the choice, bars for the spread, as SVG.
 
     Args:
         title: what the plot is called where it cannot be seen.
-        panels: at least one; each has its own scale of figures.
+        panels: title -> lines; at least one, each with its own scale of figures.
         choice: what the horizontal axis is.
         figure: what the vertical axis is.
         percent: the figures are shares.
@@ -58,9 +50,9 @@ def over_choice(
     from matplotlib.ticker import PercentFormatter
 
     with drawing(title, 8.8, 3.8, columns=len(panels)) as plot:
-        for axes, panel in zip(plot.axes, panels, strict=True):
-            _draw(axes, panel)
-            axes.set(title=panel.title, xlabel=choice)
+        for axes, (name, lines) in zip(plot.axes, panels.items(), strict=True):
+            _draw(axes, lines)
+            axes.set(title=name, xlabel=choice)
             if percent:
                 axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         plot.axes[0].set_ylabel(figure)
@@ -69,10 +61,10 @@ def over_choice(
     return plot.svg
 
 
-def _draw(axes: "Axes", panel: Panel) -> None:
+def _draw(axes: "Axes", lines: Sequence[Line]) -> None:
     from matplotlib.ticker import NullLocator
 
-    for line in panel.lines:
+    for line in lines:
         shade, first = stand_in(line.kind), line.figures[0]
         if not line.places:
             axes.axhline(first.mean, color=shade, label=line.name, **DASHED)
@@ -92,7 +84,7 @@ def _draw(axes: "Axes", panel: Panel) -> None:
             capsize=2.5,
             elinewidth=0.8,
         )
-    places = sorted({place for line in panel.lines for place in line.places})
+    places = sorted({place for line in lines for place in line.places})
     axes.set_xscale("log")
     axes.set_xticks(places, [f"{place:g}" for place in places])
     axes.xaxis.set_minor_locator(NullLocator())

@@ -23,28 +23,21 @@ def coverage_rows(result: Result) -> list[dict[str, str]]:
     Args:
         result: the record of the specialists' transfer set.
     """
-    details = result.details
-    lines = [
-        *details["coverage"],
-        {
-            "specialists": "all",
-            "rows": details["generalist"]["rows"],
-            "correct_before": details["generalist"]["rows"] - details["generalist"]["errors"],
-            "correct_after": details["combined"]["rows"] - details["combined"]["errors"],
-        },
-    ]
+    keys = ("rows", "correct_before", "correct_after")
+    counts = {
+        str(line["specialists"]): [line[key] for key in keys] for line in result.details["coverage"]
+    }
+    total = [sum(column) for column in zip(*counts.values(), strict=True)]
     return [
         {
-            "specialists": str(line["specialists"]),
-            "images": f"{line['rows']:,}",
-            "right before": f"{line['correct_before']:,}",
-            "after": f"{line['correct_after']:,}",
-            "relative change %": _relative(line["correct_before"], line["correct_after"]),
-            "of errors %": _relative(
-                line["rows"] - line["correct_before"], line["rows"] - line["correct_after"]
-            ),
+            "specialists": name,
+            "images": f"{rows:,}",
+            "right before": f"{before:,}",
+            "after": f"{after:,}",
+            "relative change %": _relative(before, after),
+            "of errors %": _relative(rows - before, rows - after),
         }
-        for line in lines
+        for name, (rows, before, after) in {**counts, "all": total}.items()
     ]
 
 
@@ -59,13 +52,14 @@ def specialists_sentences(summary: Summary) -> list[str]:
         return []
     details = result.details
     before, after = details["generalist"]["accuracy"], details["combined"]["accuracy"]
-    old, new = (sum(map(sum, details[f"confusion_{when}"])) for when in ("before", "after"))
-    within, within_after = (_within(details[f"confusion_{when}"]) for when in ("before", "after"))
+    tables = [details[f"confusion_{when}"] for when in ("before", "after")]
+    within = [sum(line[place] for place, line in enumerate(cells)) for cells in tables]
+    between = [sum(map(sum, cells)) - inner for cells, inner in zip(tables, within, strict=True)]
     gain = f", {100 * (after / before - 1):+.2f} % of it" if before else ""
     lines = [
         f"Specialists: the generalist's {100 * before:.2f} % become {100 * after:.2f} %{gain}. "
-        f"Errors within groups {within:,} -> {within_after:,}, between them "
-        f"{old - within:,} -> {new - within_after:,}."
+        f"Errors within groups {within[0]:,} -> {within[1]:,}, between them "
+        f"{between[0]:,} -> {between[1]:,}."
     ]
     student = summary.row("specialized")
     if student is None or "accuracy" not in student.metrics:
@@ -81,16 +75,9 @@ def specialists_sentences(summary: Summary) -> list[str]:
     distilled = summary.row("distilled")
     if distilled is not None and "accuracy" in distilled.metrics:
         base = distilled.metrics["accuracy"]
-        change = 100 * (accuracy.mean - base.mean)
-        text += (
-            f", {change:+.2f} points from the student of the generalist alone "
-            f"({base.shown(2, scale=100)} %)"
-        )
+        change, alone = 100 * (accuracy.mean - base.mean), base.shown(2, scale=100)
+        text += f", {change:+.2f} points from the student of the generalist alone ({alone} %)"
     return [*lines, f"{text}."]
-
-
-def _within(cells: Sequence[Sequence[int]]) -> int:
-    return sum(line[place] for place, line in enumerate(cells))
 
 
 def specialists_parts(summary: Summary) -> dict[str, Any]:
@@ -99,9 +86,9 @@ def specialists_parts(summary: Summary) -> dict[str, Any]:
     combined = result_of(summary.results, JOINT_SET)
     return {
         "specialists": specialists_sentences(summary),
-        "groups": [] if grouped is None else group_lines(grouped),
-        "coverage": [] if combined is None else coverage_rows(combined),
-        "confusion": [] if combined is None else _confusion_plots(combined),
+        "groups": group_lines(grouped) if grouped else [],
+        "coverage": coverage_rows(combined) if combined else [],
+        "confusion": _confusion_plots(combined) if combined else [],
     }
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
-from kd_ray.report.cost import cost_of
+from kd_ray.report.cost import about_cost
 from kd_ray.report.html import rendered
 from kd_ray.result import STUDENT, TEACHER, TRANSFER_SET, Result
+from kd_ray.specialists import gain_kept
 from kd_ray.units import bytes_shown, count_shown
 
 MODEL_NAMES = {
@@ -93,26 +94,26 @@ class Row:
             costs: with packed size and bit operations.
         """
 
-        def percent(metric: str) -> str:
+        def shown(metric: str, digits: int = 2, scale: float = 100) -> str:
             figure = self.metrics.get(metric)
-            return figure.shown(2, scale=100) if figure else "-"
+            return figure.shown(digits, scale) if figure else "-"
 
-        size, operations = self.packed_bytes, self.bit_operations
-        costs_shown = {
-            "size": "-" if size is None else bytes_shown(size),
-            "bit operations": "-" if operations is None else count_shown(operations),
-        }
-        errors = self.metrics.get("errors")
-        seeds = len(self.seconds.values)
+        seeds, costs_shown = len(self.seconds.values), {}
+        if costs:
+            size, operations = self.packed_bytes, self.bit_operations
+            costs_shown = {
+                "size": "-" if size is None else bytes_shown(size),
+                "bit operations": "-" if operations is None else count_shown(operations),
+            }
         return {
             "model": MODEL_NAMES.get(self.name, self.name),
             "seeds": str(seeds),
-            "accuracy %": percent("accuracy"),
-            "errors": errors.shown(1 if seeds > 1 else 0) if errors else "-",
-            "agreement %": percent("agreement"),
-            "calibration error %": percent("calibration_error"),
+            "accuracy %": shown("accuracy"),
+            "errors": shown("errors", 1 if seeds > 1 else 0, 1),
+            "agreement %": shown("agreement"),
+            "calibration error %": shown("calibration_error"),
             "parameters": f"{self.parameters:,}",
-            **(costs_shown if costs else {}),
+            **costs_shown,
             "seconds": self.seconds.shown(1),
         }
 
@@ -151,12 +152,9 @@ class Summary:
         one, the ensemble; None where one is missing, or where the teacher is no better than the
         student on labels.
         """
-        teacher_row = self.row("ensemble") or self.row("teacher")
-        rows = [self.row("labels"), self.row("distilled"), teacher_row]
-        if not all(row and "errors" in row.metrics for row in rows):
-            return None
-        labels, distilled, teacher = (row.metrics["errors"].mean for row in rows if row)
-        return (labels - distilled) / (labels - teacher) if labels > teacher else None
+        teacher = "ensemble" if self.row("ensemble") else "teacher"
+        errors = self._means("errors", "labels", teacher, "distilled")
+        return gain_kept(*(-count for count in errors)) if errors else None
 
     @property
     def gain_kept(self) -> float | None:
@@ -165,34 +163,29 @@ class Summary:
         (distilled - member) / (ensemble - member), in mean test accuracies; None where there is
         one teacher, or where the ensemble is no better than its members.
         """
-        rows = [self.row(name) for name in ("distilled", "teacher", "ensemble")]
-        if not all(row and "accuracy" in row.metrics for row in rows):
-            return None
-        distilled, member, ensemble = (row.metrics["accuracy"].mean for row in rows if row)
-        return (distilled - member) / (ensemble - member) if ensemble > member else None
+        accuracies = self._means("accuracy", "teacher", "ensemble", "distilled")
+        return gain_kept(*accuracies) if accuracies else None
+
+    def _means(self, metric: str, *names: str) -> list[float]:
+        """A figure of several rows; none at all if one of them is missing."""
+        figures = [row.metrics.get(metric) for name in names if (row := self.row(name))]
+        means = [figure.mean for figure in figures if figure]
+        return means if len(means) == len(names) else []
 
     def sentences(self) -> list[str]:
         """What the table does not say: the gap closed, dead layers, the transfer set's cost."""
-        lines = (
-            self.about_gap(),
-            self.about_gain(),
-            self.about_dead_layers(),
-            self.about_transfer_set(),
-            str(cost_of(self.results) or ""),
-        )
+        lines = [self.about_gap(), self.about_gain(), self._about_dead_layers()]
+        lines += [self._about_transfer_set(), about_cost(self.results)]
         return [line for line in lines if line]
 
     def about_gap(self) -> str:
         """One sentence; empty where a row is missing."""
         gap = self.gap_closed
-        if gap is not None and gap < 0:
-            return (
-                f"Gap closed: {100 * gap:.0f} %; the distilled student makes more errors than the "
-                "student on labels."
-            )
         if gap is not None:
-            share = f"{100 * gap:.0f} %"
-            return f"Gap closed: {share} of the errors between student on labels and teacher."
+            rest = " of the errors between student on labels and teacher"
+            if gap < 0:
+                rest = "; the distilled student makes more errors than the student on labels"
+            return f"Gap closed: {100 * gap:.0f} %{rest}."
         if all(self.row(name) for name in ("labels", "distilled", "teacher")):
             return "No gap to close: the student on labels makes no more errors than the teacher."
         return ""
@@ -204,24 +197,16 @@ class Summary:
             return ""
         if kept <= 0:
             return "The distilled student is no better than one member of the ensemble."
-        return (
-            f"The distilled student keeps {100 * kept:.0f} % of what the ensemble gains over one "
-            "member."
-        )
+        share = f"{100 * kept:.0f} %"
+        return f"The distilled student keeps {share} of what the ensemble gains over one member."
 
-    def about_dead_layers(self) -> str:
-        """One sentence; empty where no quantized layer has died."""
-        dead = [
-            f"{result.title}: {', '.join(result.dead_layers)}"
-            for result in self.results
-            if result.dead_layers
-        ]
+    def _about_dead_layers(self) -> str:
+        dead = [f"{r.title}: {', '.join(r.dead_layers)}" for r in self.results if r.dead_layers]
         if not dead:
             return ""
         return f"Dead layers, nearly all activations on one level: {'; '.join(dead)}."
 
-    def about_transfer_set(self) -> str:
-        """One sentence; empty where this run made none."""
+    def _about_transfer_set(self) -> str:
         cost = self.transfer_set
         if cost is None:
             return ""
@@ -236,12 +221,7 @@ class Summary:
 
 
 def summarize_results(folder: Path, results: Sequence[Result]) -> Summary:
-    """Groups the results of a run by kind of model.
-
-    Args:
-        folder: of the run.
-        results: the records of everything that is finished.
-    """
+    """Groups the results of a run, the records of everything that is finished, by kind of model."""
     groups: dict[str, list[Result]] = {}
     transfer_set = None
     for result in results:
@@ -265,15 +245,13 @@ def _ensemble(results: Sequence[Result]) -> Row | None:
     Its parameters and seconds are those of all its members.
     """
     members = [result for result in results if result.kind == TEACHER]
-    seen = [result.metrics for result in results if result.kind == STUDENT]
-    measured = [metrics for metrics in seen if "teacher_accuracy" in metrics]
-    if len(members) < 2 or not measured:
+    students = [result.metrics for result in results if result.kind == STUDENT]
+    seen = next((metrics for metrics in students if "teacher_accuracy" in metrics), None)
+    if len(members) < 2 or seen is None:
         return None
     return Row(
         name="ensemble",
-        metrics={
-            name: Figure.of([measured[0][f"teacher_{name}"]]) for name in ("accuracy", "errors")
-        },
+        metrics={name: Figure.of([seen[f"teacher_{name}"]]) for name in ("accuracy", "errors")},
         parameters=sum(member.parameters for member in members),
         seconds=Figure.of([sum(member.seconds for member in members)]),
         images_per_s=Figure.of([mean(member.images_per_s for member in members)]),

@@ -7,7 +7,7 @@ logits are read from there, so that only specialists are run, each on the images
 import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from kd_ray.result import JOINT_SET, read_result
 from kd_ray.runs.events import Event
-from kd_ray.runs.group_classes import labelled_parent, options_of, read_groups
+from kd_ray.runs.group_classes import options_of, read_groups
 from kd_ray.runs.inputs import Inputs
-from kd_ray.runs.label import set_fields, set_line, transfer_set_folder, write_set
+from kd_ray.runs.label import labelled_parent, set_fields, set_line, transfer_set_folder, write_set
 from kd_ray.runs.make import Made, make
 from kd_ray.runs.rows import Rendered, SplitRows, labelled_rows
 from kd_ray.runs.specialize import (
@@ -27,17 +27,10 @@ from kd_ray.runs.specialize import (
     specialist_folder,
 )
 from kd_ray.runs.task import Request, Stage, Task
-from kd_ray.specialists import (
-    ClassGroups,
-    by_coverage,
-    combine,
-    confusion,
-    coverage,
-    gather_beliefs,
-)
+from kd_ray.specialists import ClassGroups, by_coverage, confusion, coverage
+from kd_ray.specialists.combine import Combined, combine, gather_beliefs
 from kd_ray.training.metrics import summarize, tally
-from kd_ray.training.predict import one_thread, raw_logits
-from kd_ray.training.saved_model import SavedModel
+from kd_ray.training.saved_model import SavedModel, one_thread, raw_logits
 from kd_ray.training.workers import Worker, summed, together
 from kd_ray.transfer_set import (
     Plan,
@@ -45,7 +38,6 @@ from kd_ray.transfer_set import (
     Shard,
     SplitName,
     TransferSet,
-    check_fit,
     open_transfer_set,
     shards,
 )
@@ -54,7 +46,7 @@ from kd_ray.transfer_set.plan import canonical_json
 JOINT_TEACHER = "specialists"
 """Name of generalist and specialists together, where a transfer set names its teacher's model."""
 
-ROWS_AT_ONCE = 1024
+AT_ONCE = 1024
 """Images whose distributions are found together: some megabytes at a thousand classes."""
 
 
@@ -69,6 +61,7 @@ class Joint:
         groups: classes of the specialists.
         specialists: in evaluation mode.
         top_n: how many of the generalist's choices make a specialist active.
+        parents: the sha256 of each thing that it is made from.
         device: where the specialists run.
     """
 
@@ -78,58 +71,50 @@ class Joint:
     groups: ClassGroups
     specialists: Sequence[SavedModel]
     top_n: int
+    parents: dict[str, str]
     device: torch.device
 
-    def logits(self, shard: Shard, images: Tensor) -> tuple[Tensor, float]:
+    def logits(self, shard: Shard, images: Tensor | None = None) -> tuple[Tensor, float]:
         """Log q of the rows of a shard, and what is left of the gradient.
 
         Args:
             shard: n rows.
-            images: of them, `(n, C, H, W)` uint8.
+            images: of them, `(n, C, H, W)` uint8; None to render them.
 
         Returns:
             `(n, 1, K)` float32 on the CPU, and the largest partial derivative.
         """
+        rows = torch.arange(shard.start, shard.stop)
+        if images is None:
+            images = self.rows[shard.split].rendered(rows).images
         parts, left = [], 0.0
-        for start in range(0, shard.rows, ROWS_AT_ONCE):
-            part = images[start : start + ROWS_AT_ONCE]
-            combined = self._combined(shard, torch.arange(start, start + len(part)), part)
+        pieces = torch.split(rows, AT_ONCE), torch.split(images, AT_ONCE)
+        for some, of_them in zip(*pieces, strict=True):
+            combined = self._combined(shard.split, some, of_them)
             parts.append(combined.logits.float().cpu())
             left = max(left, combined.gradient)
         return torch.cat(parts).unsqueeze(1), left
 
-    def logits_of(self, shard: Shard) -> tuple[Tensor, float]:
-        """The same, of a shard whose images are still to be rendered."""
-        part = self.rows[shard.split].rendered(torch.arange(shard.start, shard.stop))
-        return self.logits(shard, part.images)
-
-    def _combined(self, shard: Shard, places: Tensor, images: Tensor) -> Any:
+    def _combined(self, split: SplitName, rows: Tensor, images: Tensor) -> Combined:
         def probabilities(specialist: int, chosen: Tensor) -> Tensor:
             logits = raw_logits([self.specialists[specialist]], images[chosen.cpu()], self.device)
             return logits[:, 0].double().softmax(dim=1)
 
-        number, view = self.rows[shard.split].image_and_view(shard.start + places)
-        labelled: Rows = getattr(self.source, shard.split)
-        beliefs = gather_beliefs(
-            labelled.logits[number, view, self.generalist].to(self.device),
-            self.groups.special,
-            probabilities,
-            self.top_n,
-        )
+        number, view = self.rows[split].image_and_view(rows)
+        labelled: Rows = getattr(self.source, split)
+        logits = labelled.logits[number, view, self.generalist].to(self.device)
+        beliefs = gather_beliefs(logits, self.groups.special, probabilities, self.top_n)
         return combine(beliefs)
 
 
-def open_joint(task: Task, device: torch.device, inputs: Inputs) -> tuple[Joint, dict[str, str]]:
+def open_joint(task: Task, worker: Worker, inputs: Inputs) -> tuple[Joint, dict[str, str]]:
     """What the task works on, checked, and its parents' sha256."""
     options, run = options_of(task.recipe), task.run_folder
     source = open_transfer_set(transfer_set_folder(task.recipe, run))
-    dataset = inputs.dataset(task.data)
-    check_fit(
-        source.manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names
-    )
+    dataset = inputs.dataset(task.data, source.manifest)
     generalist = load_generalist(task.recipe, run, source.manifest)
     groups, sha256 = read_groups(run)
-    specialists = load_specialists(run, groups, dataset.class_names, device)
+    specialists = load_specialists(run, groups, dataset.class_names, worker.device)
     parents = {
         "dataset": dataset.fingerprint,
         "transfer_set": source.manifest.sha256,
@@ -138,18 +123,19 @@ def open_joint(task: Task, device: torch.device, inputs: Inputs) -> tuple[Joint,
         **{f"specialist-{n:02d}": saved.sha256 for n, saved in enumerate(specialists)},
     }
     joint = Joint(
-        source,
-        labelled_rows(source, dataset),
-        options.generalist,
-        groups,
-        specialists,
-        min(options.top_n, len(dataset.class_names)),
-        device,
+        source=source,
+        rows=labelled_rows(source, dataset),
+        generalist=options.generalist,
+        groups=groups,
+        specialists=specialists,
+        top_n=min(options.top_n, len(dataset.class_names)),
+        parents=parents,
+        device=worker.device,
     )
     return joint, parents
 
 
-def joint_plan(joint: Joint, parents: dict[str, str], accuracy: float) -> Plan:
+def joint_plan(joint: Joint, accuracy: float) -> Plan:
     """The plan of the specialists' transfer set: that of the first, with another teacher.
 
     That teacher's sha256 is over the generalist, the specialists, their classes and the options.
@@ -161,7 +147,7 @@ def joint_plan(joint: Joint, parents: dict[str, str], accuracy: float) -> Plan:
         "special": [list(some) for some in joint.groups.special],
         "top_n": joint.top_n,
     }
-    made_of = canonical_json({"parents": parents, "top_n": joint.top_n})
+    made_of = canonical_json({"parents": joint.parents, "top_n": joint.top_n})
     teacher = {
         "sha256": hashlib.sha256(made_of.encode()).hexdigest(),
         "model": model,
@@ -169,10 +155,6 @@ def joint_plan(joint: Joint, parents: dict[str, str], accuracy: float) -> Plan:
         "class_names": list(plan.class_names),
     }
     return Plan.model_validate({**plan.model_dump(mode="json"), "teachers": [teacher]})
-
-
-def _folder(run: Path) -> Path:
-    return run / "specialists" / "transfer_set"
 
 
 def _tasks(request: Request) -> list[Task]:
@@ -196,41 +178,31 @@ def _parents(task: Task) -> dict[str, str]:
     return {**made, **labelled_parent(task)}
 
 
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    parents: dict[str, str] = {}
+def _make(task: Task, worker: Worker, joint: Joint) -> Generator[Event, None, Made]:
+    labels = joint.source.test.labels
+    with together(worker.device), one_thread(worker.device):
+        # Each file states the accuracy of its teacher, so the test rows come before all others.
+        mine = shards(joint.source.manifest.plan)[worker.rank :: worker.world]
+        tested = {s: joint.logits(s) for s in mine if s.split == "test"}
+        rights = [
+            float((logits[:, 0].argmax(dim=1) == labels[s.start : s.stop]).sum())
+            for s, (logits, _) in tested.items()
+        ]
+    right = summed(torch.tensor([sum(rights)], device=worker.device)).item()
+    gradients = [left for _, left in tested.values()]
 
-    def opened() -> tuple[Joint, dict[str, str], bool]:
-        joint, made_of = open_joint(task, worker.device, inputs)
-        parents.update(made_of)
-        return joint, made_of, True
+    def logits(shard: Shard, part: Rendered) -> Tensor:
+        if shard in tested:
+            return tested[shard][0]
+        found, left = joint.logits(shard, part.images)
+        gradients.append(left)
+        return found
 
-    def made(joint: Joint) -> Generator[Event, None, Made]:
-        labels = joint.source.test.labels
-        with together(worker.device), one_thread(worker.device):
-            # Each file states the accuracy of its teacher, so the test rows come before all others.
-            mine = shards(joint.source.manifest.plan)[worker.rank :: worker.world]
-            tested = {s: joint.logits_of(s) for s in mine if s.split == "test"}
-            rights = [
-                float((logits[:, 0].argmax(dim=1) == labels[s.start : s.stop]).sum())
-                for s, (logits, _) in tested.items()
-            ]
-        right = summed(torch.tensor([sum(rights)], device=worker.device)).item()
-        gradients = [left for _, left in tested.values()]
-
-        def logits(shard: Shard, part: Rendered) -> Tensor:
-            if shard in tested:
-                return tested[shard][0]
-            found, left = joint.logits(shard, part.images)
-            gradients.append(left)
-            return found
-
-        plan = joint_plan(joint, parents, right / len(labels))
-        manifest, written = yield from write_set(task.folder, plan, joint.rows, logits, worker)
-        with together(worker.device):
-            worth = {} if manifest is None else _worth(task, joint, max(gradients, default=0.0))
-        return {**set_fields(manifest), **worth}, written
-
-    return make(task, worker, opened, made)
+    plan = joint_plan(joint, right / len(labels))
+    manifest, written = yield from write_set(task.folder, plan, joint.rows, logits, worker)
+    with together(worker.device):
+        worth = {} if manifest is None else _worth(task, joint, max(gradients, default=0.0))
+    return {**set_fields(manifest), **worth}, written
 
 
 def _worth(task: Task, joint: Joint, left: float) -> dict[str, Any]:
@@ -258,9 +230,9 @@ COMBINE = Stage(
     table="specialists",
     tasks=_tasks,
     title=lambda task: "specialists' transfer set",
-    folder=lambda task: _folder(task.run_folder),
+    folder=lambda task: task.run_folder / "specialists" / "transfer_set",
     identity=_identity,
     parents=_parents,
-    perform=_perform,
+    perform=partial(make, open_joint, _make),
     summary=set_line,
 )

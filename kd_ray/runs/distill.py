@@ -1,6 +1,7 @@
 """The stage that distills a student from a transfer set."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,18 @@ from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.files import to_path
 from kd_ray.result import STUDENT
 from kd_ray.runs.combine import COMBINE
-from kd_ray.runs.events import Event
 from kd_ray.runs.fit import check_same, determining
 from kd_ray.runs.inputs import Inputs
-from kd_ray.runs.label import LABEL, transfer_set_folder
-from kd_ray.runs.setup import Setup
+from kd_ray.runs.label import LABEL, labelled_parent, transfer_set_folder
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import load_teachers, model_line
-from kd_ray.runs.train import description, train
+from kd_ray.runs.train import Setup, description, train
 from kd_ray.runs.variants import ONLINE, recipe_variants, specialized
 from kd_ray.training.checkpoint import WEIGHTS, ModelInput, epoch_folder, epochs_in, read_meta
 from kd_ray.training.objectives import check_meaning
 from kd_ray.training.student import distill, ensemble_of, new_student
 from kd_ray.training.workers import Worker
-from kd_ray.transfer_set import Manifest, check_fit, read_manifest
-from kd_ray.transfer_set.manifest import MANIFEST
+from kd_ray.transfer_set import Manifest, check_fit
 
 OPTIMIZER_KEY = "train.optimizer"
 
@@ -69,18 +67,12 @@ def _identity(task: Task) -> dict[str, Any]:
 
 
 def _parents(task: Task) -> dict[str, str]:
-    folder = transfer_set_folder(task.recipe, task.run_folder)
-    labelled = (folder / MANIFEST).is_file()
-    start = _latest_of_continued(task)
-    return {
-        **({"transfer_set": read_manifest(folder).sha256} if labelled else {}),
-        **({} if start is None else _origin(start)),
-        **task.parents,
-    }
-
-
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    return train(task, worker, lambda: _setup(task, worker, inputs))
+    parents = labelled_parent(task)
+    if (start := _continued(task)) is not None:
+        meta = read_meta(start)
+        parents["checkpoint"] = meta.files[WEIGHTS]
+        parents |= {name: meta.parents[name] for name in ("sweep", "trial") if name in meta.parents}
+    return parents | task.parents
 
 
 def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
@@ -96,7 +88,13 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     start = _start(task, plan.class_names)
     teachers = []
     if recipe.student.teacher_in_every_step:
-        _check_at_hand(task)
+        if recipe.teacher is None or (
+            recipe.transfer_set.path is not None and recipe.teacher.path is None
+        ):
+            raise ConfigError(
+                f"{task.title}: runs the teacher in every step, but beside transfer_set.path only "
+                "teacher.path says where that is; name the run folder that has trained it"
+            )
         saved = [saved for saved, _ in load_teachers(recipe, task.run_folder, worker.device)]
         check_fit(transfer_set.manifest, teacher_sha256s=[teacher.sha256 for teacher in saved])
         teachers = [teacher.model for teacher in saved]
@@ -126,27 +124,13 @@ def _check_teachers(task: Task, manifest: Manifest) -> None:
         check_fit(manifest, teacher_sha256s=hashes, views=recipe.transfer_set.views)
 
 
-def _check_at_hand(task: Task) -> None:
-    """Refuses to run teachers of which the recipe does not say where they are."""
-    recipe = task.recipe
-    given = recipe.transfer_set.path is not None
-    if recipe.teacher is None or (given and recipe.teacher.path is None):
-        raise ConfigError(
-            f"{task.title}: runs the teacher in every step, but beside transfer_set.path only "
-            "teacher.path says where that is; name the run folder that has trained it"
-        )
-
-
 def _continued(task: Task) -> Path | None:
-    """The folder that `student.continues` means for a task's seed."""
-    continues = task.recipe.student.continues
-    return None if continues is None else to_path(continues) / f"seed-{task.seed}"
-
-
-def _latest_of_continued(task: Task) -> Path | None:
-    folder = _continued(task)
-    epochs = [] if folder is None else epochs_in(folder)
-    return epoch_folder(folder, epochs[-1]) if folder is not None and epochs else None
+    """The latest checkpoint in the folder that `student.continues` means for a task's seed."""
+    if task.recipe.student.continues is None:
+        return None
+    folder = to_path(task.recipe.student.continues) / f"seed-{task.seed}"
+    epochs = epochs_in(folder)
+    return epoch_folder(folder, epochs[-1]) if epochs else None
 
 
 def _start(task: Task, class_names: Sequence[str]) -> Path | None:
@@ -155,13 +139,14 @@ def _start(task: Task, class_names: Sequence[str]) -> Path | None:
     Raises:
         CheckpointError: there is none, it is of other classes or of no fewer epochs.
     """
-    folder, path = _continued(task), _latest_of_continued(task)
-    if folder is None:
+    continues, path = task.recipe.student.continues, _continued(task)
+    if continues is None:
         return None
     if path is None:
         raise CheckpointError(
-            f"student.continues: {folder} must have a checkpoint to go on from, but has none; name "
-            "a student's folder such as runs/mnist/student/distilled, and its seeds in train.seeds"
+            f"student.continues: {continues}/seed-{task.seed} must have a checkpoint to go on "
+            "from, but has none; name a student's folder such as runs/mnist/student/distilled, "
+            "and its seeds in train.seeds"
         )
     meta, train = read_meta(path), task.recipe.train
     there = {"classes": meta.class_names, OPTIMIZER_KEY: meta.identity.get(OPTIMIZER_KEY)}
@@ -174,13 +159,6 @@ def _start(task: Task, class_names: Sequence[str]) -> Path | None:
     return path
 
 
-def _origin(start: Path) -> dict[str, str]:
-    """Parents of what goes on from a checkpoint: its weights, and the trial that they are of."""
-    meta = read_meta(start)
-    trial = {name: value for name, value in meta.parents.items() if name in ("sweep", "trial")}
-    return {"checkpoint": meta.files[WEIGHTS], **trial}
-
-
 DISTILL = Stage(
     name="distill",
     kind=STUDENT,
@@ -191,6 +169,6 @@ DISTILL = Stage(
     folder=lambda task: task.run_folder / "student" / task.variant / f"seed-{task.seed}",
     identity=_identity,
     parents=_parents,
-    perform=_perform,
+    perform=partial(train, _setup),
     summary=model_line,
 )

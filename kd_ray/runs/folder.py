@@ -112,14 +112,11 @@ def _asked(path: Path, recipe: Recipe) -> Iterator[Artefact]:
 
 def _artefact(task: Task, path: Path) -> Artefact:
     folder, result = task.folder, read_result(task.folder)
-    try:
-        place = folder.relative_to(path).as_posix()
-    except ValueError:  # the teacher of another run
-        place = str(folder)
+    below = folder.is_relative_to(path)  # unless it is the teacher of another run
+    place = folder.relative_to(path).as_posix() if below else str(folder)
     if result is not None:
         return _finished(place, result)
-    options = task.stage.training
-    epochs = 0 if options is None else options(task).epochs
+    epochs = task.stage.training(task).epochs if task.stage.training else 0
     kind = task.variant or task.stage.kind
     return Artefact(place, task.title, kind, epochs, None, _history(folder))
 
@@ -131,14 +128,12 @@ def _finished(place: str, result: Result) -> Artefact:
 
 def _others(path: Path) -> Iterator[Artefact]:
     """What the recipe, as it is now, does not ask for: of an older one, or of a study."""
-    whole = {file.parent for file in path.rglob(RESULT)}
     begun = {file.parent.parent for file in path.rglob(f"epoch-*/{META}")}
-    for folder in sorted(whole | begun):
+    for folder in sorted({file.parent for file in path.rglob(RESULT)} | begun):
         place = folder.relative_to(path)
         if "sweep" in place.parts[:-1]:  # a trial's; a sweep may have hundreds
             continue
-        result = read_result(folder) if folder in whole else None
-        if result is not None:
+        if result := read_result(folder):
             yield _finished(place.as_posix(), result)
         elif history := _history(folder):
             name = place.as_posix()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,12 @@ from kd_ray.errors import CheckpointError, ConfigError, TransferSetError
 from kd_ray.result import CLASS_GROUPS, RESULT, Result, read_result
 from kd_ray.runs.events import Event
 from kd_ray.runs.inputs import Inputs
-from kd_ray.runs.label import transfer_set_folder
+from kd_ray.runs.label import labelled_parent, transfer_set_folder
 from kd_ray.runs.make import Made, make
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.specialists import ClassGroups, check_rows, find_groups
 from kd_ray.training.workers import Worker, together
-from kd_ray.transfer_set import TransferSet, open_transfer_set, read_manifest
-from kd_ray.transfer_set.manifest import MANIFEST
+from kd_ray.transfer_set import TransferSet, open_transfer_set
 
 
 def options_of(recipe: Recipe) -> SpecialistOptions:
@@ -59,11 +59,7 @@ def groups_of(opened: TransferSet, recipe: Recipe) -> ClassGroups:
 
 
 def check_generalist(options: SpecialistOptions, members: int) -> None:
-    """Refuses a generalist whose logits a transfer set does not have.
-
-    Raises:
-        TransferSetError: naming the member.
-    """
+    """Refuses a generalist whose logits a transfer set does not have: a `TransferSetError`."""
     if options.generalist >= members:
         raise TransferSetError(
             f"specialists.generalist: member {options.generalist} must have labelled the transfer "
@@ -133,32 +129,19 @@ def _identity(task: Task) -> dict[str, Any]:
     return {"specialists": {name: options[name] for name in determining}}
 
 
-def labelled_parent(task: Task) -> dict[str, str]:
-    """The sha256 of the generalist's transfer set, if that is there."""
-    folder = transfer_set_folder(task.recipe, task.run_folder)
-    there = (folder / MANIFEST).is_file()
-    return {"transfer_set": read_manifest(folder).sha256} if there else {}
+def _open(task: Task, worker: Worker, inputs: Inputs) -> tuple[TransferSet, dict[str, str]]:
+    source = open_transfer_set(transfer_set_folder(task.recipe, task.run_folder))
+    return source, {"transfer_set": source.manifest.sha256}
 
 
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    def opened() -> tuple[TransferSet, dict[str, str], bool]:
-        source = open_transfer_set(transfer_set_folder(task.recipe, task.run_folder))
-        return source, {"transfer_set": source.manifest.sha256}, True
-
-    def made(source: TransferSet) -> Generator[Event, None, Made]:
-        yield from ()
-        with together(worker.device):
-            return _fields(groups_of(source, task.recipe), source), 0
-
-    return make(task, worker, opened, made)
-
-
-def _fields(groups: ClassGroups, source: TransferSet) -> dict[str, Any]:
-    names = source.manifest.plan.class_names
+def _make(task: Task, worker: Worker, source: TransferSet) -> Generator[Event, None, Made]:
+    yield from ()
+    with together(worker.device):
+        groups, names = groups_of(source, task.recipe), source.manifest.plan.class_names
     content = {"of_class": list(groups.of_class), "special": [list(s) for s in groups.special]}
     text = json.dumps([content, names], sort_keys=True)
     sizes = list(map(len, groups.special))
-    return {
+    fields = {
         "metrics": {
             "specialists": len(sizes),
             "rows": len(source.train.index) * source.manifest.plan.views,
@@ -169,6 +152,7 @@ def _fields(groups: ClassGroups, source: TransferSet) -> dict[str, Any]:
         "class_names": list(names),
         **content,
     }
+    return fields, 0
 
 
 def _summary(result: Result) -> str:
@@ -187,7 +171,7 @@ GROUP_CLASSES = Stage(
     folder=lambda task: _folder(task.run_folder),
     identity=_identity,
     parents=labelled_parent,
-    perform=_perform,
+    perform=partial(make, _open, _make),
     summary=_summary,
     details=group_lines,
 )

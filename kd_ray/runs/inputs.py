@@ -11,6 +11,11 @@ from kd_ray.training.student import StudentFeeds, student_feeds
 from kd_ray.transfer_set import Manifest, TransferSet, check_fit, open_transfer_set, read_manifest
 
 
+def check_data(manifest: Manifest, dataset: Dataset) -> None:
+    """Refuses a transfer set of other images, labels or classes; see `check_fit`."""
+    check_fit(manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names)
+
+
 class Inputs:
     """Opens what a task needs, and hands the same thing out again."""
 
@@ -18,12 +23,19 @@ class Inputs:
         self._datasets: dict[str, Dataset] = {}
         self._students: dict[str, tuple[TransferSet, StudentFeeds]] = {}
 
-    def dataset(self, options: DataOptions) -> Dataset:
-        """The images and labels of `[data]`."""
+    def dataset(self, options: DataOptions, manifest: Manifest | None = None) -> Dataset:
+        """The images and labels of `[data]`; those of a transfer set, where its manifest is given.
+
+        Raises:
+            TransferSetError: the set is of other images, labels or classes.
+        """
         key = options.model_dump_json()
         if key not in self._datasets:
             self._datasets[key] = open_dataset(options)
-        return self._datasets[key]
+        found = self._datasets[key]
+        if manifest is not None:
+            check_data(manifest, found)
+        return found
 
     def students(
         self,
@@ -47,14 +59,7 @@ class Inputs:
         key = f"{folder} {manifest.sha256} {data.model_dump_json()} {device}"
         if key not in self._students:
             check(manifest)
-            dataset = None
-            if not manifest.plan.include_images:
-                dataset = self.dataset(data)
-                check_fit(
-                    manifest,
-                    dataset_fingerprint=dataset.fingerprint,
-                    class_names=dataset.class_names,
-                )
+            dataset = None if manifest.plan.include_images else self.dataset(data, manifest)
             opened = open_transfer_set(folder)
             self._students[key] = (opened, student_feeds(opened, dataset).to(device))
         return self._students[key]

@@ -7,6 +7,8 @@ bytes do not depend on how work was spread.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,7 @@ from kd_ray.runs.make import Made, make
 from kd_ray.runs.rows import Rendered, SplitRows, rows_to_label
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import load_teachers, teacher_folders
-from kd_ray.training.predict import one_thread, raw_logits
-from kd_ray.training.saved_model import SavedModel
+from kd_ray.training.saved_model import SavedModel, one_thread, raw_logits
 from kd_ray.training.workers import Worker, summed, together
 from kd_ray.transfer_set import (
     Columns,
@@ -46,6 +47,9 @@ from kd_ray.transfer_set import (
     write_shard,
 )
 from kd_ray.transfer_set.manifest import MANIFEST
+
+Logits = Callable[[Shard, Rendered], Tensor]
+"""What computes the logits of a shard's rows, `(n, M, K)` float32 on the CPU."""
 
 
 def transfer_set_folder(recipe: Recipe, run: Path) -> Path:
@@ -114,17 +118,10 @@ def write_shards(
     folder: Path,
     plan: Plan,
     rows: dict[SplitName, SplitRows],
-    logits: Callable[[Shard, Rendered], Tensor],
+    logits: Logits,
     worker: Worker,
 ) -> Iterator[ShardDone]:
-    """Writes this worker's shards that are not there yet; the manifest is the caller's.
-
-    Args:
-        folder: of the transfer set.
-        plan: everything that determines its bytes.
-        rows: of each split.
-        logits: those of a shard's rows, `(n, M, K)` float32 on the CPU.
-        worker: which shards are its own, its rank says.
+    """Writes this worker's shards that are not there yet; its rank says which are its own.
 
     Raises:
         TransferSetError: a logit is not finite or does not fit the dtype, or the folder holds
@@ -151,13 +148,9 @@ def write_shards(
 
 
 def write_set(
-    folder: Path,
-    plan: Plan,
-    rows: dict[SplitName, SplitRows],
-    logits: Callable[[Shard, Rendered], Tensor],
-    worker: Worker,
+    folder: Path, plan: Plan, rows: dict[SplitName, SplitRows], logits: Logits, worker: Worker
 ) -> Generator[ShardDone, None, tuple[Manifest | None, int]]:
-    """Writes a transfer set by all workers together; arguments as for `write_shards`.
+    """Writes a transfer set by all workers together; see `write_shards`.
 
     Returns:
         The manifest, on the first worker; and the rows that all of them have written just now.
@@ -177,17 +170,21 @@ def set_fields(manifest: Manifest | None, **metrics: int) -> dict[str, Any]:
     """What the record of a transfer set says of it; `metrics` are further ones."""
     if manifest is None:  # on other workers, which write no record
         return {}
-    size = {
-        "rows": sum(entry.rows for entry in manifest.files),
-        **metrics,
-        "bytes": sum(entry.bytes for entry in manifest.files),
-        "bytes_per_row": round(bytes_per_row(manifest), 2),
-    }
+    rows, size_bytes = (sum(getattr(f, key) for f in manifest.files) for key in ("rows", "bytes"))
+    per_row = round(bytes_per_row(manifest), 2)
+    size = {"rows": rows, **metrics, "bytes": size_bytes, "bytes_per_row": per_row}
     return {"metrics": size, "sha256": manifest.sha256}
 
 
 def _tasks(request: Request) -> list[Task]:
     return [request.task(LABEL)] if request.labels_here else []
+
+
+def labelled_parent(task: Task) -> dict[str, str]:
+    """The sha256 of the transfer set that a task reads, if that is there."""
+    folder = transfer_set_folder(task.recipe, task.run_folder)
+    there = (folder / MANIFEST).is_file()
+    return {"transfer_set": read_manifest(folder).sha256} if there else {}
 
 
 def _identity(task: Task) -> dict[str, Any]:
@@ -204,43 +201,36 @@ def _parents(task: Task) -> dict[str, str]:
     return {f"teacher-{n:02d}": result.fingerprint for n, result in enumerate(results) if result}
 
 
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    options = task.recipe.transfer_set
+@dataclass(frozen=True)
+class _Labelling:
+    """What is labelled by whom, and the plan of the set."""
 
-    def opened() -> tuple[tuple[Dataset, list[SavedModel], Plan], dict[str, str], bool]:
-        dataset = inputs.dataset(task.data)
-        teachers = load_teachers(task.recipe, task.run_folder, worker.device)
-        models = [saved for saved, _ in teachers]
-        accuracies = [float(result.metrics["accuracy"]) for _, result in teachers]
-        plan = plan_labelling(dataset, options, models, accuracies)
-        hashes = {f"teacher-{number:02d}": saved.sha256 for number, saved in enumerate(models)}
-        parents = {"dataset": dataset.fingerprint, **hashes}
-        return (dataset, models, plan), parents, _is_labelled(task, plan)
-
-    def made(source: tuple[Dataset, list[SavedModel], Plan]) -> Generator[Event, None, Made]:
-        dataset, models, plan = source
-        rows = rows_to_label(dataset, options)
-
-        def logits(shard: Shard, part: Rendered) -> Tensor:
-            return raw_logits(models, part.images, worker.device)
-
-        manifest, written = yield from write_set(task.folder, plan, rows, logits, worker)
-        return set_fields(manifest, train_rows=plan.rows_of("train") // plan.views), written
-
-    return make(task, worker, opened, made)
+    dataset: Dataset
+    teachers: Sequence[SavedModel]
+    plan: Plan
 
 
-def _is_labelled(task: Task, plan: Plan) -> bool:
-    """Whether an earlier attempt has written the manifest; it must be of the same plan."""
-    if not (task.folder / MANIFEST).is_file():
-        return False
-    there = read_manifest(task.folder).plan
-    check_same(
-        task.folder,
-        flattened(there.model_dump(mode="json")),
-        flattened(plan.model_dump(mode="json")),
-    )
-    return True
+def _open(task: Task, worker: Worker, inputs: Inputs) -> tuple[_Labelling, dict[str, str]]:
+    dataset = inputs.dataset(task.data)
+    members = load_teachers(task.recipe, task.run_folder, worker.device)
+    teachers = [saved for saved, _ in members]
+    accuracies = [float(result.metrics["accuracy"]) for _, result in members]
+    plan = plan_labelling(dataset, task.recipe.transfer_set, teachers, accuracies)
+    if (task.folder / MANIFEST).is_file():
+        there = read_manifest(task.folder).plan
+        tables = (flattened(one.model_dump(mode="json")) for one in (there, plan))
+        check_same(task.folder, *tables)
+    hashes = {f"teacher-{number:02d}": saved.sha256 for number, saved in enumerate(teachers)}
+    return _Labelling(dataset, teachers, plan), {"dataset": dataset.fingerprint, **hashes}
+
+
+def _make(task: Task, worker: Worker, source: _Labelling) -> Generator[Event, None, Made]:
+    def logits(shard: Shard, part: Rendered) -> Tensor:
+        return raw_logits(source.teachers, part.images, worker.device)
+
+    plan, rows = source.plan, rows_to_label(source.dataset, task.recipe.transfer_set)
+    manifest, written = yield from write_set(task.folder, plan, rows, logits, worker)
+    return set_fields(manifest, train_rows=plan.rows_of("train") // plan.views), written
 
 
 LABEL = Stage(
@@ -252,6 +242,6 @@ LABEL = Stage(
     folder=lambda task: task.run_folder / "transfer_set",
     identity=_identity,
     parents=_parents,
-    perform=_perform,
+    perform=partial(make, _open, _make),
     summary=set_line,
 )

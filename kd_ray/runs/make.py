@@ -8,6 +8,7 @@ from kd_ray.files import remove_drafts
 from kd_ray.result import read_result, write_result
 from kd_ray.runs.events import Event, Finished, Started
 from kd_ray.runs.fit import finished_result, record
+from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.task import Task
 from kd_ray.training.workers import Worker, from_first, together
 
@@ -17,23 +18,24 @@ Made = tuple[dict[str, Any], int]
 
 
 def make(
+    opened: Callable[[Task, Worker, Inputs], tuple[Source, dict[str, str]]],
+    made: Callable[[Task, Worker, Source], Generator[Event, None, Made]],
     task: Task,
     worker: Worker,
-    opened: Callable[[], tuple[Source, dict[str, str], bool]],
-    made: Callable[[Source], Generator[Event, None, Made]],
+    inputs: Inputs,
 ) -> Generator[Event]:
     """Makes the artefact of a task; all workers of a group call it alike.
 
     Args:
+        opened: what it is made from, and the sha256 of these parents.
+        made: makes it, on all workers together; what the first one returns goes into the record.
         task: of a stage that trains nothing.
         worker: this process.
-        opened: what it is made from, the sha256 of these parents, and whether its files are whole,
-            if there is a record of it.
-        made: makes it, on all workers together; what the first one returns goes into the record.
+        inputs: what it shares with other tasks.
     """
     with together(worker.device):
-        source, parents, whole = opened()
-        result = finished_result(task, parents) if whole else None
+        source, parents = opened(task, worker, inputs)
+        result = finished_result(task, parents)
     if from_first(int(result is not None), worker.device):
         assert result is not None  # as on the first worker
         yield Finished(result, existed=True)
@@ -43,7 +45,7 @@ def make(
     with together(worker.device):  # no worker may write before old drafts are gone
         if worker.is_first:
             remove_drafts(task.folder)
-    fields, rows = yield from made(source)
+    fields, rows = yield from made(task, worker, source)
     seconds = time.perf_counter() - started
     with together(worker.device):
         if worker.is_first:

@@ -39,16 +39,7 @@ def perform_all(
 def perform_interleaved(
     tasks: Sequence[Task], worker: Worker, inputs: Inputs | None = None
 ) -> Generator[tuple[Task, Event]]:
-    """Performs trainings of one run folder an epoch each in turn, so that none is far ahead.
-
-    Args:
-        tasks: students.
-        worker: this process.
-        inputs: of a process that performs others after these; None for one of its own.
-
-    Raises:
-        KdRayError: on all workers alike, if a task fails on one of them.
-    """
+    """Performs trainings an epoch each in turn, so that none is far ahead; see `perform_all`."""
     torch.set_num_threads(worker.threads)
     inputs = inputs or Inputs()
     with _writing(tasks[0], worker), ExitStack() as stack:

@@ -74,14 +74,13 @@ def rows_to_label(dataset: Dataset, options: TransferSetOptions) -> dict[SplitNa
     )
     labels = hidden_labels(train.labels[index], options.unlabelled, options.seed)
     views = (options.augment, options.seed)
-    held_out: dict[SplitName, Split] = {"validation": dataset.validation, "test": dataset.test}
-    return {
-        "train": SplitRows(train, index, labels, options.views, *views),
-        **{
-            name: SplitRows(split, torch.arange(split.rows), split.labels, 1, *views)
-            for name, split in held_out.items()
-        },
+    rows: dict[SplitName, SplitRows] = {
+        "train": SplitRows(train, index, labels, options.views, *views)
     }
+    for name in SPLITS[1:]:
+        split: Split = getattr(dataset, name)
+        rows[name] = SplitRows(split, torch.arange(split.rows), split.labels, 1, *views)
+    return rows
 
 
 def labelled_rows(transfer_set: TransferSet, dataset: Dataset) -> dict[SplitName, SplitRows]:

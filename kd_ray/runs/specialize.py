@@ -1,6 +1,7 @@
 """The stage that trains a specialist, and all of them back from their checkpoints."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,13 @@ from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError, difference, numbered
 from kd_ray.files import to_path
 from kd_ray.result import SPECIALIST, read_result
-from kd_ray.runs.events import Event
 from kd_ray.runs.fit import determining, result_model
 from kd_ray.runs.group_classes import check_generalist, options_of, read_groups
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.label import transfer_set_folder
-from kd_ray.runs.setup import Setup
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import model_line, teacher_folder, teacher_folders
-from kd_ray.runs.train import description, train
+from kd_ray.runs.train import Setup, description, train
 from kd_ray.specialists import (
     ClassGroups,
     new_specialist,
@@ -28,7 +27,7 @@ from kd_ray.specialists import (
 )
 from kd_ray.training.saved_model import SavedModel, load_model
 from kd_ray.training.workers import Worker
-from kd_ray.transfer_set import Manifest, check_fit, read_manifest
+from kd_ray.transfer_set import Manifest, read_manifest
 
 
 def specialist_folder(run: Path, number: int) -> Path:
@@ -74,30 +73,18 @@ def load_specialists(
     models = []
     for number, special in enumerate(groups.special):
         saved = load_model(result_model(specialist_folder(run, number)), device)
-        check_class_map(saved, number, special, class_names)
+        theirs = [saved.meta.class_names[number] for number in saved.meta.special or []]
+        own = theirs, [class_names[number] for number in special]
+        everything = saved.meta.class_names, class_names
+        for there, here in (own, everything):
+            if differing := difference(numbered("class", there), numbered("class", here)):
+                raise CheckpointError(
+                    f"{saved.path}: specialist {number} must have the classes of its group, but "
+                    f"{differing} (there the specialist, here the group); "
+                    "remove its folder to train it again"
+                )
         models.append(saved)
     return models
-
-
-def check_class_map(
-    saved: SavedModel, number: int, special: Sequence[int], class_names: Sequence[str]
-) -> None:
-    """Refuses a specialist that was trained for other classes than the groups give it.
-
-    Raises:
-        CheckpointError: naming the specialist and the first class that differs.
-    """
-    theirs = tuple(saved.meta.class_names[number] for number in saved.meta.special or [])
-    ours = tuple(class_names[number] for number in special)
-    everything = tuple(saved.meta.class_names), tuple(class_names)
-    for there, here in ((theirs, ours), everything):
-        if there != here:
-            differing = difference(numbered("class", there), numbered("class", here))
-            raise CheckpointError(
-                f"{saved.path}: specialist {number} must have the classes of its group, but "
-                f"{differing} (there the specialist, here the group); "
-                "remove its folder to train it again"
-            )
 
 
 def _tasks(request: Request) -> list[Task]:
@@ -123,35 +110,28 @@ def _parents(task: Task) -> dict[str, str]:
     return {name: result.fingerprint for name, result in results.items() if result}
 
 
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    return train(task, worker, lambda: _setup(task, worker, inputs))
-
-
 def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     """One specialist, with the weights of the generalist and the dataset it learns from."""
     run, options = task.run_folder, options_of(task.recipe).train
     groups, sha256 = read_groups(run)
     special = groups.special[task.member]
     manifest = read_manifest(transfer_set_folder(task.recipe, run))
-    dataset = inputs.dataset(task.data)
-    check_fit(manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names)
+    dataset = inputs.dataset(task.data, manifest)
     generalist = load_generalist(task.recipe, run, manifest)
     feed = training_feed(dataset, generalist, special, options, task.member)
     test = special_feed(dataset.test, generalist, special).to(worker.device)
     validation = special_feed(dataset.validation, generalist, special).to(worker.device)
+    parents = {"dataset": dataset.fingerprint, "generalist": generalist.sha256, "clusters": sha256}
+    about = generalist.meta
     return Setup(
         model=new_specialist(generalist, special, feed.correction),
         about=description(
             task,
-            generalist.meta.model,
-            generalist.meta.input,
-            generalist.meta.class_names,
+            about.model,
+            about.input,
+            about.class_names,
             special=list(special),
-            parents={
-                "dataset": dataset.fingerprint,
-                "generalist": generalist.sha256,
-                "clusters": sha256,
-            },
+            parents=parents,
         ),
         options=options,
         events=lambda training: specialize(
@@ -177,6 +157,6 @@ SPECIALIZE = Stage(
     folder=lambda task: specialist_folder(task.run_folder, task.member),
     identity=_identity,
     parents=_parents,
-    perform=_perform,
+    perform=partial(train, _setup),
     summary=model_line,
 )

@@ -18,15 +18,6 @@ from kd_ray.runs.variants import Variant
 from kd_ray.training.workers import Worker
 
 
-def no_details(result: Result) -> Sequence[str]:
-    """The lines below an artefact of which its clause says everything."""
-    return ()
-
-
-def needs_nothing(task: "Task") -> None:
-    """The needs of a stage that can always be performed."""
-
-
 @dataclass(frozen=True)
 class Stage:
     """One kind of artefact.
@@ -45,7 +36,7 @@ class Stage:
         parents: name -> sha256 of the artefacts that it is made from, as far as they are there.
         perform: makes the artefact, from wherever an earlier attempt left off.
         summary: what is said of a finished one in a clause.
-        details: lines that are printed below it.
+        details: lines that are printed below it; none where the clause says everything.
         needs: raises a `KdRayError` where the run cannot make an artefact that is missing.
     """
 
@@ -61,8 +52,8 @@ class Stage:
     summary: Callable[[Result], str]
     training: "Callable[[Task], Train] | None" = None
     table: str | None = None
-    details: Callable[[Result], Sequence[str]] = no_details
-    needs: "Callable[[Task], None]" = needs_nothing
+    details: Callable[[Result], Sequence[str]] = lambda result: ()
+    needs: "Callable[[Task], None]" = lambda task: None
 
 
 @dataclass(frozen=True)
@@ -150,13 +141,5 @@ class Request:
 
     def task(self, stage: Stage, **fields: Any) -> Task:
         """A task of this run; `fields` are those that tell it from others."""
-        return Task(
-            **{
-                "stage": stage,
-                "recipe": self.recipe,
-                "run": self.run,
-                "data_root": self.data_root,
-                "checkpoint_s": self.checkpoint_s,
-                **fields,
-            }
-        )
+        own = {"recipe": self.recipe, "data_root": self.data_root}
+        return Task(stage, run=self.run, checkpoint_s=self.checkpoint_s, **own | fields)

@@ -1,6 +1,6 @@
 """The stage that trains a teacher: one member of the ensemble."""
 
-from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,10 @@ from kd_ray.config import Recipe, TeacherOptions
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 from kd_ray.result import TEACHER, Result, read_result
-from kd_ray.runs.events import Event
 from kd_ray.runs.fit import determining, result_model
 from kd_ray.runs.inputs import Inputs
-from kd_ray.runs.setup import Setup
 from kd_ray.runs.task import Request, Stage, Task
-from kd_ray.runs.train import description, train
+from kd_ray.runs.train import Setup, description, train
 from kd_ray.training.checkpoint import ModelInput
 from kd_ray.training.feed import feed_of
 from kd_ray.training.saved_model import SavedModel, load_model
@@ -92,10 +90,6 @@ def _needs(task: Task) -> None:
         )
 
 
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    return train(task, worker, lambda: _setup(task, worker, inputs))
-
-
 def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     """One member of the ensemble, with the dataset it learns from."""
     teacher = _options(task)
@@ -126,6 +120,6 @@ TEACH = Stage(
     identity=_identity,
     parents=lambda task: {},
     needs=_needs,
-    perform=_perform,
+    perform=partial(train, _setup),
     summary=model_line,
 )

@@ -1,13 +1,14 @@
 """Training any model: checkpointed after each epoch, and resumed by itself."""
 
 import time
-from collections.abc import Callable, Generator
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 
 from kd_ray.config import Train
 from kd_ray.files import remove_drafts
@@ -16,7 +17,7 @@ from kd_ray.quant import dead_layers, model_cost
 from kd_ray.result import Result, write_result
 from kd_ray.runs.events import Event, Finished, Started
 from kd_ray.runs.fit import check_same, finished_result, identity, record
-from kd_ray.runs.setup import Setup
+from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.task import Task
 from kd_ray.training.checkpoint import (
     WEIGHTS,
@@ -30,21 +31,50 @@ from kd_ray.training.checkpoint import (
     retain,
     save,
 )
+from kd_ray.training.feed import TensorFeed
 from kd_ray.training.loop import evaluate
+from kd_ray.training.losses import MEAN_OF_ALL, Ensemble
 from kd_ray.training.metrics import FIGURES
 from kd_ray.training.optimizer import make_optimizer
-from kd_ray.training.progress import Epoch, Notice, Training
+from kd_ray.training.progress import Epoch, Notice, Step, Training
 from kd_ray.training.workers import Worker, from_first, together
 
 
-def train(task: Task, worker: Worker, prepare: Callable[[], Setup]) -> Generator[Event]:
+@dataclass(frozen=True)
+class Setup:
+    """A training that can begin or go on.
+
+    Attributes:
+        model: before training.
+        about: what its checkpoints say of it, epochs aside.
+        options: epochs, schedule, which checkpoints to keep.
+        events: the generator that trains.
+        test: rows for the final figure.
+        ensemble: how teachers are averaged where agreement is measured.
+        start: the checkpoint to go on from where there is none of its own, or None.
+        details: what else its result is to say.
+    """
+
+    model: nn.Module
+    about: Meta
+    options: Train
+    events: Callable[[Training], Iterator[Step | Notice | Epoch]]
+    test: TensorFeed
+    ensemble: Ensemble = MEAN_OF_ALL
+    start: Path | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train(
+    prepare: Callable[[Task, Worker, Inputs], Setup], task: Task, worker: Worker, inputs: Inputs
+) -> Generator[Event]:
     """Trains the model of a task to its end, from wherever an earlier attempt left off.
 
     In order: 1. a finished result is checked and reported; 2. else the latest checkpoint is
     restored; 3. each epoch is checkpointed before it is reported; 4. the test split is touched.
     """
     with together(worker.device):
-        setup = prepare()
+        setup = prepare(task, worker, inputs)
         result = finished_result(task, setup.about.parents)
     if from_first(int(result is not None), worker.device):
         assert result is not None

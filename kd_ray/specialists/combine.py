@@ -72,8 +72,8 @@ def active_specialists(generalist: Tensor, members: Tensor, top_n: int) -> Tenso
     """Which specialists have one of the generalist's first n choices, `(N, S)` bool.
 
     Args:
-        generalist: its logits, `(N, K)`.
-        members: which classes are special to each specialist, `(S, K)` bool.
+        generalist: logits, `(N, K)`.
+        members: see `Beliefs`.
         top_n: n.
     """
     first = generalist.topk(top_n, dim=1).indices
@@ -81,10 +81,7 @@ def active_specialists(generalist: Tensor, members: Tensor, top_n: int) -> Tenso
 
 
 def gather_beliefs(
-    generalist: Tensor,
-    special: Sequence[Sequence[int]],
-    probabilities: Probabilities,
-    top_n: int,
+    generalist: Tensor, special: Sequence[Sequence[int]], probabilities: Probabilities, top_n: int
 ) -> Beliefs:
     """Asks each specialist about the images for which it is active, and about no others.
 
@@ -152,12 +149,6 @@ def combine(
 
 
 def _shared_out(q: Tensor, dustbin: Tensor, others: Tensor) -> Tensor:
-    """Mass of the dustbins on the classes behind them, in proportion to q, `(N, K)`.
-
-    Args:
-        q: `(N, K)`.
-        dustbin: `(N, S)`.
-        others: which classes are in each dustbin, `(S, K)`, 0 or 1.
-    """
+    """Mass of the dustbins `(N, S)` on their `others` `(S, K)`, in proportion to q, `(N, K)`."""
     behind = (q @ others.T).clamp(min=torch.finfo(q.dtype).tiny)
     return q * ((dustbin / behind) @ others)

@@ -1,12 +1,13 @@
-"""Groups of classes that a generalist confuses, from its predictions on training images.
+"""Groups of classes that a generalist confuses, and what their specialists are worth.
 
-Hinton et al. 2015, section 5.1: k-means on the columns of the covariance matrix of the predictions.
-Classes that are predicted together have similar columns. No labels take part.
+Hinton et al. 2015, section 5.1: k-means on the columns of the covariance matrix of its predictions
+on training images. Classes that are predicted together have similar columns; no labels take part.
 """
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,16 +51,6 @@ class ClassGroups:
         return {m: classes for m, classes in shared.items() if classes and m != specialist}
 
 
-def covariance(probabilities: Tensor) -> Tensor:
-    """The covariance matrix of the predictions over rows, `(K, K)` float64.
-
-    Args:
-        probabilities: a distribution in each row, `(N, K)`.
-    """
-    centred = probabilities.double() - probabilities.double().mean(dim=0)
-    return centred.T @ centred / len(centred)
-
-
 def find_groups(
     probabilities: Tensor,
     class_names: Sequence[str],
@@ -96,7 +87,8 @@ def find_groups(
             f"specialists.classes_each: must be less than the {classes} classes, since the rest "
             f"are a specialist's dustbin, but got {classes_each}; lower it"
         )
-    columns = covariance(probabilities).numpy()  # symmetric, so its rows are its columns
+    covariance = torch.cov(probabilities.double().T, correction=0)
+    columns = covariance.numpy()  # symmetric, so its rows are its columns
     # A common scale moves no boundary, and brings small covariances above k-means' tolerance.
     columns = columns / (abs(columns).max() or 1.0)
     with warnings.catch_warnings():
@@ -117,9 +109,7 @@ def find_groups(
 
 
 def _nearest_classes(
-    columns: npt.NDArray[np.float64],
-    of_class: Sequence[int],
-    count: int,
+    columns: npt.NDArray[np.float64], of_class: Sequence[int], count: int
 ) -> tuple[tuple[int, ...], ...]:
     """The `count` classes of each specialist: its group's own, nearest first, and then others.
 
@@ -157,10 +147,10 @@ def check_rows(
     """Refuses a transfer set whose rows cannot make groups, or cannot test specialists.
 
     Args:
-        labels: labels of its training rows, `(N,)`; -1 where hidden.
+        labels: of its training rows, `(N,)`; -1 where hidden.
         predicted: the generalist's first choice on them, `(N,)`.
         class_names: K names.
-        test_rows: how many rows of the test split it has.
+        test_rows: number of its rows of the test split.
 
     Raises:
         TransferSetError: a class has no training row, or there are no test rows.
@@ -179,3 +169,61 @@ def check_rows(
             "specialists: are judged on the transfer set's test rows, but it has none; "
             "use a dataset with a test split"
         )
+
+
+def coverage(labels: Tensor, groups: ClassGroups) -> Tensor:
+    """How many specialists have the class of each row, `(N,)` int64."""
+    return torch.tensor(groups.covering())[labels]
+
+
+def by_coverage(
+    labels: Tensor, before: Tensor, after: Tensor, covering: Tensor
+) -> list[dict[str, Any]]:
+    """Accuracy by the number of specialists that cover the true class: the paper's table 4.
+
+    Args:
+        labels: `(N,)`, as the next three.
+        before: the generalist's first choice.
+        after: that of generalist and specialists.
+        covering: `coverage` of each row.
+
+    Returns:
+        A line for each number of specialists; `relative_change` is a share, and None where nothing
+        was correct before.
+    """
+    lines = []
+    for count in sorted(set(covering.tolist())):
+        rows = covering == count
+        old = int((before == labels)[rows].sum())
+        new = int((after == labels)[rows].sum())
+        lines.append(
+            {
+                "specialists": count,
+                "rows": int(rows.sum()),
+                "correct_before": old,
+                "correct_after": new,
+                "relative_change": (new - old) / old if old else None,
+            }
+        )
+    return lines
+
+
+def confusion(labels: Tensor, chosen: Tensor, of_class: Sequence[int]) -> list[list[int]]:
+    """Counts of wrong choices, a line for each group of labels, a column for each of choices.
+
+    The diagonal is confusion within a group; all of them add up to the errors.
+    """
+    groups = torch.tensor(list(of_class))
+    count = int(groups.max()) + 1
+    wrong = labels != chosen
+    cells = groups[labels[wrong]] * count + groups[chosen[wrong]]
+    return torch.bincount(cells, minlength=count * count).view(count, count).tolist()
+
+
+def gain_kept(base: float, best: float, student: float) -> float | None:
+    """Share of the way from `base` to `best` that a student has gone; None where there is no gain.
+
+    >>> gain_kept(0.5, 0.75, 0.6875)
+    0.75
+    """
+    return (student - base) / (best - base) if best > base else None

@@ -116,10 +116,8 @@ def new_specialist(
 ) -> Specialist:
     """A specialist before training: the generalist's weights, and its beliefs but for the dustbin.
 
-    Args:
-        generalist: its network becomes part of the specialist, so it is to be loaded for it.
-        special: numbers of its classes.
-        correction: added to the dustbin's logit in evaluation, see `SpecialFeed.correction`.
+    The generalist's network becomes part of it. For `correction`, see `SpecialFeed`; it is added to
+    the dustbin's logit in evaluation.
     """
     model = Specialist(generalist.model, special, len(generalist.meta.class_names))
     model.correction.fill_(correction)
@@ -135,12 +133,7 @@ def specialize(
     validation: TensorFeed | None,
 ) -> Iterator[Step | Notice | Epoch]:
     """Trains specialist `number` on hard labels; see `loop.fit` for what it yields and raises."""
-    return fit(
-        training,
-        replace(feed, feed=feed.feed.to(worker.device)),
-        label_objective(options.label_smoothing),
-        options,
-        seed=derived_seed(options.seed + number, "specialist"),
-        worker=worker,
-        validation=validation,
-    )
+    mine = replace(feed, feed=feed.feed.to(worker.device))
+    objective = label_objective(options.label_smoothing)
+    seed = derived_seed(options.seed + number, "specialist")
+    return fit(training, mine, objective, options, seed=seed, worker=worker, validation=validation)

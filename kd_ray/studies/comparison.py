@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from kd_ray.config import Recipe
 from kd_ray.files import committed_file
 from kd_ray.pipeline import Run, Where
-from kd_ray.report.html import Section, study_page, write_page
-from kd_ray.report.panels import Line, Panel, over_choice
+from kd_ray.report.html import Section, rendered, write_page
+from kd_ray.report.panels import Line, over_choice
 from kd_ray.report.summary import Row, Summary
 from kd_ray.runs.variants import Variant
 from kd_ray.studies.study import Answer, Study, StudyPart
@@ -47,12 +47,11 @@ class Comparison:
 
     Attributes:
         name: of the table and the page.
-        page_title: what is compared, above the page.
-        table_title: the same, above the table on a terminal.
-        plot_title: the same, above the plot.
+        page_title: what is compared, above the page; the next two above table and plot.
         axis: name of the choice under the plot.
         note: what a reader of the page should know.
-        lines: the table of a run so far.
+        students: of a recipe and the values of the choice, each under what was chosen.
+        lines: the table of these students in a run so far.
         teacher: first cells of a line for the teacher on a terminal; none for no such line.
         leaving: headings of columns that a narrow terminal goes without, the least missed first.
     """
@@ -63,33 +62,40 @@ class Comparison:
     plot_title: str
     axis: str
     note: str
-    lines: Callable[[Summary], list[TableLine]]
+    students: Callable[[Recipe, Sequence[Any]], Mapping[Any, Variant]]
+    lines: Callable[[Mapping[Any, Variant], Summary], list[TableLine]]
     teacher: Mapping[str, str] = field(default_factory=dict)
     leaving: Sequence[str] = ()
 
     def study(
-        self, recipe: Recipe, variants: Sequence[Variant], runs: Path, **where: Unpack[Where]
+        self, recipe: Recipe, choices: Sequence[float], runs: Path, **where: Unpack[Where]
     ) -> Study:
-        """The study of these students in the run folder of a recipe, below an absolute `runs`."""
-        run = Run(recipe, runs / recipe.name, **where, variants=variants)
-        part = StudyPart(recipe.name, self.page_title, run, STAGES)
-        return Study(run.folder, [part], partial(self._answer, part), self.leaving)
+        """The study of these students in the run folder of a recipe, below an absolute `runs`.
 
-    def _answer(self, part: StudyPart, unfinished: Mapping[str, str]) -> Answer:
+        Raises:
+            ConfigError: values that students cannot be compared over.
+        """
+        students = self.students(recipe, choices)
+        run = Run(recipe, runs / recipe.name, **where, variants=list(students.values()))
+        part = StudyPart(recipe.name, self.page_title, run, STAGES)
+        return Study(run.folder, [part], partial(self._answer, part, students), self.leaving)
+
+    def _answer(
+        self, part: StudyPart, students: Mapping[Any, Variant], unfinished: Mapping[str, str]
+    ) -> Answer:
         folder, summary = part.run.folder, part.summary
-        lines = self.lines(summary)
+        lines = self.lines(students, summary)
         rows = [line.cells for line in lines]
         section = Section("", [self.note], self._plot(summary, lines), rows)
-        page = study_page(f"{folder.name}: {self.page_title}", [], [], [section])
+        title = f"{folder.name}: {self.page_title}"
+        page = rendered("study", title=title, about=[], unfinished=[], sections=[section])
         files = [
             write_table(folder / f"{self.name}.csv", lines),
             write_page(folder / f"{self.name}.html", page),
         ]
         if self.teacher and (row := summary.row("teacher")):
-            rows = [
-                {**{name: row.cells().get(name, "-") for name in rows[0]}, **self.teacher},
-                *rows,
-            ]
+            cells = row.cells()
+            rows.insert(0, {**{name: cells.get(name, "-") for name in rows[0]}, **self.teacher})
         return Answer([Section(f"{folder.name}: {self.table_title}", rows=rows)], files)
 
     def _plot(self, summary: Summary, lines: Sequence[TableLine]) -> str:
@@ -101,10 +107,8 @@ class Comparison:
             curves.append(Line(name, kind, accuracies, places))
         if teacher := summary.row("teacher"):
             curves.append(Line("teacher", "teacher", [teacher.metrics["accuracy"]]))
-        panels = [Panel(self.plot_title, curves)]
-        return over_choice(
-            self.plot_title, panels, choice=self.axis, figure="accuracy", percent=True
-        )
+        title, panels = self.plot_title, {self.plot_title: curves}
+        return over_choice(title, panels, choice=self.axis, figure="accuracy", percent=True)
 
 
 def write_table(path: Path, lines: Sequence[TableLine]) -> Path:

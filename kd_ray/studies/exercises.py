@@ -5,17 +5,12 @@ at a temperature, a line of the plot an exercise over all of them.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Unpack
 
 from kd_ray.config import Recipe, SoftWeight
 from kd_ray.errors import ConfigError
-from kd_ray.pipeline import Where
 from kd_ray.report.summary import Summary
 from kd_ray.runs.variants import NO_SOFT_TERM, Variant, derived
 from kd_ray.studies.comparison import Comparison, TableLine
-from kd_ray.studies.study import Study
 
 T_SQUARED = SoftWeight(factor=1.0, times_temperature_squared=True)
 EXERCISES: Mapping[str, tuple[str, str]] = {
@@ -26,10 +21,6 @@ EXERCISES: Mapping[str, tuple[str, str]] = {
 }
 """Exercise -> what its student learns from, and its colour."""
 
-NOTE = (
-    "Mean over seeds, with the sample standard deviation; dashed, the teacher. Q1 has no soft "
-    "term, so it is the same at every T."
-)
 Students = Mapping[tuple[str, float | None], Variant]
 """Exercise and T -> its student; None where there is no soft term."""
 
@@ -40,12 +31,12 @@ def exercise_students(recipe: Recipe, temperatures: Sequence[float]) -> Students
     Raises:
         ConfigError: no temperature, one twice, or one that is not above 0.
     """
-    if not temperatures or len(set(temperatures)) < len(temperatures):
+    is_positive = all(0 < t < float("inf") for t in temperatures)
+    if not temperatures or len(set(temperatures)) < len(temperatures) or not is_positive:
         raise ConfigError(
-            f"temperatures: must be at least one, each once, but got {list(temperatures)}"
+            "temperatures: must be at least one, each above 0 and only once, but got "
+            f"{list(temperatures)}"
         )
-    if not all(0 < temperature < float("inf") for temperature in temperatures):
-        raise ConfigError(f"temperatures: must be above 0, but got {list(temperatures)}")
     on_labels = derived(recipe, objective={"hard_weight": 1.0, "soft_weight": NO_SOFT_TERM})
     students: dict[tuple[str, float | None], Variant] = {("q1", None): Variant("q1", on_labels)}
     for t in temperatures:
@@ -61,40 +52,11 @@ def exercise_students(recipe: Recipe, temperatures: Sequence[float]) -> Students
     return students
 
 
-def exercises_study(
-    recipe: Recipe, temperatures: Sequence[float], runs: Path, **where: Unpack[Where]
-) -> Study:
-    """The exercises of a recipe as a study of one run.
-
-    Args:
-        recipe: with the teacher that they share.
-        temperatures: T of the soft terms.
-        runs: absolute folder of run folders.
-        where: see `pipeline.Where`.
-
-    Raises:
-        ConfigError: see `exercise_students`.
-    """
-    students = exercise_students(recipe, temperatures)
-    comparison = Comparison(
-        "exercises",
-        page_title="the four exercises",
-        table_title="the four exercises, test split",
-        plot_title="Test accuracy over T",
-        axis="temperature T",
-        note=NOTE,
-        lines=partial(exercise_lines, students),
-        teacher={"exercise": "teacher", "T": "-"},
-    )
-    return comparison.study(recipe, list(students.values()), runs, **where)
-
-
 def exercise_lines(students: Students, summary: Summary) -> list[TableLine]:
     """The exercises of a run, in their order and then by temperature."""
     lines = []
     for exercise, t in sorted(students, key=lambda chosen: (chosen[0], chosen[1] or 0)):
-        figures = summary.row(students[exercise, t].name)
-        if figures is None:
+        if (figures := summary.row(students[exercise, t].name)) is None:
             continue
         about, colour = EXERCISES[exercise]
         name, shown = f"{exercise.upper()} {about}", figures.cells()
@@ -107,3 +69,17 @@ def exercise_lines(students: Students, summary: Summary) -> list[TableLine]:
         choice = {"exercise": exercise, "temperature": t}
         lines.append(TableLine(choice, cells, figures, (name, colour), t))
     return lines
+
+
+OVER_TEMPERATURES = Comparison(
+    "exercises",
+    page_title="the four exercises",
+    table_title="the four exercises, test split",
+    plot_title="Test accuracy over T",
+    axis="temperature T",
+    note="Mean over seeds, with the sample standard deviation; dashed, the teacher. Q1 has no soft "
+    "term, so it is the same at every T.",
+    students=exercise_students,
+    lines=exercise_lines,
+    teacher={"exercise": "teacher", "T": "-"},
+)

@@ -19,16 +19,7 @@ from kd_ray.runs import Event, Finished, Task, finished_result
 
 @dataclass(frozen=True)
 class PartBegins:
-    """A part begins.
-
-    Attributes:
-        part: name of the part.
-        about: what is in it.
-        number: number of the part, from 1.
-        parts: how many there are in all.
-        done: how many tasks of all parts are finished.
-        tasks: how many there are in all.
-    """
+    """A part begins; its number counts from 1, and `done` and `tasks` are of all parts."""
 
     part: str
     about: str
@@ -40,13 +31,7 @@ class PartBegins:
 
 @dataclass(frozen=True)
 class PartFailed:
-    """A part could not be finished.
-
-    Attributes:
-        part: name of the part.
-        questions: names of those that miss it.
-        reason: in a sentence.
-    """
+    """A part could not be finished, and these questions miss it."""
 
     part: str
     questions: tuple[str, ...]
@@ -55,13 +40,11 @@ class PartFailed:
 
 @dataclass(frozen=True)
 class StudyPart:
-    """One run of a study.
+    """One run of a study, with the students and stages that are needed.
 
     Attributes:
         name: of its folder.
         about: what is in it, as a clause.
-        run: with the students that are needed.
-        stages: those that are needed.
         after: what is computed from its artefacts when they are whole.
         questions: names of those that its figures answer.
     """
@@ -81,12 +64,7 @@ class StudyPart:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study has come to so far.
-
-    Attributes:
-        sections: a table and perhaps a plot for each question.
-        files: that were written.
-    """
+    """What a study has come to so far: a section for each question, and the files written."""
 
     sections: Sequence[Section]
     files: Sequence[Path]

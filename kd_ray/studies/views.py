@@ -4,28 +4,14 @@ One transfer set has the most views; students are shown the first V of them.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Unpack
 
 from kd_ray.config import Recipe
 from kd_ray.errors import ConfigError
-from kd_ray.pipeline import Where
 from kd_ray.report.summary import Row, Summary
 from kd_ray.result import TRANSFER_SET, Result
 from kd_ray.runs.variants import ONLINE, Variant, derived, variant
 from kd_ray.studies.comparison import Comparison, TableLine
-from kd_ray.studies.study import Study
 from kd_ray.units import bytes_shown
-
-NOTE = (
-    "Mean over seeds, with the sample standard deviation. Every student takes the same number of "
-    "steps and sees the rows in the same order; with V views, epoch e shows view (e - 1) mod V. "
-    "The teacher that is run in every step labels a view of its own for each epoch. Bytes and "
-    "teacher seconds of V views are the measured ones of the largest set, by rows; those of the "
-    "teacher in every step are what its student took longer than those of stored logits, for each "
-    "student."
-)
 
 
 def view_students(recipe: Recipe, numbers: Sequence[int]) -> dict[int | None, Variant]:
@@ -35,53 +21,16 @@ def view_students(recipe: Recipe, numbers: Sequence[int]) -> dict[int | None, Va
         V -> student; None for the teacher in every step.
 
     Raises:
-        ConfigError: see `check_numbers`.
-    """
-    check_numbers(numbers)
-    shown: dict[int | None, Variant] = {
-        v: Variant(f"views-{v}", derived(recipe, student={"views": v})) for v in numbers
-    }
-    return {**shown, None: variant(recipe, ONLINE)}
-
-
-def check_numbers(numbers: Sequence[int]) -> None:
-    """Refuses numbers of views that students cannot be compared over.
-
-    Raises:
-        ConfigError: there is none, one comes twice, or one is below 1.
+        ConfigError: no number, one twice, or one below 1.
     """
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 1:
         raise ConfigError(
             f"views: must be at least one number from 1 on, each once, but got {list(numbers)}"
         )
-
-
-def views_study(
-    recipe: Recipe, numbers: Sequence[int], runs: Path, **where: Unpack[Where]
-) -> Study:
-    """Students of so many views as a study of one run.
-
-    Args:
-        recipe: whose transfer set has at least as many views.
-        numbers: of views.
-        runs: absolute folder of run folders.
-        where: see `pipeline.Where`.
-
-    Raises:
-        ConfigError: see `view_students`.
-    """
-    students = view_students(recipe, numbers)
-    comparison = Comparison(
-        "views",
-        page_title="accuracy over stored views",
-        table_title="stored views, test split",
-        plot_title="Test accuracy over stored views",
-        axis="views V",
-        note=NOTE,
-        lines=partial(view_lines, students),
-        leaving=("seeds", "agreement %", "student s"),
-    )
-    return comparison.study(recipe, list(students.values()), runs, **where)
+    shown: dict[int | None, Variant] = {
+        v: Variant(f"views-{v}", derived(recipe, student={"views": v})) for v in numbers
+    }
+    return {**shown, None: variant(recipe, ONLINE)}
 
 
 def view_lines(students: Mapping[int | None, Variant], summary: Summary) -> list[TableLine]:
@@ -100,14 +49,9 @@ def view_lines(students: Mapping[int | None, Variant], summary: Summary) -> list
 def _line(
     views: int | None, figures: Row, set_bytes: float | None, teacher_s: float | None
 ) -> TableLine:
-    """A line of the table.
+    """A line of the table; without `views` and `set_bytes` where the teacher is run in every step.
 
-    Args:
-        views: V; None where the teacher is run in every step.
-        figures: over seeds, on the test split.
-        set_bytes: size of a transfer set of V views; None where there is none, or it was not made.
-        teacher_s: seconds of the teacher, once for all students; where it is run in every step,
-            for each student.
+    There `teacher_s` is for each student, else once for all of them; None where it is not known.
     """
     shown = figures.cells()
     seconds = "-" if teacher_s is None else f"{teacher_s:,.1f}"
@@ -125,14 +69,10 @@ def _line(
 
 
 def set_cost(results: Sequence[Result], views: int) -> tuple[float | None, float | None]:
-    """Bytes and teacher seconds of a set with so many views, of the measured ones of a larger set.
+    """Bytes and teacher seconds of a set with V views, of the measured ones of a larger set.
 
     Rows are of one size and take the teacher one time each, so both are shares by rows. What an
-    interrupted labelling took is reckoned from its pace.
-
-    Args:
-        results: of a run; the one of its labelling is looked for.
-        views: V.
+    interrupted labelling took is reckoned from its pace. None without a labelling in `results`.
     """
     for result in results:
         metrics = result.metrics
@@ -143,3 +83,21 @@ def set_cost(results: Sequence[Result], views: int) -> tuple[float | None, float
             seconds = rows / result.images_per_s if result.images_per_s else None
             return metrics["bytes"] * rows / metrics["rows"], seconds
     return None, None
+
+
+OVER_VIEWS = Comparison(
+    "views",
+    page_title="accuracy over stored views",
+    table_title="stored views, test split",
+    plot_title="Test accuracy over stored views",
+    axis="views V",
+    note="Mean over seeds, with the sample standard deviation. Every student takes the same number "
+    "of steps and sees the rows in the same order; with V views, epoch e shows view (e - 1) mod V. "
+    "The teacher that is run in every step labels a view of its own for each epoch. Bytes and "
+    "teacher seconds of V views are the measured ones of the largest set, by rows; those of the "
+    "teacher in every step are what its student took longer than those of stored logits, for each "
+    "student.",
+    students=view_students,
+    lines=view_lines,
+    leaving=("seeds", "agreement %", "student s"),
+)

@@ -95,7 +95,7 @@ class Meta(BaseModel):
 
 
 def epoch_folder(folder: Path, epoch: int) -> Path:
-    """Where the checkpoint of an epoch lies below a run's artefact folder."""
+    """Where the checkpoint of an epoch lies below an artefact's folder."""
     return folder / f"epoch-{epoch:04d}"
 
 
@@ -118,21 +118,24 @@ def save(folder: Path, about: Meta, training: Training) -> Path:
     """Commits the checkpoint of a training's last epoch, or of the part of the next one it has.
 
     Args:
-        folder: of the artefact.
+        folder: of the artefact; the checkpoint's own path is returned.
         about: everything that does not change from epoch to epoch.
         training: weights, optimizer and counters as they are now.
-
-    Returns:
-        The path of the checkpoint.
 
     Raises:
         StorageError: it cannot be written.
     """
     part, best = training.part, training.best_accuracy if training.best_epoch else None
     path = epoch_folder(folder, training.epoch) if part is None else folder / UNDER_WAY
+    moments = {
+        f"{number}.{name}": value
+        for number, entries in training.optimizer.state_dict()["state"].items()
+        for name, value in entries.items()
+        if isinstance(value, Tensor)  # SGD without momentum keeps None
+    }
     with committed_folder(path, last=META) as draft:
         _write_tensors(draft / WEIGHTS, training.model.state_dict())
-        _write_tensors(draft / OPTIMIZER, _flat(training.optimizer))
+        _write_tensors(draft / OPTIMIZER, moments)
         meta = about.model_copy(
             update={
                 "epoch": training.epoch,
@@ -215,10 +218,9 @@ def restore(path: Path, training: Training) -> Meta:
     for key, value in _read_tensors(path, OPTIMIZER, meta).items():
         number, _, name = key.partition(".")
         state.setdefault(int(number), {})[name] = value
-    optimizer = training.optimizer
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, moments in optimizer.state.items():
+    groups = training.optimizer.state_dict()["param_groups"]
+    training.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, moments in training.optimizer.state.items():
         for name, value in moments.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 # Fused optimizers walk through memory, so both must lie in the same order.
@@ -230,16 +232,6 @@ def restore(path: Path, training: Training) -> Meta:
     training.best_accuracy = -math.inf if best is None else float(best)
     training.part = None if meta.part is None else EpochPart(**meta.part)
     return meta
-
-
-def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{number}.{name}": value
-        for number, entries in state.items()
-        for name, value in entries.items()
-        if isinstance(value, Tensor)  # SGD without momentum keeps None
-    }
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -67,7 +67,7 @@ class TensorFeed:
     def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:
         """This worker's part of the global batch of the rows `order`; see `batch.Feed`."""
         rows = order[mine].to(self.labels.device, non_blocking=True)
-        view = self.view(epoch)
+        view, known = self.view(epoch), self._labelled
         if self.pixels.dim() == 5:
             images = self.pixels[rows, view]
         else:
@@ -79,17 +79,12 @@ class TensorFeed:
             labels=self.labels[rows],
             teacher_logits=None if self.logits is None else self.logits[rows, view],
             global_rows=len(order),
-            global_labelled=self._labelled_among(order),
+            global_labelled=len(order) if known is None else int(known[order].sum()),
         )
 
     @cached_property
     def _affine(self) -> tuple[Tensor, Tensor]:
         return _affine(self.mean, self.std)
-
-    def _labelled_among(self, order: Tensor) -> int:
-        if self._labelled is None:
-            return len(order)
-        return int(self._labelled[order].sum())
 
     @cached_property
     def _labelled(self) -> Tensor | None:
@@ -99,15 +94,9 @@ class TensorFeed:
 
 
 def normalized(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Images as every model is given them: of mean 0 and deviation 1, channels last.
+    """Images `(N, C, H, W)` as every model is given them, to the last bit what `TensorFeed` feeds.
 
-    Args:
-        images: `(N, C, H, W)` uint8.
-        mean: `(C,)` float32 of pixels in [0, 1], on the device of the images.
-        std: `(C,)` float32, likewise.
-
-    Returns:
-        `(N, C, H, W)` float32, to the last bit what `TensorFeed` feeds.
+    From uint8 to float32, channels last; `mean` and `std` are `(C,)` of pixels in [0, 1].
     """
     return _scaled(images, *_affine(mean, std))
 

@@ -161,10 +161,7 @@ def fit(
 
 
 def evaluate(
-    model: nn.Module,
-    feed: Feed,
-    worker: Worker,
-    ensemble: Ensemble = MEAN_OF_ALL,
+    model: nn.Module, feed: Feed, worker: Worker, ensemble: Ensemble = MEAN_OF_ALL
 ) -> dict[str, float]:
     """Figures of `metrics.summarize` over all rows of a feed, at T = 1, on plain images.
 
@@ -264,7 +261,8 @@ def _train_epoch(
         # DistributedDataParallel averages over workers; these are parts of one sum.
         (loss.total * worker.world).backward()  # type: ignore[no-untyped-call]
         if options.grad_clip is not None or step % NORM_EVERY == 0:
-            norms.append(_clipped(training.model, options.grad_clip))
+            largest = torch.inf if options.grad_clip is None else options.grad_clip
+            norms.append(nn.utils.clip_grad_norm_(training.model.parameters(), largest))
         training.optimizer.step()
         training.optimizer.zero_grad()
         project_(training.model)
@@ -273,7 +271,9 @@ def _train_epoch(
         if now - ticked > TICK_S:
             ticked = now
             yield Step(number, step + 1, len(bounds), (stop - first) / (now - started))
-        if _noticed(worker, step + 1, len(bounds)):
+        # The end of an epoch needs no notice, as it has its checkpoint.
+        due = (step + 1) % NOTICE_EVERY == 0 and step + 1 < len(bounds)
+        if due and worker.noticed is not None and worker.noticed():
             average_buffers(training.model)
             training.part = EpochPart(
                 step + 1, summed(sums.clone()).tolist(), [float(norm) for norm in norms]
@@ -295,18 +295,6 @@ def _train_epoch(
         "gradient_norm": float(torch.stack(norms).mean()),
         "images_per_s": (feed.rows - first) / elapsed,
     }
-
-
-def _noticed(worker: Worker, done: int, steps: int) -> bool:
-    """Whether a notice came; the end of an epoch needs none, as it has its checkpoint."""
-    due = done % NOTICE_EVERY == 0 and done < steps
-    return due and worker.noticed is not None and worker.noticed()
-
-
-def _clipped(model: nn.Module, largest: float | None) -> Tensor:
-    """The norm of the whole gradient, which is then cut to `largest` if there is one."""
-    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    return nn.utils.clip_grad_norm_(parameters, torch.inf if largest is None else largest)
 
 
 def _step_sums(loss: Loss, logits: Tensor, batch: Batch) -> Tensor:

@@ -64,9 +64,6 @@ def soft_targets(
 
     Returns:
         `(N, K)`; rows add up to 1.
-
-    Raises:
-        UnknownNameError: no such mean.
     """
     mean = pick("ensemble", MEANS, ensemble.mean)
     return mean(_exact(teacher_logits), temperature, ensemble.weights)

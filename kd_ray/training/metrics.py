@@ -20,14 +20,8 @@ FIGURES = (
 """Names that `summarize` may return."""
 
 _SCALARS = (
-    "rows",
-    "labelled",
-    "correct",
-    "loss",
-    "taught",
-    "agreed",
-    "divergence",
-    "teacher_correct",
+    *("rows", "labelled", "correct", "loss"),
+    *("taught", "agreed", "divergence", "teacher_correct"),
 )
 
 

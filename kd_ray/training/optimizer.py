@@ -17,12 +17,9 @@ def make_optimizer(model: nn.Module, options: Train) -> torch.optim.Optimizer:
         decays.setdefault(own, []).append(parameter)
     groups = [{"params": some, "weight_decay": decay} for decay, some in decays.items() if some]
     if options.optimizer == "sgd":
+        momentum, nesterov = options.momentum, options.nesterov
         return torch.optim.SGD(
-            groups,
-            lr=options.lr,
-            momentum=options.momentum,
-            nesterov=options.nesterov,
-            fused=True,
+            groups, lr=options.lr, momentum=momentum, nesterov=nesterov, fused=True
         )
     kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=options.lr, betas=(options.momentum, 0.999), fused=True)

@@ -1,5 +1,7 @@
-"""A model back from its checkpoint: architecture and shapes come from the checkpoint's own meta."""
+"""A model back from its checkpoint, as its meta describes it, and its logits for uint8 images."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from kd_ray.models import build_model
 from kd_ray.models.dustbin import Specialist
 from kd_ray.quant import quantize_
 from kd_ray.training.checkpoint import WEIGHTS, Meta, load_weights, read_meta
+from kd_ray.training.feed import normalized
+
+FORWARD_ROWS = 256
+"""Images at once: what a small network makes of more of them falls out of a CPU's caches."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,36 @@ def load_model(where: str | Path, device: torch.device) -> SavedModel:
     path = to_path(where)
     meta = read_meta(path)
     options = {key: value for key, value in meta.model.items() if key != "name"}
-    model: nn.Module = build_model(
-        meta.model["name"],
-        options,
-        shape=meta.input.shape,
-        classes=len(meta.class_names),
-        seed=0,
-    )
+    shape, classes = meta.input.shape, len(meta.class_names)
+    model = build_model(meta.model["name"], options, shape=shape, classes=classes, seed=0)
     if meta.quantizer is not None:
-        quantize_(model, QuantizerOptions.model_validate(meta.quantizer), meta.input.shape)
+        quantize_(model, QuantizerOptions.model_validate(meta.quantizer), shape)
     if meta.special is not None:
-        model = Specialist(model, meta.special, len(meta.class_names))
+        model = Specialist(model, meta.special, classes)
     load_weights(path, meta, model)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return SavedModel(path, meta, model.eval())
+
+
+def raw_logits(models: Sequence[SavedModel], images: Tensor, device: torch.device) -> Tensor:
+    """Raw float32 logits `(N, M, K)` of `(N, C, H, W)` uint8 images, on the CPU."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), FORWARD_ROWS):
+            part = images[start : start + FORWARD_ROWS].to(device)
+            inputs = (normalized(part, *saved.normalization(device)) for saved in models)
+            members = [saved.model(x).float() for saved, x in zip(models, inputs, strict=True)]
+            parts.append(torch.stack(members, dim=1).cpu())
+    return torch.cat(parts)
+
+
+@contextlib.contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU, tensor arithmetic of the block runs in one thread."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

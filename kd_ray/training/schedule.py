@@ -90,20 +90,18 @@ def one_cycle(
     """
     if low_momentum > high_momentum:
         raise ConfigError(
-            f"low_momentum must be at most high_momentum, but got {low_momentum} and "
-            f"{high_momentum}"
+            f"low_momentum must be at most high_momentum, but got {low_momentum}, {high_momentum}"
         )
 
     def schedule(step: int, steps_per_epoch: int, total_steps: int) -> Knobs:
-        last = total_steps - 1
         peak = max(rise * total_steps - 1, 0.0)  # a very short run starts at the peak
         if step <= peak:
             done = step / peak if peak > 0 else 1.0
-            scale = _half_cosine(initial, 1.0, done)
-            return Knobs(scale, _half_cosine(high_momentum, low_momentum, done))
-        done = (step - peak) / (last - peak)
-        scale = _half_cosine(1.0, final, done)
-        return Knobs(scale, _half_cosine(low_momentum, high_momentum, done))
+            momentum = _half_cosine(high_momentum, low_momentum, done)
+            return Knobs(_half_cosine(initial, 1.0, done), momentum)
+        done = (step - peak) / (total_steps - 1 - peak)
+        momentum = _half_cosine(low_momentum, high_momentum, done)
+        return Knobs(_half_cosine(1.0, final, done), momentum)
 
     return schedule
 
@@ -161,13 +159,7 @@ def make_schedule(name: str, options: Mapping[str, Any]) -> Schedule:
 
 
 def schedule_problems(where: str, name: str, options: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a schedule in a recipe, one sentence each; empty when nothing is.
-
-    Args:
-        where: dotted place of the schedule in the recipe.
-        name: key of `SCHEDULES`.
-        options: the other keys of its table.
-    """
+    """What is wrong with the schedule at a dotted place of a recipe, one sentence each."""
     try:
         build = pick("schedule", SCHEDULES, name)
         problems = call_problems(where, build, options)

@@ -1,12 +1,13 @@
 """Student training on a transfer set: distilled, and the variants that stand beside it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from kd_ray.batch import Feed
+from kd_ray.batch import Batch, Feed
 from kd_ray.config import Augment, Objective, Recipe, StudentOptions, StudentTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
@@ -15,7 +16,6 @@ from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
 from kd_ray.training.feed import TensorFeed, taken
 from kd_ray.training.loop import autocast, derived_seed, fit, objective_function
 from kd_ray.training.losses import Ensemble
-from kd_ray.training.online import TaughtFeed
 from kd_ray.training.progress import Epoch, Notice, Step, Training
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Rows, TransferSet
@@ -46,14 +46,9 @@ class StudentFeeds:
 def new_student(student: StudentOptions, feeds: StudentFeeds, classes: int, seed: int) -> nn.Module:
     """The student before training, on the CPU; a function of its options, rows, K and seed."""
     channels, height, width = feeds.train.pixels.shape[-3:]
-    shape = (channels, height, width)
-    model = build_model(
-        student.model.name,
-        student.model.options,
-        shape=shape,
-        classes=classes,
-        seed=derived_seed(seed, "student weights"),
-    )
+    shape, name, options = (channels, height, width), student.model.name, student.model.options
+    seed = derived_seed(seed, "student weights")
+    model = build_model(name, options, shape=shape, classes=classes, seed=seed)
     if student.quantizer is not None:
         quantize_(model, student.quantizer, shape)
         calibrate_(model, sample(feeds.train, CALIBRATION_ROWS).cpu())
@@ -61,21 +56,14 @@ def new_student(student: StudentOptions, feeds: StudentFeeds, classes: int, seed
 
 
 def sample(feed: TensorFeed, rows: int) -> Tensor:
-    """The first images of a feed, `(N, C, H, W)` normalized: rows were shuffled or are of no order.
-
-    Args:
-        feed: on any device.
-        rows: N at most.
-    """
+    """The first N images of a feed at most, `(N, C, H, W)` normalized; rows are of no order."""
     return feed.batch(torch.arange(min(rows, feed.rows)), slice(None), 1).images
 
 
 def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> StudentFeeds:
     """The rows of a transfer set joined with their pixels.
 
-    Args:
-        transfer_set: logits, and perhaps pixels.
-        dataset: where pixels come from if the set has none; its fit was checked by the caller.
+    They come from the dataset, whose fit the caller has checked, if the set has none.
 
     Raises:
         ConfigError: neither of the two has pixels.
@@ -129,6 +117,34 @@ def held_out(feeds: StudentFeeds, share: float) -> StudentFeeds:
     return replace(feeds, train=taken(feeds.train, rest), validation=validation)
 
 
+@dataclass(frozen=True)
+class TaughtFeed:
+    """Rows whose teacher logits are computed when a batch is drawn: the cost that storing saves.
+
+    Attributes:
+        feed: the rows, with or without stored logits; its views are as many as it says.
+        teachers: M models in evaluation mode on the rows' device, which take images normalized as
+            the feed does it.
+        precision: opens the context of a forward pass.
+    """
+
+    feed: Feed
+    teachers: Sequence[nn.Module]
+    precision: Callable[[], AbstractContextManager[object]]
+
+    @property
+    def rows(self) -> int:
+        """The number N of rows."""
+        return self.feed.rows
+
+    def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:
+        """This worker's part of the global batch of the rows `order`; see `batch.Feed`."""
+        batch = self.feed.batch(order, mine, epoch)
+        with torch.no_grad(), self.precision():
+            logits = [teacher(batch.images).float() for teacher in self.teachers]
+        return replace(batch, teacher_logits=torch.stack(logits, dim=1))
+
+
 def rows_shown(
     feed: TensorFeed,
     student: StudentOptions,
@@ -178,9 +194,8 @@ def ensemble_of(objective: Objective, members: int) -> Ensemble:
             f"there are {len(given)}"
         )
     share = dict(zip(chosen, given, strict=True))
-    return Ensemble(
-        objective.ensemble, tuple(share.get(m, 0.0) / sum(given) for m in range(members))
-    )
+    weights = tuple(share.get(member, 0.0) / sum(given) for member in range(members))
+    return Ensemble(objective.ensemble, weights)
 
 
 def distill(

@@ -27,11 +27,7 @@ def new_teacher(options: TeacherOptions, dataset: Dataset, member: int) -> nn.Mo
 
 
 def teach(
-    training: Training,
-    options: TeacherOptions,
-    dataset: Dataset,
-    member: int,
-    worker: Worker,
+    training: Training, options: TeacherOptions, dataset: Dataset, member: int, worker: Worker
 ) -> Iterator[Step | Notice | Epoch]:
     """Trains one member on labelled training rows; see `loop.fit` for what it yields and raises."""
     train = options.train

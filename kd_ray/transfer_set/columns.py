@@ -84,9 +84,9 @@ def first_disorder(
     Args:
         views: V.
         start: number of the first row in its split; the answer counts from it.
-        index: `(n,)`.
-        view: `(n,)`.
-        label: `(n,)`.
+        index: `(n,)`, as are the next two.
+        view: of each row.
+        label: of each row.
 
     >>> first_disorder(2, 0, np.array([4, 4, 7]), np.array([0, 1, 0]), np.array([1, 1, 3]))
     >>> first_disorder(2, 0, np.array([4, 4, 4]), np.array([0, 1, 0]), np.array([1, 1, 1]))
@@ -126,11 +126,7 @@ def array_problems(plan: Plan, shard: Shard, columns: Columns) -> Iterator[str]:
 
 
 def check_logits(plan: Plan, shard: Shard, columns: Columns) -> None:
-    """Refuses logits that are not finite, or that the stored type cannot hold.
-
-    Raises:
-        TransferSetError: naming the first such value.
-    """
+    """Raises `TransferSetError` where a logit is not finite, or too large for the stored type."""
     logits = columns.logits
     limit = float(min(np.finfo(plan.dtype).max, np.finfo(logits.dtype).max))
     # A comparison with NaN is false, so one pass finds NaN, infinities and large values.

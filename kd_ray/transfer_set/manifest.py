@@ -12,21 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from kd_ray.config.table import Count, Table
 from kd_ray.errors import TransferSetError, difference, numbered
 from kd_ray.files import local_copies, sha256_of, write_json
-from kd_ray.transfer_set.plan import (
-    FORMAT_VERSION,
-    Plan,
-    Sha256,
-    SplitName,
-    canonical_json,
-    shards,
-)
+from kd_ray.transfer_set.plan import FORMAT_VERSION, Plan, Sha256, SplitName, canonical_json, shards
 from kd_ray.transfer_set.shards import shard_state
 
 MANIFEST = "manifest.json"
@@ -73,7 +66,9 @@ def write_manifest(folder: Path, plan: Plan) -> Manifest:
     strangers -= {shard.name for shard in shards(plan)}
     with local_copies(folder, [shard.name for shard in shards(plan)]) as copies:
         files = _entries(copies, plan, strangers)
-    manifest = Manifest(plan=plan, files=files, created_with=_versions())
+    packages = {name: version(name) for name in ("kd-ray", "numpy", "pyarrow", "torch")}
+    versions = {"python": platform.python_version(), **packages}
+    manifest = Manifest(plan=plan, files=files, created_with=versions)
     write_json(folder / MANIFEST, {**manifest.model_dump(mode="json"), "sha256": manifest.sha256})
     return manifest
 
@@ -128,8 +123,9 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
-    found = _format_version(values)
-    if found is not None and found != FORMAT_VERSION:
+    plan = values.get("plan") if isinstance(values, dict) else None
+    found = plan.get("format_version") if isinstance(plan, dict) else None
+    if found not in (None, FORMAT_VERSION):
         raise TransferSetError(
             f"{path}: format version must be {FORMAT_VERSION}, but got {found}; "
             "read it with the kd-ray that wrote it, or label anew"
@@ -166,11 +162,11 @@ def check_fit(
     """Refuses a transfer set that was made of something else than a run uses; None is not compared.
 
     Args:
-        manifest: manifest of the set.
-        dataset_fingerprint: fingerprint of the run's dataset.
-        class_names: classes of the run's dataset, in order.
-        teacher_sha256s: hashes of the run's teachers, in order of members.
-        views: how many views of each training image the run uses.
+        manifest: of the set; what follows is of the run.
+        dataset_fingerprint: of its dataset.
+        class_names: of its dataset, in order.
+        teacher_sha256s: hashes of its teachers' weights, in order of members.
+        views: how many views of each training image it uses.
 
     Raises:
         TransferSetError: the first mismatch, with both sides.
@@ -201,18 +197,8 @@ def check_fit(
         )
 
 
-def _format_version(values: Any) -> Any:
-    plan = values.get("plan") if isinstance(values, dict) else None
-    return plan.get("format_version") if isinstance(plan, dict) else None
-
-
 def _unreadable(path: Path, reason: str) -> TransferSetError:
     return TransferSetError(
         f"{path}: must be as it was written, but it is not ({reason}); "
         "delete it and run kd-ray label again: shards that are whole are kept"
     )
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("kd-ray", "numpy", "pyarrow", "torch")}
-    return {"python": platform.python_version(), **packages}

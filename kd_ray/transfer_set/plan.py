@@ -183,11 +183,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """File name.
-
-        >>> Shard("train", 3, 0, 1).name
-        'train-00003.parquet'
-        """
+        """File name, such as train-00003.parquet."""
         return f"{self.split}-{self.number:05d}.parquet"
 
 

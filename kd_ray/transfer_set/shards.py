@@ -19,23 +19,10 @@ from kd_ray.transfer_set.plan import Plan, Shard, leaves, shards
 ROW_GROUP_ROWS = 16_384
 PLAN_KEY = b"kd_ray.plan"
 SHARD_KEY = b"kd_ray.shard"
-# Ascending row numbers and small labels shrink from 20 to 2 bytes a row; every reader knows it.
-INTEGER_ENCODING = "DELTA_BINARY_PACKED"
-# Bytes sorted by significance give zstd more to find; DuckDB reads that for float32 only.
-ZSTD_FLOAT32_ENCODING = "BYTE_STREAM_SPLIT"
 
 
 def write_shard(folder: Path, plan: Plan, shard: Shard, columns: Columns) -> Path:
-    """Writes one shard.
-
-    Args:
-        folder: the transfer set's folder; created if absent.
-        plan: what the whole set is.
-        shard: which rows these are.
-        columns: the rows.
-
-    Returns:
-        The path of the file.
+    """Writes the rows of one shard into the set's folder; returns the path of the file.
 
     Raises:
         TransferSetError: a logit is not finite, or too large for the plan's dtype.
@@ -49,9 +36,11 @@ def write_shard(folder: Path, plan: Plan, shard: Shard, columns: Columns) -> Pat
     check_logits(plan, shard, columns)
     metadata = {PLAN_KEY: plan.json_text.encode(), SHARD_KEY: _shard_text(shard)}
     table = columns.table(plan, metadata)
-    encoding = dict.fromkeys(("index", "view", "label"), INTEGER_ENCODING)
+    # Ascending row numbers and small labels shrink from 20 to 2 bytes a row; every reader knows it.
+    encoding = dict.fromkeys(("index", "view", "label"), "DELTA_BINARY_PACKED")
     if plan.compression == "zstd" and plan.dtype == "float32":
-        encoding["logits.list.element"] = ZSTD_FLOAT32_ENCODING
+        # Bytes sorted by significance give zstd more to find; DuckDB reads that for float32 only.
+        encoding["logits.list.element"] = "BYTE_STREAM_SPLIT"
     path = folder / shard.name
     with committed_file(path) as draft:
         pq.write_table(
@@ -87,12 +76,8 @@ def shard_state(folder: Path, plan: Plan, shard: Shard) -> Literal["missing", "w
         return "missing"
     metadata = schema.metadata or {}
     _check_owner(path, plan, metadata)
-    fits = (
-        rows == shard.rows
-        and metadata.get(SHARD_KEY) == _shard_text(shard)
-        and schema.equals(parquet_schema(plan))
-    )
-    return "whole" if fits else "missing"
+    is_shard = rows == shard.rows and metadata.get(SHARD_KEY) == _shard_text(shard)
+    return "whole" if is_shard and schema.equals(parquet_schema(plan)) else "missing"
 
 
 def _shard_text(shard: Shard) -> bytes:

@@ -21,10 +21,9 @@ from render_cases import (
     strict,
 )
 
-from cluster.render.kuberay import LONGEST_NAME, kuberay
 from cluster.render.options import KubeRayOptions, NodesOptions
 from cluster.render.shape import Shape, shape_of, worker_bounds
-from cluster.render.targets import render
+from cluster.render.targets import LONGEST_NAME, kuberay, render
 from cluster.render.workload import Workload, dns_name
 from kd_ray.config import Resources
 from kd_ray.errors import ConfigError

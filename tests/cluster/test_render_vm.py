@@ -22,8 +22,8 @@ from render_cases import (
     recorder,
 )
 
-from cluster.render.machine_types import AWS, GCP, machine_for
 from cluster.render.targets import render
+from cluster.render.vm import AWS, GCP, machine_for
 from kd_ray.errors import ConfigError, UnknownNameError
 
 PLACES: dict[str, dict[str, Any]] = {

@@ -23,7 +23,7 @@ from kd_ray.files import (
     sha256_of,
     write_json,
 )
-from kd_ray.files.commit import writing
+from kd_ray.files.store import writing
 from kd_ray.training.checkpoint import save
 from kd_ray.training.progress import Training
 

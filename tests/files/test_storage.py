@@ -22,15 +22,15 @@ from kd_ray.files import (
     committed_file,
     committed_folder,
     is_stored,
-    lease,
     local_copies,
+    lock,
     locked,
     remove_folder,
     store,
     to_path,
     write_json,
 )
-from kd_ray.files.stored import StoredPath
+from kd_ray.files.paths import StoredPath
 from kd_ray.training.checkpoint import META, WEIGHTS, epoch_folder, epochs_in, retain, save
 from kd_ray.training.progress import Training
 
@@ -245,7 +245,7 @@ def test_a_folder_of_a_live_process_is_refused_and_that_of_a_killed_one_taken_at
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with locked(stored_folder):
-        assert lease.read_lease(stored_folder / ".lock")["pid"] == os.getpid()
+        assert lock.read_lease(stored_folder / ".lock")["pid"] == os.getpid()
     assert names(stored_folder) == []
 
 
@@ -258,13 +258,13 @@ def of_elsewhere(folder: Path, beat: int = 1) -> Path:
 def test_a_silent_holder_elsewhere_is_waited_for_and_then_followed(
     stored_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(lease, "LEASE_S", 0.5)
+    monkeypatch.setattr(lock, "LEASE_S", 0.5)
     of_elsewhere(stored_folder)
     with (
         pytest.warns(UserWarning, match="process 4 on node-7 used it .* waiting up to"),
         locked(stored_folder),
     ):
-        assert lease.read_lease(stored_folder / ".lock")["pid"] == os.getpid()
+        assert lock.read_lease(stored_folder / ".lock")["pid"] == os.getpid()
 
 
 @pytest.mark.filterwarnings("ignore:.*process 4 on node-7 used it")
@@ -279,8 +279,8 @@ def test_a_holder_elsewhere_that_shows_itself_is_refused(
         of_elsewhere(stored_folder, beat=1 + len(looks))
         return looks[-1]
 
-    read = lease.read_lease
-    monkeypatch.setattr(lease, "read_lease", look)
+    read = lock.read_lease
+    monkeypatch.setattr(lock, "read_lease", look)
     with (
         pytest.raises(StorageError, match="but process 4 on node-7 is using it"),
         locked(stored_folder),
@@ -290,16 +290,16 @@ def test_a_holder_elsewhere_that_shows_itself_is_refused(
 
 def test_a_lease_is_renewed_while_it_is_held(stored_folder: Path, monkeypatch: pytest.MonkeyPatch):
     renewed = threading.Event()
-    renew = lease.Lease.renew
-    monkeypatch.setattr(lease, "RENEW_S", 0.01)
-    monkeypatch.setattr(lease.Lease, "renew", lambda self: (renew(self), renewed.set()))
+    renew = lock.Lease.renew
+    monkeypatch.setattr(lock, "RENEW_S", 0.01)
+    monkeypatch.setattr(lock.Lease, "renew", lambda self: (renew(self), renewed.set()))
     with locked(stored_folder):
         assert renewed.wait(30)
-        assert lease.read_lease(stored_folder / ".lock")["beat"] > 1
+        assert lock.read_lease(stored_folder / ".lock")["beat"] > 1
 
 
 def test_who_has_lost_a_lease_writes_no_more(stored_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lease, "LEASE_S", 0.0)  # as if this process had been asleep for long
+    monkeypatch.setattr(lock, "LEASE_S", 0.0)  # as if this process had been asleep for long
     kept = put(stored_folder, "kept")
     with locked(stored_folder):
         put(stored_folder, "before")

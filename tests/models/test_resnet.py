@@ -4,7 +4,7 @@ from torch import nn
 
 from kd_ray.errors import ConfigError
 from kd_ray.models import MODELS, build_model, parameter_count
-from kd_ray.models.resnet import ResidualBlock, resnet
+from kd_ray.models.convnet import ResidualBlock, resnet
 
 
 @pytest.mark.parametrize(

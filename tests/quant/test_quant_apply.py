@@ -14,8 +14,7 @@ from kd_ray.models import build_model
 from kd_ray.quant import calibrate_, is_quantized, quantize_
 from kd_ray.quant.apply import LAYERS, LayerBits, activation_quantizers, layer_bits
 from kd_ray.quant.dorefa import dorefa_weights
-from kd_ray.quant.layers import QuantizedConv2d, QuantizedLinear, QuantizedReLU
-from kd_ray.quant.quantizers import Quantizer
+from kd_ray.quant.quantizers import QuantizedConv2d, QuantizedLinear, QuantizedReLU, Quantizer
 from kd_ray.quant.trace import LayerCalls, trace_layers
 
 SHAPE = (3, 8, 8)

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
-from kd_ray.report.html import Section, rendered, study_page
+from kd_ray.report.html import Section, rendered
 from kd_ray.report.summary import Figure, Summary, summarize_results
 from kd_ray.result import STUDENT, TEACHER, Result
 
@@ -103,7 +103,7 @@ def test_summary_of_nothing_is_empty_html() -> None:
 def test_no_text_becomes_a_tag_or_an_attribute(name: str, cell: str) -> None:
     def page(name: str, cell: str) -> str:
         section = Section(name, [cell], rows=[{"a": name, "b": cell}])
-        return study_page(name, [cell], [cell], [section])
+        return rendered("study", title=name, about=[cell], unfinished=[cell], sections=[section])
 
     for sign in '<>"':
         assert page(name, cell).count(sign) == page("a", "b").count(sign)

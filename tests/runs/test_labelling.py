@@ -16,8 +16,7 @@ from kd_ray.errors import TransferSetError
 from kd_ray.runs import ShardDone
 from kd_ray.runs.label import plan_labelling, write_shards
 from kd_ray.runs.rows import Rendered, labelled_rows, rows_to_label
-from kd_ray.training.predict import one_thread, raw_logits
-from kd_ray.training.saved_model import SavedModel
+from kd_ray.training.saved_model import SavedModel, one_thread, raw_logits
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import (
     Columns,

@@ -127,7 +127,7 @@ def test_specialists_as_they_start_leave_every_row_as_the_generalist_has_it(
 ):
     folder = Path(shutil.copytree(finished / "tiny", tmp_path / "run"))
     task = the("combine", folder)
-    joint, _ = open_joint(task, ALONE.device, Inputs())
+    joint, _ = open_joint(task, ALONE, Inputs())
     generalist = load_model(result_model(folder / "teacher/member-00"), torch.device("cpu"))
     for saved in joint.specialists:  # as before training, and before the correction
         saved.model.network.load_state_dict(generalist.model.state_dict())  # type: ignore[union-attr]

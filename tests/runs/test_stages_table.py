@@ -1,11 +1,12 @@
 """A stage that this test alone knows is one record in the table, and everything else follows."""
 
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import ALONE, tiny_file, tiny_recipe, weights_sha256
+from tiny import tiny_file, tiny_recipe, weights_sha256
 from typer.testing import CliRunner
 
 from kd_ray.artefacts import evaluate_checkpoint, inspect
@@ -18,8 +19,7 @@ from kd_ray.report.page import report_page
 from kd_ray.result import Result, read_result
 from kd_ray.runs import STAGES, Event, Finished, Inputs, Request, Stage, Task
 from kd_ray.runs.folder import read_run
-from kd_ray.runs.setup import Setup
-from kd_ray.runs.train import description, train
+from kd_ray.runs.train import Setup, description, train
 from kd_ray.training.checkpoint import ModelInput
 from kd_ray.training.feed import feed_of
 from kd_ray.training.loop import fit, label_objective
@@ -30,11 +30,7 @@ OPTIONS = Train(epochs=3, batch_size=64, lr=0.05)
 MODEL: dict[str, Any] = {"name": "mlp", "hidden": [4]}
 
 
-def _perform(task: Task, worker: Worker, inputs: Inputs) -> Generator[Event]:
-    return train(task, worker, lambda: _setup(task, inputs))
-
-
-def _setup(task: Task, inputs: Inputs) -> Setup:
+def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     dataset = inputs.dataset(task.data)
     feed = feed_of(dataset.train, dataset.mean, dataset.std)
     names = list(dataset.class_names)
@@ -52,7 +48,7 @@ def _setup(task: Task, inputs: Inputs) -> Setup:
         ),
         options=OPTIONS,
         events=lambda training: fit(
-            training, feed, label_objective(0.0), OPTIONS, seed=task.member, worker=ALONE
+            training, feed, label_objective(0.0), OPTIONS, seed=task.member, worker=worker
         ),
         test=feed_of(dataset.test, dataset.mean, dataset.std),
         details={"looked_at": len(feed.labels)},
@@ -81,7 +77,7 @@ PROBE = Stage(
     folder=lambda task: task.run_folder / "probes" / f"{task.member}",
     identity=_identity,
     parents=lambda task: {},
-    perform=_perform,
+    perform=partial(train, _setup),
     summary=lambda result: f"{result.metrics['accuracy']:.2f} of the test images",
     details=_details,
 )

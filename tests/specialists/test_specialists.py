@@ -33,7 +33,6 @@ from kd_ray.specialists.combine import (
     gather_beliefs,
     membership,
 )
-from kd_ray.specialists.groups import covariance
 from kd_ray.training.loop import evaluate
 
 NAMES = tuple("abcdefgh")
@@ -82,11 +81,6 @@ def joint_cross_entropy(logits: Tensor, beliefs: Beliefs) -> Tensor:
 
 
 # Groups
-
-
-def test_covariance_is_numpys():
-    found = covariance(pairs())
-    np.testing.assert_allclose(found, np.cov(pairs().double().numpy().T, bias=True), atol=1e-12)
 
 
 def test_groups_are_the_classes_that_are_confused_with_each_other():

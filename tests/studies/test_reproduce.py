@@ -20,7 +20,7 @@ from kd_ray.pipeline import open_recipe
 from kd_ray.report.page import write_report
 from kd_ray.runs import Finished
 from kd_ray.studies.paper import EXPERIMENTS, SCALES, Scale, reproduction
-from kd_ray.studies.paper.corrected import corrections
+from kd_ray.studies.paper.bias import corrections
 from kd_ray.studies.paper.experiments import experiments
 from kd_ray.studies.paper.parts import part_recipe, parts
 from kd_ray.studies.study import PartFailed

@@ -13,9 +13,8 @@ from kd_ray.errors import ConfigError
 from kd_ray.runs import Finished, result_model
 from kd_ray.training.feed import TensorFeed
 from kd_ray.training.loop import autocast
-from kd_ray.training.online import TaughtFeed
 from kd_ray.training.saved_model import load_model
-from kd_ray.training.student import StudentFeeds, held_out, rows_shown
+from kd_ray.training.student import StudentFeeds, TaughtFeed, held_out, rows_shown
 
 SHIFT = Augment(shift=1)
 TRAIN = tiny_recipe("train.epochs=3", "train.precision='fp32'").train

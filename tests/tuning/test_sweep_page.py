@@ -15,7 +15,7 @@ from tiny import tiny_table
 from kd_ray.config import SweepOptions, parse_recipe
 from tuning.optuna_plots import front_plot, history_plot, importance_plot, learning_plot
 from tuning.outcome import Sweep, read_trials
-from tuning.page import page, write_page
+from tuning.page import page
 from tuning.plots import soft_share, temperature_plot, weight_plot, worth_seeing
 from tuning.space import NO_SOFT_TERM, SOFT_WEIGHT, TEMPERATURE, distributions
 
@@ -304,14 +304,10 @@ def test_page_of_a_loss_that_is_infinite_still_has_its_plots() -> None:
     assert "of 4 finished trials." in found.text
 
 
-def test_write_page_twice_writes_the_same_and_leaves_no_draft(tmp_path: Path) -> None:
+def test_page_of_the_same_sweep_is_the_same_and_leaves_no_setting_behind() -> None:
     settings = dict(matplotlib.rcParams)
     sweep = whole_sweep(SPACES["bits"])
-    path = write_page(sweep, tmp_path / "report.html")
-    first = path.read_bytes()
-    assert write_page(sweep, path).read_bytes() == first
-    assert write_page(whole_sweep(SPACES["bits"]), path).read_bytes() == first
-    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert page(sweep) == page(sweep) == page(whole_sweep(SPACES["bits"]))
     assert dict(matplotlib.rcParams) == settings
 
 

@@ -16,6 +16,8 @@ from kd_ray.errors import TrainingError
 
 TOLERANCE = 1e-7
 """How near the mean mass of a class comes to its share."""
+WAYS = {"none": "no correction", "mass": "by mean mass", "test": "tuned on the test split"}
+"""Way to correct -> what a person calls it."""
 
 
 def bias_for_mass(logits: Tensor, classes: Sequence[int], shares: Sequence[float]) -> Tensor:
@@ -99,3 +101,45 @@ def bias_by_labels(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> fl
     width = (edges[1:] - edges[:-1]).masked_fill(right < right.max(), -1.0)
     widest = int(width.argmax())
     return float((edges[widest] + edges[widest + 1]) / 2)
+
+
+def corrections(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, classes: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """Figures on the test split with each of `WAYS`.
+
+    Args:
+        train: logits of all training images, those of the transfer set and the others, `(n, K)`.
+        train_labels: `(n,)` int64; of them nothing but how often each class comes is used.
+        test: logits of the test split, `(N, K)`.
+        test_labels: `(N,)` int64.
+        classes: numbers of the classes whose biases move.
+    """
+    shares = torch.bincount(train_labels, minlength=train.shape[1]).double() / len(train_labels)
+    none = torch.zeros(test.shape[1], dtype=torch.float64)
+    by_test = none.clone()
+    by_test[list(classes)] = bias_by_labels(test, test_labels, classes)
+    biases = {
+        "none": none,
+        "mass": bias_for_mass(train, classes, shares[list(classes)].tolist()),
+        "test": by_test,
+    }
+    return {
+        way: corrected_figures(test + bias, test_labels, classes, bias)
+        for way, bias in biases.items()
+    }
+
+
+def corrected_figures(
+    logits: Tensor, labels: Tensor, classes: Sequence[int], bias: Tensor
+) -> dict[str, Any]:
+    """Errors of logits `(N, K)` with their biases `(K,)`: in all, and on rows of some classes."""
+    wrong = logits.argmax(dim=1) != labels
+    among = torch.isin(labels, torch.tensor(classes))
+    return {
+        "errors": int(wrong.sum()),
+        "rows": len(labels),
+        "class_errors": int((wrong & among).sum()),
+        "class_rows": int(among.sum()),
+        "biases": [round(float(bias[number]), 4) for number in classes],
+    }

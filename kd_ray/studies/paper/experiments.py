@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from kd_ray.catalog import pick
 from kd_ray.config import Recipe
 from kd_ray.report.summary import Figure
 from kd_ray.runs.variants import DISTILLED, LABELS, SMOOTHING
-from kd_ray.studies.paper.corrected import WAYS
+from kd_ray.studies.paper.bias import WAYS
 from kd_ray.studies.paper.measures import (
     BEST,
     BIAS,
@@ -23,14 +22,15 @@ from kd_ray.studies.paper.measures import (
     metric,
     share_gained,
 )
-from kd_ray.studies.paper.parts import Part, students_at
-from kd_ray.studies.paper.scales import (
+from kd_ray.studies.paper.parts import (
     ENSEMBLE,
     FEW,
     ONE_MEMBER,
     STOPPED,
     UNLABELLED,
+    Part,
     Scale,
+    students_at,
     width_part,
 )
 
@@ -39,14 +39,7 @@ Findings = Sequence[tuple[PaperLine, Figure]]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What the paper asked, and the figures that answer.
-
-    Attributes:
-        name: after `--only`.
-        title: a heading.
-        about: what was done and what the paper found, for a reader of the page.
-        lines: of its table, in order.
-    """
+    """What the paper asked, and the lines of figures that answer; `name` is that after `--only`."""
 
     name: str
     title: str
@@ -72,13 +65,7 @@ class Experiment:
 
 
 def experiments(scale: Scale, recipe: Recipe, every: Sequence[Part]) -> list[Experiment]:
-    """The experiments, in the paper's order.
-
-    Args:
-        scale: how large.
-        recipe: of the first part.
-        every: all parts, as `parts` has them.
-    """
+    """The experiments of all parts in the paper's order; `recipe` is that of the first part."""
     absent, present = (part.name for part in every if part.corrected)
     lines: dict[str, Iterable[PaperLine]] = {
         "baselines": _baselines(scale.first, recipe.objective.temperature),
@@ -173,9 +160,7 @@ def _corrections(
 ) -> Iterator[PaperLine]:
     """Lines of students whose biases are corrected in each way; without correction, no biases.
 
-    Args:
-        part: run folder.
-        values: what is measured, how, its unit, and way -> the paper's figure.
+    A value is what is measured, how, its unit, and way -> the paper's figure.
     """
     for way, name in WAYS.items():
         for about, value, unit, papers in values:
@@ -212,10 +197,8 @@ def _ensemble(scale: Scale) -> Iterator[PaperLine]:
         ):
             known = paper if unit == PERCENT else None
             yield PaperLine(f"{about}: {what}", part, variant, measure, unit, known)
-    member, usual_student = (
-        metric(ENSEMBLE, "", "accuracy"),
-        metric(scale.first, LABELS, "accuracy"),
-    )
+    member = metric(ENSEMBLE, "", "accuracy")
+    usual_student = metric(scale.first, LABELS, "accuracy")
     for over, base, about, part, paper in (
         ("a member", member, one, ENSEMBLE, 86),
         ("a member", member, same, ONE_MEMBER, None),
@@ -270,14 +253,3 @@ EXPERIMENTS: Mapping[str, tuple[str, str]] = {
     ),
 }
 """Name -> title, and what a reader should know."""
-
-
-def chosen(every: Sequence[Experiment], only: Sequence[str]) -> list[Experiment]:
-    """The experiments of these names, in the table's order; all for no name.
-
-    Raises:
-        UnknownNameError: there is no such experiment.
-    """
-    named = {experiment.name: experiment for experiment in every}
-    wanted = {pick("experiment", named, name).name for name in only}
-    return [experiment for experiment in every if not only or experiment.name in wanted]

@@ -1,13 +1,23 @@
 """How figures of the experiments are measured, and a figure beside the paper's own."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from kd_ray.artefacts import this_device
+from kd_ray.config import DataOptions
+from kd_ray.datasets import open_dataset
+from kd_ray.files import write_json
 from kd_ray.report.summary import Figure
 from kd_ray.result import STUDENT, TEACHER, Result
+from kd_ray.runs import result_model
 from kd_ray.runs.variants import DISTILLED
+from kd_ray.studies.paper.bias import corrections
+from kd_ray.training.saved_model import load_model, raw_logits
 
+BIASES = "biases.json"
 ERRORS, PERCENT, BIAS, BEST = "errors", "%", "added to the logit", "T"
 
 
@@ -76,17 +86,8 @@ class PaperLine:
 
     def table(self, figure: Figure) -> dict[str, Any]:
         """As JSON has it."""
-        return {
-            "about": self.about,
-            "unit": self.unit,
-            "mean": figure.mean,
-            "spread": figure.spread,
-            "values": list(figure.values),
-            "paper": self.paper,
-            "part": self.part,
-            "variant": self.variant,
-            "temperature": self.temperature,
-        }
+        own = ("about", "unit", "paper", "part", "variant", "temperature")
+        return {**{name: getattr(self, name) for name in own}, **asdict(figure)}
 
 
 def metric(part: str, variant: str, name: str = "errors") -> Measure:
@@ -116,11 +117,7 @@ def share_gained(
 ) -> Callable[[Results], Figure | None]:
     """Percent of the way between two means that others have gone; None where it leads back.
 
-    Args:
-        start: where the way begins.
-        goal: where it ends.
-        reached: where the others are.
-        falling: less is better.
+    On a way that is `falling`, less is better.
     """
     sign = -1 if falling else 1
 
@@ -132,3 +129,49 @@ def share_gained(
         return Figure.of([100 * (sign * value - low) / (high - low) for value in values])
 
     return measure
+
+
+def corrected_students(
+    folder: Path,
+    students: Iterable[Result],
+    classes: Sequence[str],
+    data: DataOptions | None = None,
+) -> dict[int, dict[str, Any]]:
+    """The figures of students with each of `bias.WAYS`, those that are kept or can be computed.
+
+    They are kept beside the students under the sha256 of their weights.
+
+    Args:
+        folder: of a run.
+        students: their records.
+        classes: names of the classes whose biases move.
+        data: `[data]` of the run, to compute and keep what is not kept; None to compute nothing.
+
+    Returns:
+        Seed -> way -> `bias.corrected_figures`.
+
+    Raises:
+        CheckpointError: a student's file was altered.
+        TrainingError: its logits are not finite.
+    """
+    dataset, answer = None, {}
+    try:
+        kept = dict(json.loads((folder / BIASES).read_bytes()))
+    except (FileNotFoundError, ValueError):  # computed again where it is not readable
+        kept = {}
+    for student in students:
+        key = f"{student.weights_sha256} {' '.join(classes)}"
+        if key not in kept and data is not None:
+            dataset = dataset or open_dataset(data)
+            numbers = [dataset.class_names.index(name) for name in classes]
+            path = folder / "student" / student.variant / f"seed-{student.seed}"
+            saved = load_model(result_model(path), this_device())
+            train, test = (
+                raw_logits([saved], split.images, this_device())[:, 0]
+                for split in (dataset.train, dataset.test)
+            )
+            kept[key] = corrections(train, dataset.train.labels, test, dataset.test.labels, numbers)
+            write_json(folder / BIASES, kept)
+        if key in kept:
+            answer[student.seed] = kept[key]
+    return answer

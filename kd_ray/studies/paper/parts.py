@@ -1,22 +1,18 @@
-"""The run folders of the experiments: their recipes, and the students in them."""
+"""How large the experiments are made, and their run folders: recipes, and the students in them."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kd_ray.catalog import pick
 from kd_ray.config import Recipe, TeacherOptions, TeacherTrain
 from kd_ray.pipeline import open_recipe
 from kd_ray.runs.variants import DISTILLED, LABELS, SMOOTHING, Variant, derived, variant
-from kd_ray.studies.paper.scales import (
-    ENSEMBLE,
-    FEW,
-    ONE_MEMBER,
-    STOPPED,
-    UNLABELLED,
-    Scale,
-    width_part,
-)
+
+QUICK = "-quick"
+FEW, STOPPED = "3-percent", "3-percent-stopped"
+ENSEMBLE, ONE_MEMBER, UNLABELLED = "ensemble", "one-member", "unlabelled"
 
 TEMPERATURES = (1.0, 2.0, 2.5, 4.0, 8.0, 20.0)
 """T = 20 is the recipes' own."""
@@ -28,6 +24,71 @@ near the edge of what its learning rate can bear."""
 UNANNEALED: Mapping[str, Any] = {"optimizer": "adam", "lr": 1e-3, "schedule": "constant"}
 """How members of the ensemble are trained. A rate that falls to nothing takes all seeds to nets
 that err alike, sure of every image that they saw: little is left to average, or to teach."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the experiments are: which recipe they start from, and what they change in it.
+
+    Attributes:
+        name: of the folder that holds the run folders.
+        base: a recipe's path or shipped name.
+        overrides: `key.path=value`, for every run.
+        widths: hidden units of both layers of the students; the first one is that of all other
+            experiments.
+        members: of the ensemble.
+        few: the share of the rows with which soft targets are to be a regularizer.
+        absent: names of the classes that one transfer set lacks.
+        present: names of the only classes of another.
+        repeated: part -> how many times as many epochs as the base has; sets of few rows make
+            short epochs.
+        about: how it differs from what the paper did, in a sentence.
+    """
+
+    name: str
+    base: str
+    overrides: tuple[str, ...] = ()
+    widths: tuple[int, ...] = (800, 300, 30)
+    members: int = 10
+    few: float = 0.03
+    absent: tuple[str, ...] = ("3",)
+    present: tuple[str, ...] = ("7", "8")
+    repeated: tuple[tuple[str, float], ...] = ((FEW, 5.0), (STOPPED, 5.0))
+    about: str = ""
+
+    @property
+    def first(self) -> str:
+        """The run folder with the teacher and the transfer set that others share."""
+        return width_part(self.widths[0])
+
+
+SCALES: Mapping[str, Scale] = {
+    "mnist": Scale("reproduce-mnist", "mnist"),
+    "mnist-quick": Scale(
+        "reproduce-mnist-quick",
+        "mnist-quick",
+        overrides=("objective.hard_weight=0.1", "train.epochs=8", "train.seeds=[0, 1]"),
+        repeated=(("7s-8s", 2.0), (FEW, 10.0), (STOPPED, 10.0)),
+        about="A quarter of the teacher's epochs, a fifth of the students', two seeds of three.",
+    ),
+}
+"""Name -> scale."""
+
+
+def width_part(width: int) -> str:
+    """The run folder with the students of a width."""
+    return f"width-{width}"
+
+
+def scale_of(name: str, *, quick: bool) -> Scale:
+    """The experiments of a dataset, large or quick.
+
+    Raises:
+        UnknownNameError: there are none of it.
+    """
+    large = {key: scale for key, scale in SCALES.items() if not key.endswith(QUICK)}
+    pick("reproduction", large, name)
+    return SCALES[f"{name}{QUICK}" if quick else name]
 
 
 @dataclass(frozen=True)
@@ -54,21 +115,13 @@ class Part:
 
 
 def parts(scale: Scale, class_names: Sequence[str]) -> list[Part]:
-    """All run folders, those first whose artefacts others share.
-
-    Args:
-        scale: how large.
-        class_names: K names of the dataset.
-    """
+    """All run folders, those first whose artefacts others share."""
     first, *narrower = scale.widths
     seen = [name for name in class_names if name not in scale.absent]
     shared = scale.first
 
     return [
-        Part(
-            shared,
-            f"the teacher, its transfer set, students of 2 x {first} units",
-        ),
+        Part(shared, f"the teacher, its transfer set, students of 2 x {first} units"),
         *(
             Part(width_part(w), f"students of 2 x {w} units", (_hidden(w),), shared, shared)
             for w in narrower
@@ -128,11 +181,7 @@ def _hidden(width: int) -> str:
 
 
 def students_at(own: float) -> dict[str, float]:
-    """Students of the recipe's objective at each of `TEMPERATURES`: name -> T.
-
-    Args:
-        own: T of the recipe, whose student keeps its usual name.
-    """
+    """Students at each of `TEMPERATURES`: name -> T; that of the recipe's own T is as usual."""
     return {DISTILLED if t == own else f"T{t:g}": t for t in TEMPERATURES}
 
 
@@ -157,7 +206,7 @@ def part_recipe(
     """The recipe of a part.
 
     Args:
-        scale: how large.
+        scale: of the experiments.
         part: one of its parts.
         variants: of the student; those that a recipe can name become its baselines.
         overrides: `key.path=value` of the user, after those of scale and part.

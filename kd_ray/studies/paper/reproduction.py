@@ -1,30 +1,37 @@
-"""The experiments as a study: which parts they need, and what has become of them so far."""
+"""The experiments as a study: which parts they need, and their figures so far as one page."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Unpack
 
+from kd_ray.catalog import pick
 from kd_ray.datasets import open_dataset
 from kd_ray.errors import ConfigError, KdRayError
-from kd_ray.files import to_path
+from kd_ray.files import to_path, write_json
 from kd_ray.pipeline import Run, Where, open_recipe
+from kd_ray.report.html import Section, rendered, write_page
+from kd_ray.report.panels import Line, over_choice
 from kd_ray.result import Result
 from kd_ray.runs import Event, Task, Waiting, finished_result
-from kd_ray.runs.variants import DISTILLED
-from kd_ray.studies.paper.corrected import corrected_students
-from kd_ray.studies.paper.experiments import Experiment, chosen, experiments
-from kd_ray.studies.paper.measures import PartResults
-from kd_ray.studies.paper.page import write_findings
-from kd_ray.studies.paper.parts import Part, part_recipe, part_variants, parts
-from kd_ray.studies.paper.scales import Scale
+from kd_ray.runs.variants import DISTILLED, LABELS
+from kd_ray.studies.paper.experiments import Experiment, Findings, experiments
+from kd_ray.studies.paper.measures import PartResults, corrected_students
+from kd_ray.studies.paper.parts import Part, Scale, part_recipe, part_variants, parts, width_part
 from kd_ray.studies.study import Answer, Study, StudyPart
+from kd_ray.versions import versions
 
 CHECKPOINT_S = 5.0
 """Between two checkpoints of a training: epochs of few rows take milliseconds."""
 LEAVING = ("seeds", "unit")
 OURS = ("name", "teacher.path", "transfer_set.path", "student.model.hidden", "student.baselines")
 """Keys that tell the parts apart, and so are not the user's."""
+
+RESULTS, PAGE = "results.json", "report.html"
+NOTE = (
+    "Test split; mean over seeds with the sample standard deviation. The paper: G. Hinton, "
+    "O. Vinyals, J. Dean, Distilling the Knowledge in a Neural Network, 2015, sections 3 to 6."
+)
 
 
 def reproduction(
@@ -38,7 +45,7 @@ def reproduction(
     """The study of some experiments; nothing is trained yet.
 
     Args:
-        scale: how large.
+        scale: of all of them.
         overrides: `key.path=value`, for every run.
         runs: folder of folders, or the URL of one in a store.
         only: names of experiments; all for none.
@@ -59,17 +66,17 @@ def reproduction(
     base = open_recipe(scale.base, [*scale.overrides, *overrides])
     every_part = parts(scale, open_dataset(base.data).class_names)
     every = experiments(scale, base, every_part)
-    picked = chosen(every, only)
+    named = {experiment.name: experiment for experiment in every}
+    wanted = [pick("experiment", named, name) for name in only] or every
+    picked = [e for e in every if e in wanted]
     folder = to_path(runs).absolute() / scale.name
     folders = {part.name: str(folder / part.name) for part in every_part}
 
     def run_of(part: Part, wanted: Sequence[Experiment]) -> Run:
-        names = _students(wanted, part)
+        names, place = _students(wanted, part), folder / part.name
         recipe = part_recipe(scale, part, names, overrides, folders)
         variants = part_variants(recipe, names)
-        return Run(
-            recipe, folder / part.name, **where, variants=variants, checkpoint_s=CHECKPOINT_S
-        )
+        return Run(recipe, place, **where, variants=variants, checkpoint_s=CHECKPOINT_S)
 
     todo = [
         StudyPart(
@@ -148,3 +155,67 @@ def _stages(picked: Sequence[Experiment], every: Sequence[Part], part: Part) -> 
     if _students(picked, part):
         return ("distill",) if part.set_of is not None else ("teach", "label", "distill")
     return ("teach", *label) if label else teach
+
+
+def write_findings(
+    folder: Path,
+    scale: Scale,
+    shown: Sequence[Experiment],
+    findings: Mapping[str, Findings],
+    unfinished: Mapping[str, str],
+) -> tuple[list[Section], list[Path]]:
+    """Writes what is shown as JSON and as a page; a section for each experiment, and the paths."""
+    done = all(experiment.name in findings for experiment in shown) and not unfinished
+    content = {
+        "name": scale.name,
+        "status": "finished" if done else "unfinished",
+        "about": scale.about,
+        "experiments": {
+            experiment.name: {
+                "title": experiment.title,
+                "status": "finished" if experiment.name in findings else "unfinished",
+                "figures": [
+                    line.table(figure) for line, figure in findings.get(experiment.name, ())
+                ],
+            }
+            for experiment in shown
+        },
+        "unfinished": list(unfinished),
+        "failed": {part: why.removeprefix("failed, ") for part, why in unfinished.items() if why},
+        "versions": versions(),
+    }
+    write_json(folder / RESULTS, content)
+    sections = [_section(scale, e, findings.get(e.name)) for e in shown]
+    page = rendered(
+        "study",
+        title=f"{scale.name}: the paper's experiments",
+        about=[NOTE, scale.about] if scale.about else [NOTE],
+        unfinished=[f"{part}: {why}" if why else part for part, why in unfinished.items()],
+        sections=sections,
+    )
+    return sections, [folder / RESULTS, write_page(folder / PAGE, page)]
+
+
+def _section(scale: Scale, experiment: Experiment, found: Findings | None) -> Section:
+    if found is None:
+        return Section(experiment.title, [experiment.about, "Unfinished."])
+    is_warm = any(line.temperature for line in experiment.lines)
+    plot = _over_temperature(scale, found) if is_warm else ""
+    return Section(
+        experiment.title, [experiment.about], plot, [line.cells(figure) for line, figure in found]
+    )
+
+
+def _over_temperature(scale: Scale, findings: Findings) -> str:
+    """Errors over T, a panel for each width: their errors have no common scale."""
+    panels = {}
+    for width in scale.widths:
+        mine = [(line, figure) for line, figure in findings if line.part == width_part(width)]
+        warm = [(line.temperature, figure) for line, figure in mine if line.temperature]
+        levels = [
+            Line("on labels", LABELS, [figure]) for line, figure in mine if line.variant == LABELS
+        ]
+        curve = Line("distilled", DISTILLED, [figure for _, figure in warm], [t for t, _ in warm])
+        panels[f"2 x {width} units"] = [*levels, curve]
+    title = "Test errors over temperature"
+    return over_choice(title, panels, choice="temperature T", figure="test errors")
