@@ -68,7 +68,7 @@ SoftWeightField = Annotated[
 
 
 class Objective(Table):
-    """`[objective]`: h * CE(softmax(z), y) + c * soft term, in general CE(softmax(z/T), targets)."""
+    """`[objective]`: h * CE(softmax(z), y) + c * soft term, such as CE(softmax(z/T), targets)."""
 
     name: str = "hinton"
     """The soft term: hinton, dkd, dist, ttm or wttm; or standardized, which is another one, its

@@ -134,7 +134,7 @@ def _correlation(a: Tensor, b: Tensor, total: Callable[[Tensor], Tensor]) -> Ten
 
 
 def joint_logits(teacher_logits: Tensor, T: float, ensemble: Ensemble) -> Tensor:
-    """Logits `(N, K)` whose softmax at T is the soft targets; those of a single teacher as they are.
+    """Logits `(N, K)` whose softmax at T is the soft targets; a single teacher's as they are.
 
     Args:
         teacher_logits: `(N, M, K)`.
@@ -166,10 +166,13 @@ def soft_term_problems(where: str, name: str, options: Mapping[str, Any]) -> lis
         options: table of its parameters.
     """
     term, own = _chosen(name, options)
-    place = "name" if term == name else "options.of"
-    if term not in SOFT_TERMS:
-        known = [*SOFT_TERMS, STANDARDIZED] if place == "name" else SOFT_TERMS
-        return [f"{where}.{place}: unknown objective '{term}'; {suggestion(term, known)}"]
+    if not isinstance(term, str) or term not in SOFT_TERMS:
+        over = name == STANDARDIZED
+        place, known = (
+            "options.of" if over else "name",
+            [*SOFT_TERMS, *([] if over else [STANDARDIZED])],
+        )
+        return [f"{where}.{place}: unknown objective {term!r}; {suggestion(str(term), known)}"]
     return call_problems(f"{where}.options", SOFT_TERMS[term], own, given=GIVEN)
 
 
