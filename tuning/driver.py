@@ -13,7 +13,7 @@ import torch
 
 from kd_ray.config import Recipe, SweepOptions, load_recipe
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.files import is_stored, locked, remove_drafts, scratch_folder, to_path
+from kd_ray.files import is_stored, locked, remove_drafts, to_path
 from kd_ray.pipeline import (
     Run,
     Where,
@@ -111,8 +111,7 @@ def sweep(
             if here is not None:
                 perform_here(trials, here)
             else:
-                with scratch_folder(folder, "tune") as scratch:
-                    perform_on_tune(trials, scratch, run.address, run.verbose)
+                perform_on_tune(trials, run.address, run.verbose)
         found = _finish(trials, manifest)
     if ledger.gave_up:
         causes = [trial.cause for trial in found.trials if trial.cause]
