@@ -190,7 +190,7 @@ def down(name: str = "local") -> LocalCluster | None:
     """Ends a cluster's own processes, and no others; returns the cluster if there was one."""
     if (cluster := _described(name)) is not None:
         # A node's first process would give notice to what runs there, and wait.
-        kill([process for process in tagged(cluster.tag) if "start" in process.cmdline()])
+        kill([process for process in tagged(cluster.tag) if "start" in process.info["cmdline"]])
         end(tagged(cluster.tag))
     shutil.rmtree(cluster_folder(name), ignore_errors=True)
     return cluster

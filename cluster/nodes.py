@@ -6,6 +6,7 @@ All ports but the two that people type are free ones, so that several nodes live
 import os
 import secrets
 import socket
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from kd_ray.errors import ClusterError
 from kd_ray.on_ray.session import ENVIRONMENT, token_file
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SHORTEST_TOKEN = 16
 NOTICE_S = 30
 """How long a node that is asked to end stays, so that what trains on it can be checkpointed."""
 
@@ -101,27 +103,34 @@ def provide_token() -> str:
     """Makes sure that there is a token to start a cluster with, and returns where it is.
 
     Ray looks for it in RAY_AUTH_TOKEN_PATH, RAY_AUTH_TOKEN, then the user's own file, which is made
-    if there is none.
+    if there is none. A file that others may read is warned of.
 
     Raises:
-        ClusterError: RAY_AUTH_TOKEN_PATH names no readable file.
+        ClusterError: RAY_AUTH_TOKEN_PATH names no readable file, or the token can be guessed.
     """
-    if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        if not os.access(named, os.R_OK):
-            raise ClusterError(
-                f"RAY_AUTH_TOKEN_PATH: must name a file with the cluster's token, but {named} "
-                "cannot be read; write the token there, or unset it for a token of your own"
-            )
-        return named
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return "RAY_AUTH_TOKEN"
-    path = token_file()
-    if not path.is_file():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32))
-    return str(path)
+    where, token = "RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", "")
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if named and not os.access(named, os.R_OK):
+        raise ClusterError(
+            f"RAY_AUTH_TOKEN_PATH: must name a file with the cluster's token, but {named} "
+            "cannot be read; write the token there, or unset it for a token of your own"
+        )
+    if named or not token:
+        path = Path(named) if named else token_file()
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_hex(32))
+        where, token = str(path), path.read_text(errors="replace").strip()
+        if path.stat().st_mode & 0o077:
+            warnings.warn(f"{path}: others may read the token; run chmod 600 {path}", stacklevel=2)
+    if len(token) < SHORTEST_TOKEN:
+        raise ClusterError(
+            f"{where}: a token must have at least {SHORTEST_TOKEN} characters, but has "
+            f"{len(token)}; write another one, such as `openssl rand -hex 32` makes"
+        )
+    return where
 
 
 def free_port() -> int:

@@ -38,15 +38,12 @@ def launch(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) 
 
 
 def tagged(cluster: str, node: str | None = None) -> list[psutil.Process]:
-    """The living processes of a cluster, or of one of its nodes."""
+    """The living processes of a cluster, or of one of its nodes, with `info` of their cmdline."""
     living = []
-    for process in psutil.process_iter():
-        try:
-            tags = process.environ()
-            alive = process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:  # gone by now, or another user's
-            continue
+    for process in psutil.process_iter(["cmdline", "environ", "status"]):
+        tags = process.info["environ"] or {}  # none of another user's
         ours = tags.get(CLUSTER_TAG) == cluster and node in (None, tags.get(NODE_TAG))
+        alive = process.info["status"] != psutil.STATUS_ZOMBIE
         if ours and alive and process.pid != os.getpid():
             living.append(process)
     return living

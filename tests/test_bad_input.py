@@ -1,6 +1,7 @@
 """What a user gets wrong is answered with one sentence on stderr and exit code 2."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,41 @@ from kd_ray.cli import app
     ("override", "sentence"),
     [
         ("objective.temprature=3", "objective.temprature: unknown key; did you mean 'temperature'"),
-        ("objective.temperature=0", "objective.temperature: input should be greater than 0"),
-        ("objective.temperature=-2", "objective.temperature: input should be greater than 0"),
+        ("objective.temperature=0", "objective.temperature: input should be greater than or equal"),
+        ("objective.temperature=1e308", "objective.temperature: a number must be within ±1e+12"),
         ("student.model=mpl", "student.model.name: unknown model 'mpl'; did you mean 'mlp'?"),
         ("train.epochs", "--set train.epochs: must be key=value, such as train.epochs=5"),
         ("train.schedule=cosin", "train.schedule.name: unknown schedule 'cosin'"),
+        (
+            f"train.schedule={'x' * 3000}",
+            "train.schedule.name: string should have at most 100",
+        ),
+        ("objective.temperature=1e7", "objective.temperature: input should be less than or equal"),
+        (f"objective.members={10**30}", "objective.members: a number must be within ±1e+12"),
+        ("objective.members=1001", "objective.members: input should be less than or equal to 1000"),
+        (f"train.epochs=0x{'f' * 5000}", "train.epochs: a number must be within ±1e+12"),
+        (f"train.epochs={'9' * 5000}", "train.epochs: keys and texts must have at most 4000 char"),
+        (
+            f"data.classes={'[' * 5000}{']' * 5000}",
+            "data.classes: keys and texts must have",
+        ),
+        (f"data.classes={'[' * 20}{']' * 20}", "nested at most 16 deep"),
+        (f"{'a.' * 5000}a=1", "nested at most 16 deep"),
+        (f"train.seeds={list(range(20_000))}", "must have at most 10000 values"),
+        (
+            "student.model.hidden=[99999999999]",
+            "hidden.0: input should be less than or equal",
+        ),
+        (
+            'student.model={name="mlp",hidden=[1000000,1000000]}',
+            "weights need 4,000 GB, and their gradients as much again",
+        ),
+        (
+            "objective.member_weights=[0.0,0.0]",
+            "member_weights must have a positive and finite",
+        ),
+        ("transfer_set.unlabelled=1.0", "transfer_set.unlabelled: 1 hides every label"),
+        ("resources.workers=1000000000", "resources.workers: input should be less than or equal"),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "check"])
@@ -54,11 +85,43 @@ def test_an_unknown_recipe_is_answered_with_the_nearest_name(tmp_path: Path):
     assert "must be a readable text file" in refused("run", tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00\x01"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"name = ",
+        b"\xff\xfe\x00\x01",
+        b"a = " + b"9" * 5000,
+        b"a = " + b"[" * 5000 + b"]" * 5000,
+        b"a" + b".a" * 5000 + b" = 1",
+    ],
+    ids=["half", "binary", "digits", "nesting", "tables"],
+)
 def test_a_corrupt_recipe_is_answered_with_its_place(tmp_path: Path, content: bytes):
     path = tmp_path / "corrupt.toml"
     path.write_bytes(content)
     assert "corrupt.toml: " in refused("check", path)
+
+
+def test_a_pipe_in_place_of_a_recipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    assert "must be a readable text file" in refused("check", tmp_path / "pipe.toml")
+
+
+@pytest.mark.parametrize(
+    ("root", "sentence"),
+    [
+        ("~nobody-of-this-name/x", "~nobody-of-this-name/x: must begin with a known home"),
+        ("x" * 300, "names of files must have at most 255 bytes"),
+        ("x/" * 1999, "paths 3000"),
+    ],
+)
+def test_a_path_that_no_file_system_has_is_answered_with_the_rule(
+    tmp_path: Path, root: str, sentence: str
+):
+    recipe = tiny_file(tmp_path, f"data.root='{root}'", "data.name=mnist")
+    assert sentence in refused("run", recipe, "--local", "--runs", tmp_path / "runs")
+    assert "names of files must" in refused("check", "x" * 5000)
+    assert "names of files must" in refused("run", recipe, "--local", "--runs", "x" * 300)
 
 
 @pytest.mark.usefixtures("offline")

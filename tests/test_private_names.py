@@ -9,7 +9,7 @@ import optuna
 import pytest
 from torch.nn.parallel import DistributedDataParallel
 
-from kd_ray.on_ray.private import dashboard_lookup, gcs_client, worker_module
+from kd_ray.on_ray.private import dashboard_lookup, gcs_client, own_sigterm, worker_module
 from kd_ray.on_ray.session import prepare_environment
 from kd_ray.training.workers import buffers_unsent
 from tuning.private import begun_trial
@@ -24,8 +24,14 @@ def finished_trial_again() -> Any:
     return study.best_value == 1.0
 
 
+def kept_sigterm() -> Any:
+    with own_sigterm():
+        return True
+
+
 RAY: dict[str, Callable[[], Any]] = {
     "ray._raylet.GcsClient": gcs_client,
+    "ray._private.utils.set_sigterm_handler": kept_sigterm,
     "ray._private.worker.print_to_stdstream": lambda: worker_module().print_to_stdstream,
     "ray.dashboard.utils.get_address_for_submission_client": dashboard_lookup,
 }

@@ -7,13 +7,13 @@ makes them, and `sweep/` with the study, a folder for each trial, and what came 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
 from kd_ray.config import Recipe, SweepOptions, load_recipe
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.files import locked, remove_drafts, scratch_folder, to_path
+from kd_ray.files import is_stored, locked, remove_drafts, scratch_folder, to_path
 from kd_ray.pipeline import (
     Run,
     Where,
@@ -50,8 +50,12 @@ from tuning.outcome import (
 )
 from tuning.page import page
 from tuning.space import first_points, space_problems
-from tuning.trial import averaged
+from tuning.study_file import answering
+from tuning.trial import averaged, trial_folder
 from tuning.trials import SweepBegins, SweepEvent, Trials
+
+if TYPE_CHECKING:
+    from optuna import Study
 
 SWEEP = "sweep"
 
@@ -99,7 +103,7 @@ def sweep(
         write_recipe(folder, opened)
         listen = listener or (lambda event: None)
         trials = Trials(opened, ledger, folder, transfer_set, absolute_root(opened), listen)
-        found = _sweep_so_far(trials)
+        found = _sweep_at(folder, opened, ledger.study)
         best = [(trial.number, trial.values[0]) for trial in found.front[:1]]
         over = sum(trial.state != "running" for trial in found.trials)
         listen(SweepBegins(over, ledger.left, best[0] if best else None))
@@ -150,9 +154,10 @@ def _check_held_out(recipe: Recipe, got: str) -> None:
         )
 
 
-def _sweep_so_far(trials: Trials) -> Sweep:
-    study = trials.ledger.study
-    return Sweep(trials.folder, trials.recipe, study, read_trials(study, trials.ledger.options))
+def _sweep_at(folder: Path, recipe: Recipe, study: "Study") -> Sweep:
+    assert recipe.sweep is not None
+    with answering(folder / STUDY, Exception):
+        return Sweep(folder, recipe, study, read_trials(study, recipe.sweep), *read_best(folder))
 
 
 def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
@@ -187,13 +192,18 @@ def open_sweep(path: str | Path) -> Sweep:
     recipe = load_recipe(folder / RECIPE)
     if recipe.sweep is None:
         raise ConfigError(f"{folder / RECIPE}: has no [sweep]; run the sweep again to mend it")
-    return Sweep(folder, recipe, study, read_trials(study, recipe.sweep), *read_best(folder))
+    return _sweep_at(folder, recipe, study)
 
 
 def _finish(trials: Trials, manifest: Manifest) -> Sweep:
     """Writes every file about a sweep, and looks at the test split for its winner."""
-    folder, found, inputs = trials.folder, _sweep_so_far(trials), Inputs()
-    before = {entry["trial"]: entry for entries in read_best(folder) for entry in entries}
+    folder, inputs = trials.folder, Inputs()
+    found = _sweep_at(folder, trials.recipe, trials.ledger.study)
+    for trial in () if is_stored(folder) else found.trials:
+        home = trial_folder(folder, trial.number)
+        for place in (home, *home.glob("student/*/*")) if trial.state != "running" else ():
+            remove_drafts(place)
+    before = {entry["trial"]: entry for entry in (*found.best, *found.earlier)}
     best = [
         before.pop(trial.number, {}) or _best_entry(trials, trial, inputs) for trial in found.front
     ]

@@ -5,21 +5,20 @@ is finished stays finished, what was running is handed out again under its numbe
 and the pruner have all they had learned. Ray Tune only runs what the ledger hands out.
 """
 
+import itertools
 import math
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kd_ray.config import Recipe, SweepOptions
-from kd_ray.errors import ConfigError, StorageError
+from kd_ray.errors import ConfigError
 from kd_ray.runs.fit import check_same
 from kd_ray.training.loop import derived_seed
 from tuning.private import begun_trial
 from tuning.space import Settings, first_points, settings_of, suggested
-from tuning.study_file import StudyFile
+from tuning.study_file import BUSY_S, StudyFile, answering
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 State = Literal["finished", "stopped", "failed"]
 STUDY = "study.db"
 IDENTITY = "kd-ray: made by"
-BUSY_S = 30.0
 STATES: Mapping[str, State] = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
 """Optuna's names of the states in which a trial is over -> this project's."""
 
@@ -75,7 +73,7 @@ class Ledger:
         points = first_points(recipe)
         folder.mkdir(parents=True, exist_ok=True)
         self._file = StudyFile(path)
-        with _stored(path):
+        with answering(path, Exception):
             storage = optuna.storages.RDBStorage(
                 f"sqlite:///{self._file.local}", engine_kwargs={"connect_args": {"timeout": BUSY_S}}
             )
@@ -131,7 +129,7 @@ class Ledger:
         resumed = bool(self._begun)
         if not resumed and self.handed_out >= self.options.trials:
             return None
-        with _stored(self.study.study_name):
+        with answering(self._file.path):
             # What is drawn depends on the trials so far, not on where a driver was killed.
             self.study.sampler = _sampler(self.options, self.handed_out)
             trial = begun_trial(self.study, self._begun.pop(0)) if resumed else self.study.ask()
@@ -152,7 +150,7 @@ class Ledger:
         """
         if len(self.options.metrics) > 1:
             return False
-        with _stored(self.study.study_name):
+        with answering(self._file.path):
             self._live[number].report(value, epoch)
             stop = bool(self._live[number].should_prune())
         self._file.put(can_wait=True)
@@ -188,7 +186,7 @@ class Ledger:
     ) -> None:
         from optuna.trial import TrialState
 
-        with _stored(self.study.study_name):
+        with answering(self._file.path):
             trial = self._live.pop(number)
             for name, value in about.items():
                 trial.set_user_attr(name, value)
@@ -206,6 +204,18 @@ def _pruner(options: SweepOptions) -> "BasePruner":
     if options.stopping == "median":
         return MedianPruner(n_warmup_steps=options.grace)
     return NopPruner()
+
+
+def awaited_epochs(options: SweepOptions, epochs: int) -> frozenset[int]:
+    """Epochs before the last after which the rule may stop a trial; after all others it does not.
+
+    >>> sorted(awaited_epochs(SweepOptions(space={"train.lr": {"uniform": [0, 1]}}), 28))
+    [3, 9, 27]
+    """
+    if options.stopping == "asha":
+        rungs = (options.grace * options.reduction**rung for rung in itertools.count())
+        return frozenset(itertools.takewhile(lambda epoch: epoch < epochs, rungs))
+    return frozenset(range(options.grace, epochs) if options.stopping == "median" else ())
 
 
 def _sampler(options: SweepOptions, handed_out: int) -> "BaseSampler":
@@ -240,33 +250,7 @@ def open_study(folder: Path) -> "Study":
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     file = StudyFile(path)
-    with _stored(path):
-        try:
-            study = optuna.load_study(study_name=None, storage=f"sqlite:///{file.local}")
-        except (ValueError, KeyError) as error:  # no study in it, or several
-            raise StorageError(
-                f"{path}: must have one study in it, but {error}; run the sweep again"
-            ) from error
+    with answering(path, Exception):
+        study = optuna.load_study(study_name=None, storage=f"sqlite:///{file.local}")
     file.keep_for(study)
     return study
-
-
-@contextmanager
-def _stored(where: Path | str) -> Iterator[None]:
-    """Turns a failure of the database into a `StorageError`.
-
-    Optuna's notes on parts that may change, and on epochs reported again, are left out.
-    """
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import DatabaseError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (StorageInternalError, DatabaseError) as error:
-        raise StorageError(
-            f"{where}: the sweep's study must be a readable and writable SQLite file, but "
-            f"{str(error.__cause__ or error).splitlines()[0]}; free some space or mend it, then "
-            "run the same again"
-        ) from error

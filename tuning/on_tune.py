@@ -28,8 +28,7 @@ class TrialSteps:
     """[1] What a Tune actor does: a trial in steps of some epochs; then another, on the same data.
 
     The trial trains in a thread of its own, so that it need not wait while the driver looks at what
-    it has reported; one that is to be stopped has gone on for a moment by then, and ends within
-    its epoch. The methods are those of `ray.tune.Trainable`.
+    it has reported, awaited epochs aside. The methods are those of `ray.tune.Trainable`.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -45,7 +44,8 @@ class TrialSteps:
 
     def _begin(self, number: int, tasks: list[Task], resources: Resources) -> None:
         self._reports: queue.SimpleQueue[TrialEpoch | TrialEnd] = queue.SimpleQueue()
-        self._enough = threading.Event()
+        self._enough, self._verdicts = threading.Event(), threading.Semaphore(0)
+        self._is_awaited = False
         if resources.most_workers > 1:
             events = perform_on_ray(tasks, resources, interleaved=True)
         else:
@@ -58,17 +58,25 @@ class TrialSteps:
         with closing(trial):
             for report in trial:
                 self._reports.put(report)
+                if isinstance(report, TrialEpoch) and report.awaited:
+                    self._verdicts.acquire()
+                if self._enough.is_set():
+                    return
 
     def step(self) -> dict[str, Any]:
         """What the trial has reported since the last step, at least one thing, as Tune wants it."""
+        if self._is_awaited:
+            self._verdicts.release()
         reports = [self._reports.get()]
         while not self._reports.empty():
             reports.append(self._reports.get())
+        self._is_awaited = isinstance(reports[-1], TrialEpoch) and reports[-1].awaited
         return {"done": isinstance(reports[-1], TrialEnd), "reports": reports}
 
     def cleanup(self) -> None:
         """Lets go of a trial, whether it has ended or was stopped."""
         self._enough.set()
+        self._verdicts.release()
         self._thread.join()
 
 
@@ -117,6 +125,8 @@ def perform_on_tune(trials: Trials, scratch: Path, address: str | None, verbose:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
+        if trials.error is not None:
+            raise trials.error
 
 
 def _searcher(trials: Trials, resources: Resources) -> Any:
@@ -130,9 +140,11 @@ def _searcher(trials: Trials, resources: Resources) -> Any:
             self.numbers: dict[str, int] = {}
 
         def suggest(self, trial_id: str) -> Any:
-            handed = trials.next()
+            handed = None
+            with trials.halting():
+                handed = trials.next()
             if handed is None:  # unless a trial that runs may be lost, and come back
-                return None if self.numbers and not trials.ledger.gave_up else Searcher.FINISHED
+                return None if self.numbers and not trials.is_halted else Searcher.FINISHED
             number, tasks = handed
             self.numbers[trial_id] = number
             return {"number": number, "tasks": tasks, "resources": resources}
@@ -141,12 +153,11 @@ def _searcher(trials: Trials, resources: Resources) -> Any:
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
         ) -> None:
             number = self.numbers.pop(trial_id)
-            if error:
-                trials.lost(number, resources.max_failures)
-            elif result and isinstance(end := result["reports"][-1], TrialEnd):
-                trials.ended(number, end)
-            elif not trials.ledger.gave_up:
-                trials.stopped(number)
+            with trials.halting():
+                if error:
+                    trials.lost(number, resources.max_failures)
+                elif result and isinstance(end := result["reports"][-1], TrialEnd):
+                    trials.ended(number, end)
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the ledger is saved as it is written."""
@@ -163,11 +174,10 @@ def _scheduler(trials: Trials) -> Any:
         """Stops what the ledger's pruner stops."""
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            number = int(trial.config["number"])
-            for epoch in result["reports"]:
-                if trials.heard(number, epoch):
-                    return str(FIFOScheduler.STOP)
-            if trials.ledger.gave_up:  # the trial is still in flight, and the next driver's
+            number, is_stopped = int(trial.config["number"]), False
+            with trials.halting():
+                is_stopped = any(trials.heard(number, epoch) for epoch in result["reports"])
+            if is_stopped or trials.is_halted:  # if halted, it is still in flight
                 return str(FIFOScheduler.STOP)
             return str(FIFOScheduler.CONTINUE)
 
@@ -192,5 +202,4 @@ def perform_here(trials: Trials, worker: Worker) -> None:
                 if isinstance(event, TrialEnd):
                     trials.ended(number, event)
                 elif trials.heard(number, event):
-                    trials.stopped(number)
                     break

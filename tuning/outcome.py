@@ -1,24 +1,52 @@
 """What a sweep has come to: its trials as rows, the best of them, and files that say so."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from kd_ray.config import Recipe, SoftWeight, SweepOptions
 from kd_ray.errors import ConfigError, StorageError
-from kd_ray.files import committed_file, write_json
+from kd_ray.files import committed_file, read_json, ruled, write_json
 from kd_ray.report.html import rendered
 from kd_ray.units import bytes_shown, count_shown
 from tuning.ledger import STATES, State
-from tuning.space import Settings, names_shown, settings_of, shown
+from tuning.space import NO_SOFT_TERM, TEMPERATURE, Settings, names_shown, settings_of, shown
 from tuning.trial import COSTS
 
 if TYPE_CHECKING:
     from optuna import Study
 
 TRIALS, BEST, PAGE = "trials.parquet", "best.json", "report.html"
+KEPT = ("metrics", "epochs", "seconds", "cause")
+"""What the study keeps of a trial under the names of its row."""
+
+_Figures = Annotated[
+    dict[str, int | float],
+    ruled("accuracy and errors are needed", lambda found: {"accuracy", "errors"} <= found.keys()),
+]
+
+
+class _BestTrial(TypedDict):
+    trial: int
+    settings: Settings
+    validation: _Figures
+    test: _Figures
+    tests: list[dict[str, Any]]
+    epochs: int
+    seconds: float | None
+    checkpoints: list[str]
+    weights_sha256: list[str]
+    recipe: dict[str, Any]
+
+
+class _BestFile(TypedDict):
+    metrics: list[str]
+    trials: list[_BestTrial]
+    earlier: list[_BestTrial]
 
 
 @dataclass(frozen=True)
@@ -40,7 +68,7 @@ class TrialRow:
     number: int
     state: State | str
     settings: Settings
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, int | float] = field(default_factory=dict)
     values: tuple[float, ...] = ()
     history: Mapping[int, float] = field(default_factory=dict)
     epochs: int = 0
@@ -173,20 +201,26 @@ def figure(metric: str, value: float) -> str:
 
 
 def read_trials(study: "Study", options: SweepOptions) -> list[TrialRow]:
-    """Every trial that was handed out."""
-    kept = ("metrics", "epochs", "seconds", "cause")
-    return [
-        TrialRow(
-            number=trial.number,
-            state=STATES.get(trial.state.name, "running"),
-            settings=settings_of(trial.params, options),
-            values=tuple(trial.values) if trial.state.name == "COMPLETE" else (),
-            history=dict(trial.intermediate_values),
-            **{name: trial.user_attrs[name] for name in kept if name in trial.user_attrs},
-        )
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state.name != "WAITING"
-    ]
+    """Every trial that was handed out.
+
+    Raises:
+        ValueError: the study is not what the ledger wrote.
+    """
+    rows = []
+    for trial in study.get_trials(deepcopy=False):
+        about = {name: trial.user_attrs[name] for name in KEPT if name in trial.user_attrs}
+        about["settings"] = settings_of(trial.params, options)
+        if trial.state.name == "COMPLETE":
+            about["values"] = trial.values
+            left_out = {TEMPERATURE} if trial.params.get(NO_SOFT_TERM) else set()
+            missing = options.space.keys() - about["settings"].keys() - left_out
+            if missing or len(trial.values) != len(options.metrics):
+                raise ValueError(f"trial {trial.number} has not all of its parameters and values")
+        about |= {"number": trial.number, "history": trial.intermediate_values}
+        about["state"] = STATES.get(trial.state.name, "running")
+        if trial.state.name != "WAITING":
+            rows.append(about)
+    return TypeAdapter(list[TrialRow]).validate_python(rows)
 
 
 def write_trials(sweep: Sweep) -> None:
@@ -227,14 +261,10 @@ def read_best(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
     Raises:
         StorageError: the file is there, but not what was written.
     """
-    file = folder / BEST
     try:
-        table = json.loads(file.read_bytes())
-        return list(table["trials"]), list(table["earlier"])
+        table = read_json(
+            folder / BEST, _BestFile, StorageError, "remove it and run the sweep again"
+        )
+        return table["trials"], table["earlier"]
     except FileNotFoundError:
         return [], []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(
-            f"{file}: must be the best trials of a sweep, but cannot be read ({error}); remove it "
-            "and run the sweep again"
-        ) from error

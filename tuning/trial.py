@@ -3,7 +3,6 @@
 The same code runs inside a Tune actor, as a driver of a nested Ray Train run, and in this process.
 """
 
-import contextlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +10,11 @@ from statistics import mean
 from typing import Any
 
 from kd_ray.config import Recipe
-from kd_ray.errors import CheckpointError, KdRayError
+from kd_ray.errors import ClusterError, KdRayError, StorageError
 from kd_ray.result import Result
 from kd_ray.runs import Event, Finished, Started, Task
 from kd_ray.runs.distill import DISTILL
 from kd_ray.runs.variants import own_variant
-from kd_ray.training.checkpoint import epoch_folder, epochs_in, read_meta
 from kd_ray.training.progress import Epoch
 
 CHECKPOINT_S = 2.0
@@ -29,12 +27,16 @@ COSTS = ("packed_bytes", "bit_operations")
 class TrialEpoch:
     """All students of a trial have finished an epoch of so many, or had ended before it.
 
-    Metrics are of the validation rows and of training, means over the seeds.
+    Metrics are of the validation rows and of training, means over the seeds. An awaited one has
+    its checkpoints, and is the only kind after which a trial can be stopped. Seconds are of all
+    training so far, summed over the seeds.
     """
 
     number: int
     epochs: int
     metrics: dict[str, float]
+    awaited: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class TrialEnd:
         epochs: that were trained.
         seconds: of training, summed over the seeds, in this and earlier processes.
         cause: of a failure.
+        error: of the machine, such as a full disk; the trial has neither ended nor failed.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -54,6 +57,7 @@ class TrialEnd:
     epochs: int = 0
     seconds: float = 0.0
     cause: str | None = None
+    error: KdRayError | None = None
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
@@ -62,7 +66,13 @@ def trial_folder(sweep: Path, number: int) -> Path:
 
 
 def trial_tasks(
-    recipe: Recipe, sweep: Path, number: int, *, transfer_set: Path, data_root: str | None
+    recipe: Recipe,
+    sweep: Path,
+    number: int,
+    *,
+    transfer_set: Path,
+    data_root: str | None,
+    awaited: frozenset[int] = frozenset(),
 ) -> list[Task]:
     """The students of a trial with its recipe, a task for each seed; all folders are absolute."""
     stored = recipe.transfer_set.model_copy(update={"path": str(transfer_set)})
@@ -76,19 +86,9 @@ def trial_tasks(
         parents={"sweep": recipe.name, "trial": str(number)},
         touch_test=False,
         checkpoint_s=CHECKPOINT_S,
+        awaited=awaited,
     )
     return [replace(first, seed=seed) for seed in recipe.train.seeds]
-
-
-def trained_s(tasks: Sequence[Task]) -> float:
-    """Seconds of training that lie behind the latest checkpoints of a trial's students."""
-    seconds = 0.0
-    for task in tasks:
-        for epoch in epochs_in(task.folder)[-1:]:
-            with contextlib.suppress(CheckpointError):  # the trial has failed because of that
-                history = read_meta(epoch_folder(task.folder, epoch)).history
-                seconds += sum(record["seconds"] for record in history)
-    return round(seconds, 3)
 
 
 def told(
@@ -122,8 +122,14 @@ def told(
             reached = min(going, default=max(map(len, histories.values())))
             if reached > number:
                 number = reached
-                yield TrialEpoch(number, epochs, _after(number, histories))
+                # One that a student is past was not the end of an earlier attempt, nor is it now.
+                is_last = number == max(map(len, histories.values()))
+                awaited = is_last and number in task.awaited
+                seconds = sum(one["seconds"] for past in histories.values() for one in past)
+                yield TrialEpoch(number, epochs, _after(number, histories), awaited, seconds)
         yield _end(histories, list(results.values()))
+    except (StorageError, ClusterError) as error:
+        yield TrialEnd(error=error)
     except KdRayError as error:
         yield TrialEnd(cause=str(error))
     except Exception as error:  # a sweep goes on without the trial, whatever it was

@@ -1,19 +1,20 @@
 """The trials of one sweep as whoever runs them sees them: handed out, heard of, ended."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kd_ray.config import Recipe
-from kd_ray.errors import KdRayError
+from kd_ray.errors import ClusterError, ConfigError, KdRayError
 from kd_ray.pipeline import catalogue_problems
 from kd_ray.runs import Task
 from kd_ray.training.metrics import FIGURES
-from tuning.ledger import Ledger, Point, State
+from tuning.ledger import Ledger, Point, State, awaited_epochs
 from tuning.space import Settings, trial_recipe
-from tuning.trial import COSTS, TrialEnd, TrialEpoch, trained_s, trial_tasks
+from tuning.trial import COSTS, TrialEnd, TrialEpoch, trial_tasks
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Trials:
         transfer_set: absolute folder that all trials share.
         data_root: folder of the dataset's files, or None.
         listener: called with every event.
+        error: what halted the sweep; trials that ran then are in flight.
     """
 
     recipe: Recipe
@@ -76,11 +78,22 @@ class Trials:
     transfer_set: Path
     data_root: str | None
     listener: Callable[[SweepEvent], None]
+    error: KdRayError | None = field(default=None, init=False)
     _epochs: dict[int, TrialEpoch] = field(default_factory=dict, init=False)
     _losses: Counter[int] = field(default_factory=Counter, init=False)
-    _seconds: defaultdict[int, float] = field(
-        default_factory=lambda: defaultdict(float), init=False
-    )
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether no trial is begun or goes on any more."""
+        return self.error is not None or self.ledger.gave_up
+
+    @contextmanager
+    def halting(self) -> Iterator[None]:
+        """Keeps an error of the block, as Tune would take it for one of the trial."""
+        try:
+            yield
+        except KdRayError as error:
+            self.error = self.error or error
 
     def next(self) -> tuple[int, list[Task]] | None:
         """The number and the tasks of the next trial; None when all have been handed out.
@@ -94,10 +107,9 @@ class Trials:
             self.listener(TrialBegins(point))
             try:
                 tasks = self.tasks_of(point.number, point.settings)
-            except KdRayError as error:
+            except ConfigError as error:
                 self.ended(point.number, TrialEnd(cause=str(error)))
                 continue
-            self._seconds[point.number] = trained_s(tasks)
             return point.number, tasks
         return None
 
@@ -107,49 +119,55 @@ class Trials:
         Raises:
             ConfigError: the trial's values do not go together.
         """
+        recipe = trial_recipe(self.recipe, settings, [catalogue_problems])
         return trial_tasks(
-            trial_recipe(self.recipe, settings, [catalogue_problems]),
+            recipe,
             self.folder,
             number,
             transfer_set=self.transfer_set,
             data_root=self.data_root,
+            awaited=awaited_epochs(self.ledger.options, recipe.train.epochs),
         )
 
     def heard(self, number: int, epoch: TrialEpoch) -> bool:
-        """Notes an epoch of a trial; says whether the trial is to be stopped."""
+        """Notes an epoch of a trial; says whether the trial is stopped, which is noted then."""
         self._epochs[number] = epoch
-        self._seconds[number] += epoch.metrics.get("seconds", 0) * len(self.ledger.options.seeds)
         self.listener(TrialReport(number, epoch))
         value = epoch.metrics.get(self.ledger.options.metrics[0])
         stop = value is not None and self.ledger.report(number, epoch.number, value)
-        return stop and epoch.number < epoch.epochs
+        if stop and epoch.awaited:
+            about = _about(epoch.metrics, epoch.number, epoch.seconds)
+            self.ledger.prune(number, about)
+            self._over(number, "stopped", epoch.metrics, epoch.number)
+        return stop and epoch.awaited
 
     def lost(self, number: int, allowed: int) -> None:
-        """Notes that a trial's process died: it goes on elsewhere, up to so many times."""
-        self._losses[number] += 1
-        if self._losses[number] <= allowed:
-            self.ledger.again(number)
-            return
-        cause = (
-            f"its process was lost more often than resources.max_failures ({allowed}) allows; look "
-            "for a lack of memory"
-        )
-        self.ended(number, TrialEnd(cause=cause))
+        """Notes that a trial's process died: it goes on elsewhere.
 
-    def stopped(self, number: int) -> None:
-        """Notes a trial that was stopped after the epoch it was last heard of."""
-        epoch = self._epochs[number]
-        about = _about(epoch.metrics, epoch.number, self._seconds[number])
-        self.ledger.prune(number, about)
-        self._over(number, "stopped", epoch.metrics, epoch.number)
+        Raises:
+            ClusterError: it has died more often than is allowed.
+        """
+        self._losses[number] += 1
+        if self._losses[number] > allowed:
+            raise ClusterError(
+                f"trial {number}: its process was lost more often than resources.max_failures "
+                f"({allowed}) allows; look for a lack of memory, then run the same again to go on"
+            )
+        self.ledger.again(number)
 
     def ended(self, number: int, end: TrialEnd) -> None:
-        """Notes a trial that came to its end, or failed."""
+        """Notes a trial that came to its end, or failed.
+
+        Raises:
+            KdRayError: the trial did neither, but the machine did.
+        """
+        if end.error is not None:
+            raise end.error
         if end.cause is not None:
-            epochs = self._epochs[number].number if number in self._epochs else 0
-            about = {"epochs": epochs, "seconds": round(self._seconds[number], 3)}
+            last = self._epochs.get(number, TrialEpoch(0, 0, {}))
+            about = {"epochs": last.number, "seconds": round(last.seconds, 3)}
             self.ledger.fail(number, end.cause, about)
-            self._over(number, "failed", {}, epochs, end.cause)
+            self._over(number, "failed", {}, last.number, end.cause)
             return
         metric = self.ledger.options.metrics[0]
         for epoch, record in enumerate(end.history, start=1):

@@ -2,16 +2,14 @@
 
 import re
 import shlex
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from cluster.render.shape import Shape
-from cluster.render.workload import Workload, versions
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from cluster.render.workload import Workload
+from kd_ray.report.html import templates
+from kd_ray.versions import versions
 
 LONGEST_LINE = 10_000  # a command that is folded is hard to read, and to change
 
@@ -21,25 +19,12 @@ def manifest(template: str, workload: Workload, shape: Shape, **values: Any) -> 
 
     It gets the versions, which every node must have. Text goes in by the filters yaml and shell.
     """
-    known = {**versions(), "workload": workload, "shape": shape}
-    return _environment().get_template(f"{template}.j2").render(known, **values)
-
-
-@cache
-def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("cluster.render"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        comment_start_string="{##",  # ${#name} is a length in bash
-        comment_end_string="##}",
-    )
+    # In bash ${#name} is a length, so comments of templates begin otherwise.
+    comments = {"comment_start_string": "{##", "comment_end_string": "##}"}
+    environment = templates("cluster.render", keep_trailing_newline=True, **comments)
     environment.filters.update(yaml=yaml_text, shell=shlex.quote)
-    return environment
+    known = {"versions": versions(), "workload": workload, "shape": shape}
+    return environment.get_template(f"{template}.j2").render(known, **values)
 
 
 def yaml_text(text: str, indent: int = 0) -> str:

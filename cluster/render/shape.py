@@ -36,11 +36,6 @@ class Shape:
         return self.max_nodes > self.nodes
 
 
-def worker_bounds(resources: Resources) -> tuple[int, int]:
-    """The fewest and the most workers that train one model; equal unless the run is elastic."""
-    return resources.elastic or (resources.workers, resources.workers)
-
-
 def shape_of(resources: Resources, options: NodesOptions) -> Shape:
     """The nodes that hold the workers of `resources`.
 
@@ -53,7 +48,7 @@ def shape_of(resources: Resources, options: NodesOptions) -> Shape:
     Raises:
         ConfigError: the workers do not fit, with the arithmetic.
     """
-    fewest, most = worker_bounds(resources)
+    fewest, most = resources.elastic or (resources.workers, resources.workers)
     each = _gpus_each(resources, options.gpus_per_node)
     gpus = math.ceil(each) if options.gpus_per_node is None else options.gpus_per_node
     auto = resources.cpus_per_worker == "auto"

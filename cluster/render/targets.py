@@ -48,7 +48,6 @@ def kuberay(workload: Workload, shape: Shape, options: KubeRayOptions) -> str:
         options=options,
         name=dns_name(workload.name, LONGEST_NAME),
         image=options.image or default_image(options.package, shape.gpus),
-        package=options.package,
         runs=runs,
         data=workload.data or (f"{options.mount}/data" if mounted else None),
         mounted=mounted,

@@ -82,7 +82,6 @@ def vm(workload: Workload, shape: Shape, options: VmOptions) -> str:
         worker_type=worker_type,
         disk_gb=DISK_GB,
         image=image,
-        package=options.package,
         runs=runs,
         data=workload.data or (None if is_url(runs) else f"{options.mount}/data"),
         # A container sees nothing but the shared storage; machines may have more than one.

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 
 from cluster.commands import COMMANDS
 from cluster.render.options import USER_IN_URL, WorkloadOptions, public
@@ -18,6 +17,7 @@ from kd_ray.config.read import recipe_text
 from kd_ray.config.schema import Resources
 from kd_ray.errors import ConfigError
 from kd_ray.pipeline import open_recipe
+from kd_ray.versions import versions
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Outside of a job kd-ray would start a Ray of its own, on this node alone.
@@ -138,17 +138,8 @@ def script(workload: Workload, recipe: str, runs: str, before: Sequence[str] = (
     return "\n".join([*lines, f"exec {shlex.join(workload.command(recipe, runs))}", ""])
 
 
-def versions() -> dict[str, str]:
-    """The versions, by name, of the Ray and the kd-ray here, which every node must have."""
-    try:
-        own = version("kd-ray")
-    except PackageNotFoundError:  # a source tree that was never installed
-        own = "0"
-    return {"ray_version": version("ray"), "kd_ray_version": own}
-
-
 def default_image(package: str | None, gpus: int) -> str:
     """Ray's own image if kd-ray is installed into it, else one that the user built of kd-ray."""
     if package is None:
-        return f"kd-ray:{versions()['kd_ray_version']}"
-    return f"rayproject/ray:{versions()['ray_version']}-py312{'-gpu' if gpus else ''}"
+        return f"kd-ray:{versions()['kd-ray']}"
+    return f"rayproject/ray:{versions()['ray']}-py312{'-gpu' if gpus else ''}"

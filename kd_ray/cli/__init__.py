@@ -4,6 +4,7 @@ Neither torch nor ray is imported before a command needs it, so `--help` is quic
 """
 
 import functools
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from kd_ray.cli.options import (
     SetOption,
     TrainingOptions,
     answered,
+    terminate,
 )
 from kd_ray.cli.studies import exercises, reproduce, views
 from kd_ray.cli.tune import tune
@@ -201,6 +203,7 @@ def report(run: Annotated[str, typer.Argument(help="Run folder to report on.")])
 def main() -> None:
     """Entry point of the executable."""
     warnings.showwarning = warn_in_a_line
+    signal.signal(signal.SIGTERM, terminate)
     app()
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.commands import COMMANDS
-from kd_ray.cli.options import INTERRUPTED, answered
+from kd_ray.cli.options import answered, interrupted
 from kd_ray.cli.render import render
 
 cluster = typer.Typer(
@@ -232,8 +232,7 @@ def submit(
             typer.echo(part, nl=False)
     except KeyboardInterrupt:
         end = f"end it with: kd-ray cluster stop {job.id}"
-        typer.echo(f"\nkd-ray: {job.id} goes on without being watched; {end}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        raise interrupted(f"{job.id} goes on without being watched; {end}") from None
     ended = job_server.status(dashboard, job.id)
     if ended.status != "SUCCEEDED":
         typer.echo(f"kd-ray: {ended.id}: {ended.status.lower()}: {ended.message}", err=True)

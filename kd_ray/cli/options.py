@@ -3,6 +3,7 @@
 import functools
 import inspect
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
@@ -15,8 +16,6 @@ from kd_ray.errors import ConfigError, KdRayError
 
 if TYPE_CHECKING:
     from kd_ray.pipeline import Where
-
-INTERRUPTED = 130
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="Path of a .toml file, or the name of a shipped recipe.")
@@ -69,6 +68,22 @@ class TrainingOptions(PlacementOptions):
         return [*(self.overrides or []), *named]
 
 
+received: list[int] = []
+"""Signals that were taken for Ctrl-C; where Ray waits, it makes its own exception of any."""
+
+
+def terminate(number: int, frame: object) -> None:
+    """The handler of SIGTERM, which supervisors send: as Ctrl-C, but for the exit code."""
+    received.append(number)
+    raise KeyboardInterrupt
+
+
+def interrupted(advice: str) -> typer.Exit:
+    """Says what an interrupted command leaves, and returns the exit that shells expect."""
+    typer.echo(f"\nkd-ray: {advice}", err=True)
+    return typer.Exit(128 + (received[-1] if received else signal.SIGINT))
+
+
 def answered(command: Callable[..., None]) -> Callable[..., None]:
     """Turns what the user can mend into one sentence and exit code 2, and Ctrl-C into advice.
 
@@ -91,11 +106,8 @@ def answered(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             again = shlex.join(["kd-ray", *sys.argv[1:]])
-            typer.echo(
-                f"\nkd-ray: interrupted; finished epochs and shards are kept, go on with: {again}",
-                err=True,
-            )
-            raise typer.Exit(INTERRUPTED) from None
+            kept = "interrupted; finished epochs and shards are kept"
+            raise interrupted(f"{kept}, go on with: {again}") from None
 
     seen = [each for parameter in parameters for each in unfolded(parameter)]
     wrapper.__signature__ = inspect.Signature(seen)  # type: ignore[attr-defined]

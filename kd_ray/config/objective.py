@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from kd_ray.config.table import Count, EachOnce, Share, Table
+from kd_ray.config.table import EachOnce, Share, Table
 
 
 class SoftWeight(BaseModel):
@@ -35,7 +35,7 @@ class SoftWeight(BaseModel):
         """Reads `3`, `"3"`, `"T^2"` or `"0.5*T^2"`.
 
         Raises:
-            ValueError: it is none of these, or not finite and at least 0.
+            ValueError: it is none of these, or out of range.
         """
         if isinstance(value, SoftWeight):
             return value
@@ -45,9 +45,10 @@ class SoftWeight(BaseModel):
             factor = float((squared[1] or 1) if squared else text)
         except ValueError:
             factor = math.nan
-        if not 0 <= factor < math.inf:
+        if not 0 <= factor <= 1e12:
             raise ValueError(
-                f'must be a number >= 0, "T^2" or a multiple such as "0.5*T^2", but got {value!r}'
+                'must be a number >= 0 and <= 1e12, "T^2" or a multiple such as "0.5*T^2", but '
+                f"got {value!r}"
             )
         return cls(factor=factor, times_temperature_squared=squared is not None)
 
@@ -70,7 +71,7 @@ SoftWeightField = Annotated[
 class Objective(Table):
     """`[objective]`: h * CE(softmax(z), y) + c * CE(softmax(z/T), targets)."""
 
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: float = Field(default=4.0, ge=1e-3, le=1e6)
     """T of both softmaxes in the soft term."""
 
     soft_weight: SoftWeightField = SoftWeight(factor=1.0, times_temperature_squared=True)
@@ -86,7 +87,9 @@ class Objective(Table):
     """How several teachers' distributions are averaged."""
 
     members: (
-        Count | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), EachOnce] | None
+        Annotated[int, Field(ge=1, le=1000)]
+        | Annotated[list[Annotated[int, Field(ge=0, lt=1000)]], Field(min_length=1), EachOnce]
+        | None
     ) = None
     """Which of several teachers are averaged: the first so many, or those of these numbers."""
 
@@ -96,6 +99,11 @@ class Objective(Table):
     soft_decay: Share = 0.0
     """c falls linearly to (1 - soft_decay) of itself over the run."""
 
+    @property
+    def is_taught(self) -> bool:
+        """Whether a student learns from a teacher's soft targets, and not from labels alone."""
+        return self.soft_weight.factor > 0 and self.targets == "teacher"
+
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.hard_weight == 0 and self.soft_weight.factor == 0:
@@ -103,8 +111,10 @@ class Objective(Table):
                 "hard_weight and soft_weight must not both be 0; there is nothing to learn from"
             )
         weights = self.member_weights
-        if weights is not None and sum(weights) <= 0:
-            raise ValueError(f"member_weights must sum to something positive, but got {weights}")
+        if weights is not None and not 0 < sum(weights) < math.inf:
+            raise ValueError(
+                f"member_weights must have a positive and finite sum, but got {weights}"
+            )
         count = len(self.members) if isinstance(self.members, list) else self.members
         if weights is not None and count not in (None, len(weights)):
             raise ValueError(

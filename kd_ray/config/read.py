@@ -1,8 +1,9 @@
 """The strict reader: TOML and overrides in, a `Recipe` or all of its problems out."""
 
+import math
 import tomllib
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def recipe_text(source: str) -> tuple[str, str]:
     path = to_path(source)
     if path.suffix == ".toml" or path.is_file():
         try:
+            if not path.is_file():  # a pipe would be waited for
+                raise FileNotFoundError("there is no such file")
             return str(path), path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: a recipe must be a readable text file ({error})") from error
@@ -62,15 +65,40 @@ def load_recipe(
     place, text = recipe_text(str(source))
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of integers of 5,000 digits
         raise ConfigError(f"{place}: must be TOML, but {error}") from error
     for override in overrides:
         apply_override(table, override)
     return parse_recipe(table, place, rules)
 
 
+DEEPEST, MOST, LONGEST, LARGEST = 16, 10_000, 4_000, 1e12
+"""Tables in tables; values, characters and size of a number: far more than a recipe means."""
+
+
+def _excesses(table: dict[str, Any]) -> Iterator[str]:
+    """What would break whatever reads it later by its mere size, one sentence each."""
+    level, values = list(table.items()), 0
+    for _ in range(DEEPEST):
+        values += len(level)
+        below: list[tuple[str, Any]] = []
+        for place, value in level:
+            if len(place) > LONGEST or (isinstance(value, str) and len(value) > LONGEST):
+                yield f"{place[:60]}: keys and texts must have at most {LONGEST} characters"
+            elif isinstance(value, int | float) and LARGEST < abs(value) < math.inf:
+                yield f"{place}: a number must be within ±{LARGEST:g}, but is not; lower it"
+            elif isinstance(value, dict | list):
+                inner = value.items() if isinstance(value, dict) else enumerate(value)
+                below += [(f"{place}.{key}", each) for key, each in inner]
+        level = below
+    if level or values > MOST:
+        yield f"must have at most {MOST} values, nested at most {DEEPEST} deep; shorten it"
+
+
 def parse_recipe(table: dict[str, Any], place: str, rules: Iterable[Rule] = ()) -> Recipe:
     """A `Recipe` from a plain table; see `load_recipe` for the errors."""
+    if excesses := list(_excesses(table)):
+        raise ConfigError(_listed(place, excesses[:10]))
     try:
         recipe = Recipe.model_validate(table)
     except ValidationError as error:
@@ -99,7 +127,7 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: must be key=value, such as train.epochs=5")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     for depth, key in enumerate(keys[:-1], start=1):
         inner = table.setdefault(key, {})

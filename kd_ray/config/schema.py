@@ -24,7 +24,7 @@ from kd_ray.config.training import (
 class DataOptions(Table):
     """`[data]`: which images, and how they are split."""
 
-    name: str
+    name: str = Field(max_length=100)
     """A key of the dataset catalogue, such as digits, mnist, svhn or imagefolder."""
 
     root: str | None = None
@@ -102,7 +102,7 @@ class StudentOptions(Table):
 class Resources(Table):
     """`[resources]`: what a run may use. Nothing here changes what is computed but float order."""
 
-    workers: Count = 1
+    workers: int = Field(default=1, ge=1, le=10_000)
     """Processes that train one model together."""
 
     elastic: Literal[False] | Annotated[tuple[int, int], Field(strict=False)] = False
@@ -124,9 +124,9 @@ class Resources(Table):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        if self.elastic and not 1 <= self.elastic[0] <= self.elastic[1]:
+        if self.elastic and not 1 <= self.elastic[0] <= self.elastic[1] <= 10_000:
             raise ValueError(
-                f"elastic must be [fewest, most] workers with 1 <= fewest <= most, but got "
+                "elastic must be [fewest, most] workers with 1 <= fewest <= most <= 10000, but got "
                 f"{list(self.elastic)}"
             )
         if self.elastic and self.workers not in (1, self.elastic[1]):
@@ -197,6 +197,12 @@ class Recipe(Table):
                     f'{place}: keep = "best" and patience choose by validation accuracy, but '
                     "data.validation is 0; set data.validation, or keep the last epoch"
                 )
+        of_labels = set(self.student.baselines) - {"online"} or not self.objective.is_taught
+        if self.transfer_set.unlabelled == 1 and of_labels:
+            raise ValueError(
+                "transfer_set.unlabelled: 1 hides every label, but a student learns from labels "
+                "alone; lower it, or set student.baselines = [] and give the soft term a weight"
+            )
         if self.data.validation and self.train.hold_out:
             raise ValueError(
                 f"train.hold_out: {self.train.hold_out:g} of the rows cannot take the place of the "
@@ -210,7 +216,7 @@ class Recipe(Table):
                 f"specialists.generalist: must be a member of the {self.teacher.members} of "
                 f"teacher.members, counted from 0, but got {specialists.generalist}"
             )
-        if self.objective.soft_weight.factor == 0 or self.objective.targets != "teacher":
+        if not self.objective.is_taught:
             raise ValueError(
                 "specialists: are distilled into a student by their soft targets, but [objective] "
                 'has none; set soft_weight above 0 and targets = "teacher"'

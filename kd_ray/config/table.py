@@ -15,6 +15,9 @@ EachOnce = AfterValidator(_each_once)
 """A list without repetitions."""
 
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=10**6)]
+"""Units or channels of a layer."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 PartialShare = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -37,7 +40,7 @@ class Named(BaseModel):
         extra="allow", strict=True, frozen=True, use_attribute_docstrings=True
     )
 
-    name: str
+    name: str = Field(max_length=100)
     """Key of the catalogue; the other keys are the options of that entry."""
 
     @property

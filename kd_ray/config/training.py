@@ -202,12 +202,12 @@ class SpecialistOptions(Table):
 
     classes_each: int | None = Field(default=None, ge=2)
     """Classes of each specialist: those nearest to its group's centre, so that a class may have
-    several specialists or none. Left out, each has its group, and each class one specialist."""
+    several specialists or none. Left out, each has its group, a lone class its nearest, too."""
 
     top_n: Count = 1
     """A specialist takes part where it has one of the generalist's first n choices."""
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e6)
     """T of the predictions that groups are made from; a generalist that is sure of its training
     images shows what it confuses at a higher one."""
 

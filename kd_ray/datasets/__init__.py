@@ -62,6 +62,11 @@ def open_dataset(options: DataOptions) -> Dataset:
         DataError: files are missing, empty or corrupt.
     """
     dataset = pick("dataset", DATASETS, options.name)(options)
+    if len(present := torch.unique(dataset.train.labels)) < 2:
+        raise DataError(
+            f"{options.name}: must have training images of at least two classes to tell apart, but "
+            f"has only those of {dataset.class_names[int(present[0])]!r}; add another class"
+        )
     if options.classes is not None:
         dataset = _of_classes(dataset, options.classes)
     if options.validation:

@@ -13,6 +13,8 @@ from kd_ray.datasets.storage import ENVIRONMENT_VARIABLE, given_root, readable
 from kd_ray.errors import ConfigError, DataError
 
 TEST_SHARE = 0.2
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What may be decoded, whatever a file's name says: none is a program, as PostScript is."""
 
 
 def read_imagefolder(options: DataOptions) -> Dataset:
@@ -74,6 +76,12 @@ def _read(split: str, folder: Path, size: int) -> tuple[tuple[str, ...], Split]:
             f"{folder}: must hold class folders with at least one picture in each, but: {error}; "
             "add pictures, or remove empty folders"
         ) from error
+    for name in found.classes:
+        if not name.isprintable():  # as a byte that is not UTF-8
+            raise DataError(
+                f"{folder}: names of class folders must be printable UTF-8, but got {name!a}; "
+                "rename it"
+            )
     pixels = np.empty((len(found.samples), 3, size, size), np.uint8)
 
     def decode(row: int) -> None:
@@ -87,13 +95,30 @@ def _read(split: str, folder: Path, size: int) -> tuple[tuple[str, ...], Split]:
 
 
 def read_picture(path: Path, size: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    """A picture as `(size, size, 3)` uint8: RGB, shorter side resized, centre kept.
+    """A picture as `(size, size, 3)` uint8: upright, RGB, shorter side resized, centre kept.
+
+    Grey of 16 bits is scaled to 8, and what is transparent is white, as viewers show it.
 
     Raises:
-        DataError: it cannot be decoded.
+        DataError: it cannot be decoded, or nothing says which of its numbers is white.
     """
     from PIL import Image, ImageOps
 
-    with readable(path, "a picture", "replace or remove it"), Image.open(path) as picture:
-        square = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    with readable(path, "a picture", "replace or remove it"):
+        if not path.is_file():
+            raise ValueError("it is no regular file")  # opening a pipe would wait for ever
+        with Image.open(path, formats=FORMATS) as picture:
+            tags = getattr(picture, "tag_v2", {})  # of a TIFF: bits, and whether black is 0
+            deep = picture.mode.startswith("I;16") and tags.get(258, (16,)) == (16,)
+            deep = (deep and tags.get(262) != 0) or (picture.mode, picture.format) == ("I", "PPM")
+            if picture.mode[0] in "IF" and not deep:
+                raise ValueError("its pixels are neither of 8 bits nor of 16 with black as 0")
+            upright = ImageOps.exif_transpose(picture)
+            if deep:
+                grey = (np.asarray(upright).astype(np.int64) + 128) // 257  # 65535 is 255
+                upright = Image.fromarray(grey.astype(np.uint8))
+            elif upright.has_transparency_data:
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
+            square = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
         return np.asarray(square)

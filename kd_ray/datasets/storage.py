@@ -18,7 +18,7 @@ from typing import Any
 
 from kd_ray.config import DataOptions
 from kd_ray.errors import DataError, StorageError
-from kd_ray.files import locked, sync
+from kd_ray.files import checked_path, locked, sync
 
 ENVIRONMENT_VARIABLE = "KD_RAY_DATA"
 DRAFT = ".tmp-kd-ray-download"
@@ -42,13 +42,20 @@ def data_root(options: DataOptions) -> Path:
     It is absolute, so that a process with another working directory finds the same files.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return given_root(options) or Path(cache).expanduser().absolute() / "kd-ray"
+    return given_root(options) or _absolute(cache) / "kd-ray"
 
 
 def given_root(options: DataOptions) -> Path | None:
     """The folder that the recipe or the environment names, if any."""
     given = options.root or os.environ.get(ENVIRONMENT_VARIABLE)
-    return Path(given).expanduser().absolute() if given else None
+    return _absolute(given) if given else None
+
+
+def _absolute(text: str) -> Path:
+    try:
+        return checked_path(Path(text)).expanduser().absolute()
+    except RuntimeError as error:
+        raise DataError(f"{text}: must begin with a known home, or be written out") from error
 
 
 def need_files(

@@ -17,7 +17,7 @@ from typing import Any
 
 from kd_ray.errors import KdRayError
 from kd_ray.files.lock import check_leases
-from kd_ray.files.paths import StoredPath, stored
+from kd_ray.files.paths import stored
 from kd_ray.files.reading import check_regular
 from kd_ray.files.store import writing
 
@@ -32,7 +32,7 @@ def committed_file(path: Path) -> Iterator[Path]:
         StorageError: it cannot be written, or another process has taken the folder over.
     """
     if remote := stored(path):
-        with _uploaded(remote) as folder:
+        with _temporary() as folder, writing(folder, "TMPDIR"):
             yield folder / path.name
             check_leases(remote)
             remote.parent.put([folder / path.name])
@@ -57,7 +57,7 @@ def committed_folder(path: Path, *, last: str | None = None) -> Iterator[Path]:
         StorageError: it cannot be written, or another process has taken the folder over.
     """
     if remote := stored(path):
-        with _uploaded(remote) as folder:
+        with _temporary() as folder, writing(folder, "TMPDIR"):
             yield folder
             check_leases(remote)
             if remote.is_dir():
@@ -71,13 +71,16 @@ def committed_folder(path: Path, *, last: str | None = None) -> Iterator[Path]:
         for file in draft.iterdir():
             sync(file)
         sync(draft)
-        if path.exists():
-            shutil.rmtree(path)
 
 
 @contextlib.contextmanager
-def _uploaded(remote: StoredPath) -> Iterator[Path]:
-    with writing(remote), tempfile.TemporaryDirectory(prefix="kd-ray-") as folder:
+def _temporary(home: Path | None = None, prefix: str = "kd-ray-") -> Iterator[Path]:
+    """A folder that is gone afterwards; without a `home`, among this machine's temporary files."""
+    with writing(home, "--runs") if home else writing("temporary files", "TMPDIR"):
+        if home is not None:
+            home.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix=prefix, dir=home, ignore_cleanup_errors=True)
+    with made as folder:
         yield Path(folder)
 
 
@@ -90,10 +93,21 @@ def _draft(path: Path) -> Iterator[Path]:
         _discard(draft)
         try:
             yield draft
+            old = _set_aside(path) if draft.is_dir() and path.is_dir() else None
             os.replace(draft, path)
             sync(path.parent)
         finally:
             _discard(draft)
+        if old is not None:
+            _discard(old)
+
+
+def _set_aside(path: Path) -> Path:
+    """Makes a draft of a folder that is to go: what is half deleted would else look whole."""
+    old = path.with_name(f"{TEMPORARY}{os.getpid()}-old-{path.name}")
+    _discard(old)
+    os.replace(path, old)
+    return old
 
 
 def _discard(draft: Path) -> None:
@@ -107,7 +121,8 @@ def remove_folder(path: Path, last: str | None = None) -> None:
     """Deletes a folder of files; in a store, the file that makes it whole goes first."""
     remote = stored(path)
     if remote is None:
-        shutil.rmtree(path)
+        with writing(path):
+            _discard(_set_aside(path))
         return
     check_leases(remote)
     if last is not None:
@@ -148,14 +163,14 @@ def local_copies(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     if remote is None:
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="kd-ray-") as temporary:
+    with _temporary() as temporary:
         there = {path.name for path in remote.glob("*")} if len(names) > 1 else set(names)
-        with writing(Path(temporary)), contextlib.suppress(FileNotFoundError):
-            remote.get([name for name in names if name in there], Path(temporary))
+        with writing(temporary, "TMPDIR"), contextlib.suppress(FileNotFoundError):
+            remote.get([name for name in names if name in there], temporary)
         try:
-            yield Path(temporary)
+            yield temporary
         except KdRayError as error:
-            raise type(error)(str(error).replace(temporary, str(remote))) from error
+            raise type(error)(str(error).replace(str(temporary), str(remote))) from error
 
 
 @contextlib.contextmanager
@@ -171,11 +186,8 @@ def scratch_folder(path: Path, name: str) -> Iterator[Path]:
 
     Its own name begins as a draft's and has `name`, what it is for, in it.
     """
-    home, prefix = None if stored(path) else path, f"{TEMPORARY}{name}-"
-    if home is not None:
-        home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=home, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    with _temporary(None if stored(path) else path, f"{TEMPORARY}{name}-") as folder:
+        yield folder
 
 
 def remove_drafts(folder: Path) -> None:
@@ -183,5 +195,6 @@ def remove_drafts(folder: Path) -> None:
 
     In a store there is nothing: drafts are local, and a folder without its last file is not there.
     """
-    for draft in () if stored(folder) else folder.glob(f"{TEMPORARY}*"):
-        _discard(draft)
+    with writing(folder):
+        for draft in () if stored(folder) else folder.glob(f"{TEMPORARY}*"):
+            _discard(draft)

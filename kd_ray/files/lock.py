@@ -1,22 +1,22 @@
 """The lock of a folder: one process at a time may write a run.
 
 In a store, where no kernel lets go of the lock of a process that died, it is a lease: the holder
-writes a small file anew every few seconds. One that has not changed while another process watched
-it for long enough has no holder any more; no clocks are compared. A dead holder that was on this
-machine is known at once.
+shows a sign of life every few seconds. One that has shown none while another process watched for
+long enough counts as dead; no clocks are compared. A dead one of this machine is known at once.
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
+import random
 import secrets
 import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ from kd_ray.files.store import writing
 
 RENEW_S = 4.0
 LEASE_S = 20.0
-"""Seconds without a change after which a holder counts as dead: several renewals may fail."""
-SETTLE_S = 0.5
+"""Seconds without a sign of life after which a holder counts as dead: several may be lost."""
 WATCH_S = 0.25
+SIGN = ".sign"
 
 _held: list["Lease"] = []
+
+Claims = Mapping[StoredPath, tuple[bytes, bytes]]
+"""File of a claim -> who made it, and the latest sign of life."""
 
 
 @contextlib.contextmanager
@@ -66,54 +69,56 @@ def locked(folder: Path, *, name: str = ".lock", wait_s: float = 0.0) -> Iterato
                     holder = os.pread(handle, 32, 0).decode().strip() or "unknown"
                     raise StorageError(in_use(folder, holder)) from None
                 time.sleep(0.05)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        with writing(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)
 
 
 class Lease:
-    """A lease that this process holds, renewed by a thread."""
+    """A claim of this process on a folder of a store, and a thread that shows signs of life.
 
-    def __init__(self, path: StoredPath) -> None:
-        """A lease in the file at `path`, not yet taken."""
-        self.path = path
-        self._token = secrets.token_hex(8)
-        self._beat = 0
-        self._renewed = time.monotonic()
+    Whoever wants the folder writes a claim, a file of its own, and then looks for others; who sees
+    one that lives withdraws. Of two, the one that writes later sees the other's, so they never both
+    have the folder, however slow one is. Of a store this needs nothing but that a listing has all
+    that was written before: some have no conditional writes, or ignore the condition. A claim is
+    never written again, so that a holder which was taken for dead finds its own gone.
+    """
+
+    def __init__(self, folder: StoredPath, name: str) -> None:
+        """A lease that is not taken yet; names of its files begin with `name`."""
+        self.folder, self._name = folder, name
+        self._path = folder / f"{name}-{secrets.token_hex(8)}"
+        self._signs = count(1)
+        self._shown = time.monotonic()
         self._is_lost = False
         self._over = threading.Event()
         self._turn = threading.Lock()
 
-    def take(self, *, anew: bool) -> bool:
-        """Writes itself, over whatever is there unless `anew`; says whether it has the folder."""
-        try:
-            self._write(anew=anew)
-        except FileExistsError:
-            return False
-        if not anew:  # two may take over from the same dead holder, and the last one has it
-            time.sleep(SETTLE_S)
-            return self._is_mine()
-        return True
+    def claims(self) -> Claims:
+        """The claims of others on the folder."""
+        there, found = set(self.folder.glob(f"{self._name}*")), {}
+        for path in there - {self._path}:
+            if path.suffix != SIGN and (claim := _content(path)):
+                sign = path.with_suffix(SIGN)
+                found[path] = claim, _content(sign) if sign in there else b""
+        return found
 
-    def _write(self, *, anew: bool = False) -> None:
-        self._beat += 1
-        content = json.dumps({**_this_process(), "token": self._token, "beat": self._beat}).encode()
-        try:
-            self.path.write_bytes(content, anew=anew)
-        except StorageError as error:
-            number = getattr(error.__cause__, "errno", None) if anew else None
-            if number in (errno.EBUSY, errno.EINVAL):  # stores differ in how they say so
-                raise FileExistsError(str(self.path)) from error
-            if number != errno.ENOSYS:
-                raise
-            self.path.write_bytes(content)  # a store that cannot create exclusively
-        self._renewed = time.monotonic()
+    def take(self, dead: Claims) -> bool:
+        """Whether the folder is this process's now: nobody lives who has a claim on it, too.
 
-    def _is_mine(self) -> bool:
-        found = read_lease(self.path)
-        return found is None or found.get("token") == self._token
+        Args:
+            dead: claims of dead processes, which count for nothing as long as they do not change.
+        """
+        self._shown = time.monotonic()
+        self._path.write_bytes(json.dumps(_this_process()).encode())
+        if all(dead.get(path) == contents for path, contents in self.claims().items()):
+            _remove(*dead)
+            return True
+        _remove(self._path)
+        return False
 
     def renew(self) -> None:
         """Shows that this process lives.
@@ -124,14 +129,16 @@ class Lease:
         with self._turn:
             if self._over.is_set():
                 return
-            self._is_lost = self._is_lost or not self._is_mine()
+            began = time.monotonic()
+            self._is_lost = self._is_lost or not self._path.is_file()
             if self._is_lost:
                 raise StorageError(
-                    f"{self.path.parent}: one process at a time may write a run folder, but "
-                    "another took it over while this one did not answer; run the same again when "
-                    "that one has ended"
+                    f"{self.folder}: one process at a time may write a run folder, but another "
+                    "took it over while this one did not answer; run the same again when that one "
+                    "has ended"
                 )
-            self._write()
+            self._path.with_suffix(SIGN).write_bytes(str(next(self._signs)).encode())
+            self._shown = began
 
     def keep(self) -> None:
         """Renews until it is let go or lost; a store that is silent for a while is asked again."""
@@ -141,15 +148,27 @@ class Lease:
 
     def check(self) -> None:
         """Makes sure, before something is written, that the folder is still this process's."""
-        if self._is_lost or time.monotonic() - self._renewed > LEASE_S / 2:
+        if self._is_lost or time.monotonic() - self._shown > LEASE_S / 2:
             self.renew()
 
     def release(self) -> None:
         """Lets go of the folder."""
         self._over.set()
         with self._turn, contextlib.suppress(StorageError):
-            if self._is_mine():
-                self.path.unlink()
+            _remove(self._path)
+
+
+def _content(path: StoredPath) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _remove(*claims: StoredPath) -> None:
+    for path in claims:
+        path.unlink()
+        path.with_suffix(SIGN).unlink()
 
 
 def check_leases(path: StoredPath) -> None:
@@ -159,22 +178,22 @@ def check_leases(path: StoredPath) -> None:
         StorageError: another process has it now.
     """
     for lease in list(_held):
-        if path.is_relative_to(lease.path.parent):
+        if path.is_relative_to(lease.folder):
             lease.check()
 
 
 @contextlib.contextmanager
 def leased(folder: StoredPath, name: str, wait_s: float) -> Iterator[None]:
     """Holds a folder for this process; see `locked`."""
-    lease = Lease(folder / name)
-    _acquire(lease, wait_s)
-    _held.append(lease)
-    thread = threading.Thread(target=lease.keep, name=f"lease of {folder}", daemon=True)
-    thread.start()
+    lease = Lease(folder, name)
     try:
+        _acquire(lease, wait_s)
+        _held.append(lease)
+        threading.Thread(target=lease.keep, name=f"lease of {folder}", daemon=True).start()
         yield
     finally:
-        _held.remove(lease)
+        if lease in _held:
+            _held.remove(lease)
         lease.release()
 
 
@@ -184,34 +203,33 @@ def _acquire(lease: Lease, wait_s: float) -> None:
     Raises:
         StorageError: its holder lives, and does not let go of it within `wait_s` seconds.
     """
-    folder, seen = lease.path.parent, None
-    began = since = time.monotonic()
-    renewed = warned = False
+    began, warned = time.monotonic(), False
+    seen: dict[StoredPath, tuple[tuple[bytes, bytes], float, bool]] = {}
     while True:
-        found = read_lease(lease.path)
+        claims, dead = lease.claims(), {}
         now = time.monotonic()
-        if found is None:
-            if lease.take(anew=True):
-                return
-            continue
-        if found != seen:
-            renewed = seen is not None and found.get("token") == seen.get("token")
-            seen, since = found, now
-        lives = _lives_here(found)
-        if lives is False or now - since >= LEASE_S:
-            if lease.take(anew=False):
-                return
-            seen, renewed = None, False
-        elif (lives or renewed) and now - began >= wait_s:
-            raise StorageError(in_use(folder, _holder(found)))
-        elif lives is None and not warned:
-            warned = True
-            warnings.warn(
-                f"{folder}: process {_holder(found)} used it and did not say that it has ended; "
-                f"waiting up to {LEASE_S:.0f} s for a sign of it",
-                stacklevel=4,
-            )
-        time.sleep(WATCH_S)
+        for path, signs in claims.items():
+            before, since, shown = seen.get(path, (signs, now, False))
+            if signs != before:
+                since, shown = now, True
+            seen[path] = signs, since, shown
+            holder = _holder(signs[0])
+            lives = _lives_here(holder)
+            name = f"{holder.get('pid', 'unknown')} on {holder.get('host', 'unknown')}"
+            if lives is False or now - since >= LEASE_S:
+                dead[path] = signs
+            elif (lives or shown) and now - began >= wait_s:
+                raise StorageError(in_use(lease.folder, name))
+            elif lives is None and not warned:
+                warned = True
+                warnings.warn(
+                    f"{lease.folder}: process {name} used it and did not say that it has ended; "
+                    f"waiting up to {LEASE_S:.0f} s for a sign of it",
+                    stacklevel=4,
+                )
+        if len(dead) == len(claims) and lease.take(dead):
+            return
+        time.sleep(WATCH_S * random.uniform(0.5, 1.5))  # two that withdrew do not meet again
 
 
 def in_use(folder: object, holder: str) -> str:
@@ -222,20 +240,12 @@ def in_use(folder: object, holder: str) -> str:
     )
 
 
-def read_lease(path: StoredPath) -> dict[str, Any] | None:
-    """The content that the holder has written, or None if there is no holder."""
+def _holder(claim: bytes) -> dict[str, Any]:
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        return dict(json.loads(content))
+        found = json.loads(claim)
     except ValueError:
-        return {"token": content.hex()}
-
-
-def _holder(found: dict[str, Any]) -> str:
-    return f"{found.get('pid', 'unknown')} on {found.get('host', 'unknown')}"
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _this_process() -> dict[str, Any]:
@@ -261,9 +271,9 @@ def _began(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _lives_here(found: dict[str, Any]) -> bool | None:
+def _lives_here(holder: dict[str, Any]) -> bool | None:
     """Whether a holder on this machine lives; None of one elsewhere."""
-    machine = _machine()
-    if not machine or found.get("machine") != machine:
+    machine, pid = _machine(), holder.get("pid")
+    if not machine or holder.get("machine") != machine or not isinstance(pid, int):
         return None
-    return bool(_began(int(found["pid"])) == found["began"])
+    return _began(pid) is not None and _began(pid) == holder.get("began")

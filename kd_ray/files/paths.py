@@ -4,6 +4,7 @@ Unlike other such classes, `StoredPath` never takes a store's failure for the ab
 checkpoint that seems to be missing would be trained anew.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -141,18 +142,25 @@ class StoredPath(PurePosixPath):
                 keys = [f"{self.key}/{name}" for name in names]
                 self.files.get(keys, [str(folder / name) for name in names])
 
-    def write_bytes(self, content: bytes, *, anew: bool = False) -> None:
-        """Writes a small file whole.
-
-        Args:
-            content: bytes of the file.
-            anew: only if there is none, as far as the store can tell.
-
-        Raises:
-            FileExistsError: `anew`, and there is one.
-        """
+    def write_bytes(self, content: bytes) -> None:
+        """Writes a small file whole."""
         with answering(self):
-            self.files.pipe_file(self.key, content, mode="create" if anew else "overwrite")
+            self.files.pipe_file(self.key, content)
+
+
+def checked_path(path: Path) -> Path:
+    """The path itself.
+
+    Raises:
+        ConfigError: no file system has such names.
+    """
+    whole = os.fsencode(path)
+    if max(map(len, whole.split(b"/"))) > 255 or len(whole) > 3000 or b"\0" in whole:
+        raise ConfigError(
+            f"{str(path)[:60]!r}...: names of files must have at most 255 bytes, paths 3000, and "
+            "none a NUL; shorten it"
+        )
+    return path
 
 
 def to_path(text: str | Path) -> Path:
@@ -174,7 +182,7 @@ def to_path(text: str | Path) -> Path:
         return cast(Path, text)
     url = URL.fullmatch(str(text))
     if url is None or (url["scheme"] not in EXTRAS and len(url["slashes"]) == 1):
-        return Path(text)
+        return checked_path(Path(text))
     scheme = url["scheme"]
     if scheme not in EXTRAS:
         known = " or ".join(f"{name}://" for name in EXTRAS)

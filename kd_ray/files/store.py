@@ -84,14 +84,14 @@ def reach(scheme: str, bucket: str, key: str) -> None:
 
 
 @contextmanager
-def writing(path: object) -> Iterator[None]:
+def writing(path: object, option: str = "--runs") -> Iterator[None]:
     """Turns an operating-system error while writing `path` into a `StorageError`."""
     try:
         yield
     except OSError as error:
-        hint = "make the folder writable, or choose another one with --runs"
+        hint = f"make the folder writable, or choose another one with {option}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some space, or choose another folder with --runs; then run the same again"
+            hint = f"free some space or choose another folder with {option}, then run it again"
         reason = error.strerror or str(error)
         raise StorageError(f"{path}: cannot be written ({reason}); {hint}") from error
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -55,6 +56,7 @@ def build_model(
         torch.default_generator.manual_seed(seed)
         try:
             if name in MODELS:
+                _check_memory(parameter_count(_weightless(name, shape, classes, options)))
                 return MODELS[name](shape=shape, classes=classes, **options)
             return zoo_model(name, shape=shape, classes=classes)
         except ConfigError as error:
@@ -74,12 +76,29 @@ def model_problems(where: str, name: str, options: Mapping[str, Any]) -> list[st
     if problems or name not in MODELS:
         return problems
     try:
-        # On the meta device a model of any size costs no memory.
-        with torch.device("meta"), _NothingDrawn():
-            MODELS[name](shape=_ANY_SHAPE, classes=2, **options)
+        _, *others = _weightless(name, _ANY_SHAPE, 2, options).parameters()
+        _check_memory(sum(weights.numel() for weights in others))  # whatever the images' size
     except ConfigError as error:
         return [f"{where}: {error}"]
     return []
+
+
+def _weightless(
+    name: str, shape: tuple[int, int, int], classes: int, options: Mapping[str, Any]
+) -> nn.Module:
+    """The model on the meta device, where one of any size costs no memory."""
+    with torch.device("meta"), _NothingDrawn():
+        return MODELS[name](shape=shape, classes=classes, **options)
+
+
+def _check_memory(weights: int) -> None:
+    """Refuses weights that, with their gradients, no memory of this machine could hold."""
+    has = psutil.virtual_memory().total
+    if 8 * weights > has:
+        raise ConfigError(
+            f"its {weights:,} weights need {4 * weights / 1e9:,.0f} GB, and their gradients as "
+            f"much again, but this machine has {has / 1e9:.0f} GB; choose smaller layers"
+        )
 
 
 class _NothingDrawn(TorchFunctionMode):

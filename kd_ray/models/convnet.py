@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kd_ray.config.table import Count
+from kd_ray.config.table import Width
 from kd_ray.errors import ConfigError
 
-Group = Annotated[Sequence[Count], Field(min_length=1)]
-Groups = Annotated[Sequence[Group], Field(min_length=1)]
+Group = Annotated[Sequence[Width], Field(min_length=1)]
+Groups = Annotated[Sequence[Group], Field(min_length=1, max_length=16)]
 
 
 def convnet(
@@ -80,15 +80,11 @@ def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 def resnet(
-    blocks: int, /, *, shape: tuple[int, int, int], classes: int, width: Count = 16
+    blocks: int, /, *, shape: tuple[int, int, int], classes: int, width: Width = 16
 ) -> nn.Sequential:
-    """A residual network of 6n + 2 layers; arguments and answer as for `convnet`.
+    """A residual network of 6n + 2 layers, from images of any sides; arguments as for `convnet`.
 
-    Args:
-        blocks: n, residual blocks in a stage.
-        shape: of an image, of any sides.
-        classes: K.
-        width: channels of the first stage.
+    A stage has n residual `blocks`; `width` are the channels of the first stage.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv=convolution(shape[0], width), norm=nn.BatchNorm2d(width), relu=nn.ReLU()

@@ -44,23 +44,16 @@ class Specialist(nn.Module):
 def joined(logits: Tensor, special: Tensor, others: Tensor) -> Tensor:
     """Logits `(N, K)` as those of some classes and of a dustbin for the others, `(N, s + 1)`.
 
-    The softmax of the result is the softmax of `logits`, added up over the others.
-
-    Args:
-        logits: logits over all K classes.
-        special: `(s,)` int64.
-        others: `(K - s,)` int64.
+    The softmax of the result is the softmax of `logits`, added up over the `(K - s,)` others.
     """
     dustbin = logits[:, others].logsumexp(dim=1, keepdim=True)
     return torch.cat([logits[:, special], dustbin], dim=1)
 
 
 def special_labels(labels: Tensor, special: Sequence[int]) -> Tensor:
-    """Labels among all classes as labels among a specialist's: s is the dustbin.
+    """Labels `(N,)` among all classes as labels among a specialist's s, in its outputs' order.
 
-    Args:
-        labels: `(N,)` int64; a negative one (a hidden label) stays what it is.
-        special: s numbers of classes, in the order of the outputs.
+    The dustbin's is s, and a negative one (a hidden label) stays what it is.
 
     >>> special_labels(torch.tensor([4, 0, 2, -1]), [2, 4]).tolist()
     [1, 2, 0, -1]

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from kd_ray.config.table import Count, PartialShare
+from kd_ray.config.table import PartialShare, Width
 from kd_ray.errors import ConfigError
 
 
@@ -20,34 +20,28 @@ class BoundedLinear(nn.Linear):
     dropout train with large learning rates. The bound is restored by `project_` after every step.
     """
 
-    weight: Tensor
-
     def __init__(self, inputs: int, outputs: int, max_norm: float):
         super().__init__(inputs, outputs)
         self.max_norm = max_norm
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Scales back, in place, every row of the weight that is too long."""
-        self.weight.renorm_(p=2, dim=0, maxnorm=self.max_norm)
 
     def extra_repr(self) -> str:
         """The layer's arguments, for printing."""
         return f"{super().extra_repr()}, max_norm={self.max_norm}"
 
 
+@torch.no_grad()
 def project_(model: nn.Module) -> None:
-    """Restores every constraint on the model's weights, in place; most models have none."""
+    """Scales back, in place, every vector of weights beyond its bound; most models have none."""
     for module in model.modules():
         if isinstance(module, BoundedLinear):
-            module.project_()
+            module.weight.renorm_(p=2, dim=0, maxnorm=module.max_norm)
 
 
 def mlp(
     *,
     shape: tuple[int, int, int],
     classes: int,
-    hidden: list[Count],
+    hidden: list[Width],
     dropout: list[PartialShare] | None = None,
     max_norm: Annotated[float, Field(gt=0)] | None = None,
 ) -> nn.Sequential:

@@ -5,9 +5,12 @@ Ray that has it no more. As a program, it asks the head of a cluster who it is. 
 of this package, so that such a program starts quickly.
 """
 
+import contextlib
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 ANSWERED, TOKEN_WRONG = "answered", "token"
@@ -44,6 +47,24 @@ def hush_lost_nodes() -> None:
     module = worker_module()
     if hasattr(module, "print_to_stdstream"):
         module.print_to_stdstream = lambda *_, **__: None
+
+
+@contextlib.contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keeps this process's own answer to SIGTERM, in the block and afterwards.
+
+    Ray would put its own in the place, and below that one of C++, which aborts.
+    """
+    from ray._private import utils
+
+    own, theirs = signal.getsignal(signal.SIGTERM), utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = theirs
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, own)
 
 
 def head_answer(address: str, patience_s: float) -> str:

@@ -53,6 +53,7 @@ def relay(mailbox: Any, task: Task, is_busy: Callable[[], bool]) -> Iterator[tup
 
     Raises:
         KdRayError: what a worker sent.
+        ClusterError: see `helpers_needed`.
     """
     from ray.util.queue import Empty
 
@@ -60,7 +61,8 @@ def relay(mailbox: Any, task: Task, is_busy: Callable[[], bool]) -> Iterator[tup
     while True:
         busy = is_busy()
         try:
-            message = mailbox.get(timeout=POLL_S)
+            with helpers_needed():
+                message = mailbox.get(timeout=POLL_S)
         except Empty:
             if not busy:
                 return
@@ -91,12 +93,30 @@ def _nodes_alive() -> dict[str, str]:
     return {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
 
 
+@contextlib.contextmanager
+def helpers_needed() -> Iterator[None]:
+    """Makes a `ClusterError` of the end of a process that holds workers together."""
+    from ray import exceptions
+
+    ends = (
+        *(exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.OutOfMemoryError),
+        *(exceptions.LocalRayletDiedError, exceptions.ObjectLostError),
+    )
+    try:
+        yield
+    except ends as error:
+        raise _died("a process of Ray's that holds the workers together", "died", error) from None
+
+
 def died_too_often(who: str, error: Exception) -> ClusterError:
     """What a driver raises when a worker was lost more often than a recipe allows."""
+    return _died(who, "died more often than resources.max_failures allows", error)
+
+
+def _died(who: str, what: str, error: Exception) -> ClusterError:
     return ClusterError(
-        f"{who} must stay alive, but died more often than resources.max_failures allows "
-        f"({str(error).splitlines()[0]}); look for a lack of memory, then run the same again to go "
-        "on from the last epoch"
+        f"{who} must stay alive, but {what} ({str(error).splitlines()[0]}); look for a lack of "
+        "memory, then run the same again to go on from the last epoch"
     )
 
 

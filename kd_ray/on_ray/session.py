@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.errors import ClusterError
-from kd_ray.on_ray.private import ANSWERED, TOKEN_WRONG, head_answer, hush_lost_nodes
+from kd_ray.on_ray.orphans import orphans_ended
+from kd_ray.on_ray.private import ANSWERED, TOKEN_WRONG, head_answer, hush_lost_nodes, own_sigterm
 
 CONNECT_S, ANSWER_S = 4.0, 10.0
 PACKAGES = ("kd_ray", "tuning", "cluster")
@@ -38,6 +39,12 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
+    # Metrics would be served to every machine that asks; a port that is none opens none.
+    "RAY_enable_metrics_collection": "0",
+    "DASHBOARD_METRIC_PORT": "-1",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    # A process that gives itself a title keeps its environment, by which it is known.
+    "SPT_NOENV": "1",
     # Ray runs its workers at niceness 15; beside any other work they would hardly run at all.
     "RAY_worker_niceness": "0",
 }
@@ -89,22 +96,30 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
         if JOB not in os.environ:  # a job runs beside the head, and has its code from there
             check_cluster(address)
             options["runtime_env"] = shipped_code()
+    with contextlib.ExitStack() as ending:
+        if address is None:
+            ending.enter_context(orphans_ended())
+        ending.callback(ray.shutdown)
+        _begin(options, address)
+        if not verbose:
+            hush_lost_nodes()
+        yield
+
+
+def _begin(options: dict[str, Any], address: str | None) -> None:
+    import ray
+
     try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        hint = "check the address, or use --local for no Ray"
+        with own_sigterm():
+            ray.init(**options)
+    except Exception as error:  # Ray raises this very class where it does not start in time
+        hint = "check the address" if address else "run it again when this machine is less busy"
         if "Version mismatch" in str(error):
-            hint = "install the cluster's versions here, or submit a job to it"
+            hint = "install the cluster's versions here, submit a job to it"
         raise ClusterError(
             f"{address or 'this machine'}: Ray must start or answer, but: "
-            f"{' '.join(str(error).split())[:300]}; {hint}"
+            f"{' '.join(str(error).split())[:300]}; {hint}, or use --local for no Ray"
         ) from error
-    if not verbose:
-        hush_lost_nodes()
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def shipped_code() -> dict[str, Any]:

@@ -22,12 +22,14 @@ from kd_ray.on_ray.relay import (
     check_here,
     check_nodes,
     died_too_often,
+    helpers_needed,
     relay,
     warnings_sent,
 )
 from kd_ray.on_ray.session import connected
 from kd_ray.runs.events import Event, Waiting
 from kd_ray.runs.task import Task
+from kd_ray.training.progress import Epoch
 
 ENDING_S = 300.0
 """For workers that were asked to end with their epoch."""
@@ -46,7 +48,6 @@ def work(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from kd_ray.runs import ShardDone, perform_all, perform_interleaved
-    from kd_ray.training.progress import Epoch
     from kd_ray.training.workers import Worker, from_first, together
 
     context = ray.train.get_context()
@@ -73,12 +74,21 @@ def work(config: dict[str, Any]) -> None:
                 if worker.is_first or isinstance(event, ShardDone):
                     mailbox.put((task, event))
                 if isinstance(event, Epoch):
-                    told = worker.is_first and not orders.empty()
-                    if from_first(int(told), device):  # all leave together
+                    ended = worker.is_first and _ended(orders, task, event.number)
+                    if from_first(int(ended), device):  # all leave together
                         return
         except KdRayError as error:
             if worker.is_first:
                 mailbox.put(error)
+
+
+def _ended(orders: Any, task: Task, epoch: int) -> bool:
+    """Whether the driver has ended the work; an epoch that it awaits waits for what it says."""
+    awaited = (task.title, epoch) if epoch in task.awaited else None
+    while awaited or not orders.empty():
+        if (order := orders.get()) in ("end", awaited):  # others are for workers that have died
+            return bool(order == "end")
+    return False
 
 
 class Notices:
@@ -191,14 +201,20 @@ def perform_on_ray(
             config, resources, verbose
         )
         try:
-            yield from relay(mailbox, tasks[0], lambda: not ray.wait([launched], timeout=0)[0])
+            for task, event in relay(
+                mailbox, tasks[0], lambda: not ray.wait([launched], timeout=0)[0]
+            ):
+                yield task, event
+                if isinstance(event, Epoch) and event.number in task.awaited:
+                    orders.put((task.title, event.number))
         except GeneratorExit:  # whoever listened has seen enough, and may need the workers' place
             # They are asked to end: of a launcher that is killed, Ray keeps the workers' place.
             orders.put("end")
             ray.wait([launched], timeout=ENDING_S)
             ray.cancel(launched, force=True)
             raise
-        error = ray.get(launched)
+        with helpers_needed():
+            error = ray.get(launched)
         if error is not None:
             raise error
 

@@ -19,11 +19,9 @@ MOST_LEVELS = 16
 
 @torch.no_grad()
 def activity(model: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
-    """Where the activations of each quantizer lie, in evaluation mode.
+    """Where the activations of each quantizer lie for normalized images `(N, C, H, W)`.
 
-    Args:
-        model: quantized; it stays as it is.
-        images: `(N, C, H, W)` normalized.
+    The model, which is quantized, is in evaluation mode for it and stays as it is.
 
     Returns:
         Layer -> `on`, the share of activations above 0; `most`, the largest share on one level; and

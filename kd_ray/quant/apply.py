@@ -51,12 +51,9 @@ FLOAT = LayerBits(FLOAT_BITS, FLOAT_BITS, FLOAT_BITS)
 def quantize_(
     model: nn.Module, options: QuantizerOptions, shape: tuple[int, int, int]
 ) -> nn.Module:
-    """Puts quantizers on a float model, in place, and returns it.
+    """Puts quantizers on a float model, fresh or trained, in place, and returns it.
 
-    Args:
-        model: a model with fresh or trained float weights.
-        options: `[student.quantizer]`.
-        shape: `(C, H, W)` of an image.
+    Images have the `shape` (C, H, W).
 
     Raises:
         ConfigError: a layer cannot take the method, or an override names no layer.
@@ -133,11 +130,8 @@ def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, 
 def calibrate_(model: nn.Module, images: Tensor) -> None:
     """Lets quantizers of activations choose where to start, each behind those before it.
 
-    The batch's own statistics stand for batch norm's, which are still empty; they are put back.
-
-    Args:
-        model: quantized, on the device of `images`.
-        images: `(N, C, H, W)` normalized.
+    They see normalized images `(N, C, H, W)` on the model's device. The batch's own statistics
+    stand for batch norm's, which are still empty; they are put back.
     """
     hooks = [
         quantizer.register_forward_pre_hook(lambda module, inputs: module.calibrate_(inputs[0]))

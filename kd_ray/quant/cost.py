@@ -38,13 +38,9 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """A whole model.
+    """A whole model: its convolutions and linear layers in the order of their calls, and sums.
 
-    Attributes:
-        layers: convolutions and linear layers, in the order in which they are called.
-        packed_bytes: bytes of the layers, and of all other parameters and running statistics in
-            float32.
-        bit_operations: sum over the layers, for one image.
+    All other parameters and running statistics are counted among the bytes, in float32.
     """
 
     layers: list[LayerCost]
@@ -97,7 +93,7 @@ def _layer_cost(layer: nn.Module, call: LayerCalls, activation_bits: int) -> Lay
     packed = -(-weight.numel() * bits // 8) + (4 if bits < FLOAT_BITS else 0)
     return LayerCost(
         name=call.name,
-        kind=call.kind,
+        kind=type(layer).__name__.removeprefix("Quantized"),
         weight_bits=bits,
         activation_bits=activation_bits,
         packed_bytes=packed + (4 * bias.numel() if isinstance(bias, Tensor) else 0),

@@ -14,14 +14,8 @@ def dorefa_weights(w: Tensor, bits: int) -> Tensor:
 
     One bit: `E sign(w)` with E the mean of |w| over the layer, sign(0) = +1, and the gradient of
     the identity. More: `2 q_k(t / (2 max|t|) + 1/2) - 1` with t = tanh(w); there is no level 0, and
-    the layer's scale is lost, which is harmless only where a batch norm follows.
-
-    Args:
-        w: a layer's weights, any shape.
-        bits: k.
-
-    Returns:
-        The shape of `w`.
+    the layer's scale is lost, which is harmless only where a batch norm follows. The shape of `w`
+    stays.
 
     >>> dorefa_weights(torch.tensor([-3.0, 0.0, 1.0]), 1)
     tensor([-1.3333,  1.3333,  1.3333])
@@ -58,12 +52,7 @@ class _QuantizedGradient(torch.autograd.Function):
 
 
 def dorefa_gradients(x: Tensor, bits: int) -> Tensor:
-    """`x`, whose gradient is quantized on its way back; it stands after a layer's output.
-
-    Args:
-        x: `(N, ...)`.
-        bits: k; 32 leaves the gradient as it is.
-    """
+    """`x`, `(N, ...)`, whose gradient is quantized on its way back, unless it has 32 bits."""
     if bits >= FLOAT_BITS:
         return x
     passed: Tensor = _QuantizedGradient.apply(x, bits)
@@ -74,14 +63,8 @@ def quantized_gradient(gradient: Tensor, bits: int) -> Tensor:
     """Equation 12: `2m (q_k(clip(g / 2m + 1/2 + noise, 0, 1)) - 1/2)`, m = max|g| of each sample.
 
     The noise is uniform on one step, so that the expectation keeps what rounding would lose; it
-    comes from torch's random state, which the loop seeds for each epoch.
-
-    Args:
-        gradient: `(N, ...)`.
-        bits: k.
-
-    Returns:
-        The shape of `gradient`, in [-m, m].
+    comes from torch's random state, which the loop seeds for each epoch. The shape of `gradient`,
+    `(N, ...)`, stays.
     """
     n = top_level(bits)
     dims = tuple(range(1, gradient.dim()))

@@ -65,14 +65,9 @@ def lsq_levels(bits: int, *, signed: bool, zero: bool = True) -> tuple[float, fl
 def lsq(v: Tensor, step: Tensor, levels: tuple[float, float]) -> Tensor:
     """`s round(clip(v / s, -Qn, Qp))`, equations 1 and 2, with the gradients of equations 3 and 5.
 
-    Args:
-        v: weights or activations, any shape.
-        step: s > 0, of no dimension.
-        levels: -Qn and Qp, see `lsq_levels`.
-
-    Returns:
-        The shape of `v`. The gradient of `v` is 1 inside the clip and 0 outside; that of `step` is
-        what the paper gives, before the scale of `scaled_gradient`.
+    The shape of `v` stays; `step` is s > 0, of no dimension, and `levels` come from `lsq_levels`.
+    The gradient of `v` is 1 inside the clip and 0 outside; that of `step` is what the paper gives,
+    before the scale of `scaled_gradient`.
     """
     low, high = levels
     quantized: Tensor = _Lsq.apply(v, step, float(low), float(high), low % 1)

@@ -40,14 +40,8 @@ class _Pact(torch.autograd.Function):
 def pact(x: Tensor, clip: Tensor, bits: int) -> Tensor:
     """`round(y n / alpha) alpha / n` with y = clip(x, 0, alpha); equations 1 to 3.
 
-    Args:
-        x: any shape.
-        clip: alpha > 0, of no dimension.
-        bits: k.
-
-    Returns:
-        The shape of `x`. The gradient of `x` is 1 inside (0, alpha) and 0 elsewhere; that of
-        `clip` is 1 where x >= alpha and 0 elsewhere.
+    The shape of `x` stays, and `clip` is alpha > 0, of no dimension. The gradient of `x` is 1
+    inside (0, alpha) and 0 elsewhere; that of `clip` is 1 where x >= alpha and 0 elsewhere.
     """
     quantized: Tensor = _Pact.apply(x, clip, top_level(bits))
     return quantized

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_ray.config.quantizer import FLOAT_BITS
 from kd_ray.quant.dorefa import dorefa_gradients
 from kd_ray.quant.lsq import lsq, lsq_gradient_scale, lsq_initial_step, lsq_levels, scaled_gradient
 from kd_ray.quant.pact import CLIP_DECAY, INITIAL_CLIP, pact
@@ -60,14 +59,11 @@ class PactActivations(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """A layer's inputs, quantized."""
-        return pact(x, self._positive_clip(), self.bits)
+        return pact(x, _positive(self.clip), self.bits)
 
     def grid(self) -> tuple[float, float]:
         """The lowest level, and the distance of two levels."""
-        return 0.0, float(self._positive_clip().detach()) / top_level(self.bits)
-
-    def _positive_clip(self) -> Tensor:
-        return self.clip.abs().clamp_min(SMALLEST_STEP)
+        return 0.0, float(_positive(self.clip).detach()) / top_level(self.bits)
 
 
 class Lsq(Quantizer):
@@ -88,7 +84,7 @@ class Lsq(Quantizer):
     def forward(self, v: Tensor) -> Tensor:
         """Weights, or a layer's inputs, quantized."""
         scale = lsq_gradient_scale(v[0].numel() if self.per_row else v.numel(), self.levels)
-        return lsq(v, scaled_gradient(self._positive_step(), scale), self.levels)
+        return lsq(v, scaled_gradient(_positive(self.step), scale), self.levels)
 
     @torch.no_grad()
     def calibrate_(self, x: Tensor) -> None:
@@ -97,15 +93,16 @@ class Lsq(Quantizer):
 
     def grid(self) -> tuple[float, float]:
         """The lowest level, and the distance of two levels."""
-        step = float(self._positive_step().detach())
+        step = float(_positive(self.step).detach())
         return self.levels[0] * step, step
-
-    def _positive_step(self) -> Tensor:
-        return self.step.abs().clamp_min(SMALLEST_STEP)
 
     def extra_repr(self) -> str:
         """The bits and the levels, for printing."""
         return f"{super().extra_repr()}, levels={self.levels}"
+
+
+def _positive(learned: Tensor) -> Tensor:
+    return learned.abs().clamp_min(SMALLEST_STEP)
 
 
 class QuantizedConv2d(nn.Conv2d):
@@ -168,10 +165,7 @@ class MegviiNorm(nn.BatchNorm2d):
 
 
 def become_quantized_(
-    layer: nn.Module,
-    weights: Quantizer | None = None,
-    inputs: Quantizer | None = None,
-    gradient_bits: int = FLOAT_BITS,
+    layer: nn.Module, weights: Quantizer | None, inputs: Quantizer | None, gradient_bits: int
 ) -> None:
     """Turns a float `Conv2d` or `Linear` into its quantized kind, in place; tensors stay.
 

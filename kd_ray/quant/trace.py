@@ -17,7 +17,6 @@ class LayerCalls:
 
     Attributes:
         name: dotted, in the model.
-        kind: class of the module, such as "Conv2d".
         multiplications: multiply-accumulates for one image, over all calls.
         calls: how often it was called for one batch.
         negative: whether an input was below 0.
@@ -25,7 +24,6 @@ class LayerCalls:
     """
 
     name: str
-    kind: str
     multiplications: int = 0
     calls: int = 0
     negative: bool = False
@@ -36,23 +34,16 @@ class LayerCalls:
 def trace_layers(
     model: nn.Module, shape: tuple[int, int, int], kinds: tuple[type[nn.Module], ...]
 ) -> list[LayerCalls]:
-    """Runs two random images through a model and watches its layers; the model stays as it is.
-
-    Args:
-        model: any model, on any device.
-        shape: `(C, H, W)` of an image.
-        kinds: classes of the modules to watch.
+    """Runs two random images of `shape` (C, H, W) through a model, which stays as it is.
 
     Returns:
-        One entry for each layer that was called, in the order of the first calls.
+        An entry for each layer of these kinds that was called, in the order of the first calls.
     """
     names = {module: name for name, module in model.named_modules() if isinstance(module, kinds)}
     found: dict[str, LayerCalls] = {}
 
     def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        name = names[module]
-        kind = type(module).__name__.removeprefix("Quantized")
-        layer = found.setdefault(name, LayerCalls(name, kind))
+        layer = found.setdefault(names[module], LayerCalls(names[module]))
         layer.multiplications += _multiplications(module, output)
         layer.calls += 1
         layer.negative |= bool((inputs[0] < 0).any())

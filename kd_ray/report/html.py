@@ -18,13 +18,9 @@ Rows = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Section:
-    """One question of a study, and its answer.
+    """One question of a study, and its answer: paragraphs, an `<svg>` element, and a table.
 
-    Attributes:
-        title: above it; "" for a study of a single question.
-        about: paragraphs on what is compared.
-        plot: an `<svg>` element, or "".
-        rows: lines of its table; none where it is unfinished.
+    A study of a single question has no title, and what is unfinished no rows.
     """
 
     title: str
@@ -34,29 +30,27 @@ class Section:
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A filled template; a value that it names and does not get is an error.
+    """A filled template of `templates`; a value that it names and does not get is an error.
 
-    Args:
-        template: name of a file in `templates`, without its ending.
-        values: texts, and objects that the template asks for theirs. All are escaped but plots,
-            which `kd_ray.report.plots` marks as HTML.
+    Texts are escaped; plots are not, as `kd_ray.report.plots` marks them as HTML.
     """
-    return _environment().get_template(f"{template}.html.j2").render(**values)
+    environment = templates("kd_ray.report", autoescape=True)
+    environment.filters.update(bytes_shown=bytes_shown, count_shown=count_shown)
+    return environment.get_template(f"{template}.html.j2").render(**values)
 
 
 @cache
-def _environment() -> "Environment":
+def templates(package: str, **options: Any) -> "Environment":
+    """The templates of a package, read by Jinja2 with these options of its `Environment`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("kd_ray.report"),
-        autoescape=True,
+    return Environment(
+        loader=PackageLoader(package),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        **options,
     )
-    environment.filters.update(bytes_shown=bytes_shown, count_shown=count_shown)
-    return environment
 
 
 def write_page(path: Path, page: str) -> Path:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
-from kd_ray.report.cost import about_cost
 from kd_ray.report.html import rendered, write_page
 from kd_ray.report.plots import Curve, colour, curves, error_dots
 from kd_ray.report.specialists import specialists_parts
-from kd_ray.report.summary import MODEL_NAMES, Summary, summarize_results
+from kd_ray.report.summary import MODEL_NAMES, Summary, about_cost, summarize_results
 from kd_ray.result import RESULT, STUDENT, Result
 from kd_ray.runs.folder import Artefact, RunFolder, read_run
 
@@ -81,10 +80,9 @@ def _curves(trainings: Sequence[Artefact]) -> Iterator[str]:
 def _lines(trainings: Sequence[Artefact], metric: str) -> list[Curve]:
     lines = []
     for training in trainings:
-        records = [record for record in training.history if metric in record]
-        if records:
-            epochs = [record["epoch"] for record in records]
-            lines.append(Curve(training.kind, epochs, [record[metric] for record in records]))
+        values = {r["epoch"]: r[metric] for r in training.history if metric in r}
+        if values:
+            lines.append(Curve(training.kind, list(values), list(values.values())))
     return lines
 
 

@@ -94,11 +94,8 @@ def colour(kind: str) -> str:
 def drawing(title: str, width: float, height: float, columns: int = 1) -> Iterator[Drawing]:
     """Empty axes in the page's style; what is drawn on them becomes an SVG at the end.
 
-    Args:
-        title: what the plot is called where it cannot be seen.
-        width: of all axes, in inches; a page is 8.8 wide.
-        height: in inches.
-        columns: number of axes.
+    The title is what the plot is called where it cannot be seen. Width and height are those of all
+    axes in inches; a page is 8.8 wide.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -193,10 +190,8 @@ def error_dots(
 def heat_map(title: str, cells: Sequence[Sequence[int]], largest: int) -> Markup:
     """Squares of one colour, as strong as their counts, as SVG.
 
-    Args:
-        title: above the plot.
-        cells: lines of equal length.
-        largest: the count of full strength, at least 1; the same for plots to be compared.
+    Lines of cells are of equal length; `largest`, the count of full strength and at least 1, is the
+    same for plots to be compared.
     """
     from matplotlib.patches import Rectangle
 

@@ -1,11 +1,11 @@
 """Figures of a run: one row for each kind of model, mean and spread over seeds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
-from kd_ray.report.cost import about_cost
 from kd_ray.report.html import rendered
 from kd_ray.result import STUDENT, TEACHER, TRANSFER_SET, Result
 from kd_ray.specialists import gain_kept
@@ -69,14 +69,8 @@ class Row:
     metrics: dict[str, Figure]
     parameters: int
     seconds: Figure
-    images_per_s: Figure
     packed_bytes: int | None = None
     bit_operations: int | None = None
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether the model takes less than 4 bytes a parameter."""
-        return self.packed_bytes is not None and self.packed_bytes < 4 * self.parameters
 
     def cells(self, *, costs: bool = False) -> dict[str, str]:
         """Heading -> text, in the order of the closing table; a figure that is not there is "-".
@@ -128,7 +122,7 @@ class Summary:
 
     def cells(self) -> list[dict[str, str]]:
         """Of every row; size and bit operations are among them where a model has few bits."""
-        costs = any(row.is_packed for row in self.rows)
+        costs = any((row.packed_bytes or math.inf) < 4 * row.parameters for row in self.rows)
         return [row.cells(costs=costs) for row in self.rows]
 
     def row(self, name: str) -> Row | None:
@@ -165,9 +159,15 @@ class Summary:
 
     def sentences(self) -> list[str]:
         """What the table does not say: the gap closed, dead layers, the transfer set's cost."""
-        lines = [self.about_gap(), self.about_gain(), self._about_dead_layers()]
-        lines += [self._about_transfer_set(), about_cost(self.results)]
-        return [line for line in lines if line]
+        lines = [self.about_gap(), self.about_gain()]
+        dead = [f"{r.title}: {', '.join(r.dead_layers)}" for r in self.results if r.dead_layers]
+        if dead:
+            lines.append(f"Dead layers, nearly all activations on one level: {'; '.join(dead)}.")
+        if cost := self.transfer_set:
+            size = f"{bytes_shown(cost['bytes'])} ({cost['bytes_per_row']:.1f} bytes per row)"
+            labelled = f"labelled in {cost['seconds']:,.1f} s"
+            lines.append(f"Transfer set: {cost['rows']:,.0f} rows, {size}, {labelled}.")
+        return [line for line in [*lines, about_cost(self.results)] if line]
 
     def about_gap(self) -> str:
         """One sentence; empty where a row is missing."""
@@ -191,21 +191,6 @@ class Summary:
         share = f"{100 * kept:.0f} %"
         return f"The distilled student keeps {share} of what the ensemble gains over one member."
 
-    def _about_dead_layers(self) -> str:
-        dead = [f"{r.title}: {', '.join(r.dead_layers)}" for r in self.results if r.dead_layers]
-        if not dead:
-            return ""
-        return f"Dead layers, nearly all activations on one level: {'; '.join(dead)}."
-
-    def _about_transfer_set(self) -> str:
-        cost = self.transfer_set
-        if cost is None:
-            return ""
-        return (
-            f"Transfer set: {cost['rows']:,.0f} rows, {bytes_shown(cost['bytes'])} "
-            f"({cost['bytes_per_row']:.1f} bytes per row), labelled in {cost['seconds']:,.1f} s."
-        )
-
     def _repr_html_(self) -> str:
         """The closing table, for notebooks."""
         return rendered("table", rows=self.cells(), lines=self.sentences())
@@ -224,8 +209,7 @@ def summarize_results(folder: Path, results: Sequence[Result]) -> Summary:
     places = {"teacher": 0, "distilled": 2, "specialized": 3}
     order = sorted(groups, key=lambda name: places.get(name, 1))
     rows = [_row(name, groups[name]) for name in order]
-    ensemble = _ensemble(results)
-    if ensemble is not None:
+    if ensemble := _ensemble(results):
         rows.insert(1, ensemble)
     return Summary(folder, rows, transfer_set, list(results))
 
@@ -245,7 +229,6 @@ def _ensemble(results: Sequence[Result]) -> Row | None:
         metrics={name: Figure.of([seen[f"teacher_{name}"]]) for name in ("accuracy", "errors")},
         parameters=sum(member.parameters for member in members),
         seconds=Figure.of([sum(member.seconds for member in members)]),
-        images_per_s=Figure.of([mean(member.images_per_s for member in members)]),
     )
 
 
@@ -259,7 +242,31 @@ def _row(name: str, results: list[Result]) -> Row:
         },
         parameters=results[0].parameters,
         seconds=Figure.of([result.seconds for result in results]),
-        images_per_s=Figure.of([result.images_per_s for result in results]),
         packed_bytes=results[0].packed_bytes,
         bit_operations=results[0].bit_operations,
+    )
+
+
+def about_cost(results: Sequence[Result]) -> str:
+    """One sentence on what a transfer set cost and saves, in seconds that were measured.
+
+    Empty where a stage is missing or was not measured.
+    """
+    teachers, labels, students = (
+        [result for result in results if result.kind == kind]
+        for kind in (TEACHER, TRANSFER_SET, STUDENT)
+    )
+    if not teachers or not labels or not students:
+        return ""
+    rate, rows = labels[0].images_per_s, labels[0].metrics.get("train_rows")
+    if not rate or not rows:  # a labelling that was only finished, or by an earlier version
+        return ""
+    # The images that a student sees, at the rate at which the teachers labelled.
+    saved_s = mean(result.epochs for result in students) * rows / rate
+    count = max(1, math.ceil(labels[0].seconds / saved_s))
+    return (
+        f"Cost: teaching {sum(result.seconds for result in teachers):,.1f} s and labelling "
+        f"{labels[0].seconds:,.1f} s, once; a student {mean(r.seconds for r in students):,.1f} s, "
+        f"and {saved_s:,.1f} s more if it ran its teachers at every step: the transfer set has "
+        f"paid for itself with {'the first student' if count == 1 else f'{count:,} students'}."
     )

@@ -17,7 +17,7 @@ from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.label import labelled_parent, transfer_set_folder
 from kd_ray.runs.make import Made, make
 from kd_ray.runs.task import Request, Stage, Task
-from kd_ray.specialists import ClassGroups, check_rows, find_groups
+from kd_ray.specialists import ClassGroups, check_classes, check_rows, find_groups
 from kd_ray.training.workers import Worker, together
 from kd_ray.transfer_set import TransferSet, open_transfer_set
 
@@ -40,22 +40,18 @@ def groups_of(opened: TransferSet, recipe: Recipe) -> ClassGroups:
     """The groups that a recipe asks for, from the training rows and views of a transfer set.
 
     Raises:
-        ConfigError: `[specialists]` does not fit the classes; see `specialists.find_groups`.
+        ConfigError: `[specialists]` does not fit the classes; see `specialists.check_classes`.
         TransferSetError: rows or the generalist's logits are missing.
     """
     options = options_of(recipe)
     plan = opened.manifest.plan
+    check_classes(recipe, plan.class_names)
     check_generalist(options, len(plan.teachers))
     logits = opened.train.logits[:, :, options.generalist]  # (N, V, K)
     plain: Tensor = logits[:, 0].argmax(dim=1)
     check_rows(opened.train.labels, plain, plan.class_names, len(opened.test.index))
-    return find_groups(
-        (logits.flatten(0, 1) / options.temperature).softmax(dim=1),
-        plan.class_names,
-        count=options.count,
-        classes_each=options.classes_each,
-        seed=options.seed,
-    )
+    predictions = (logits.flatten(0, 1) / options.temperature).softmax(dim=1)
+    return find_groups(predictions, options)
 
 
 def check_generalist(options: SpecialistOptions, members: int) -> None:

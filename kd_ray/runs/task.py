@@ -75,6 +75,8 @@ class Task:
         checkpoint_s: seconds at least from one checkpoint to the next; 0 for one after each epoch.
             The last epoch, the best one where it is kept, and the one after which nobody listens
             any more have theirs in any case.
+        awaited: epochs after which whoever listens may end the training: each has its checkpoint
+            before it is told, and no worker goes on until the next event is asked for.
     """
 
     stage: Stage
@@ -88,6 +90,7 @@ class Task:
     sources: "tuple[Task, ...]" = ()
     touch_test: bool = True
     checkpoint_s: float = 0.0
+    awaited: frozenset[int] = frozenset()
 
     @property
     def title(self) -> str:

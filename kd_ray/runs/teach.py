@@ -14,6 +14,7 @@ from kd_ray.runs.fit import determining, result_model
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.train import Setup, description, train
+from kd_ray.specialists import check_classes
 from kd_ray.training.checkpoint import ModelInput
 from kd_ray.training.feed import feed_of
 from kd_ray.training.saved_model import SavedModel, load_model
@@ -94,6 +95,7 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     """One member of the ensemble, with the dataset it learns from."""
     teacher = _options(task)
     dataset = inputs.dataset(task.data)
+    check_classes(task.recipe, dataset.class_names)
     return Setup(
         model=new_teacher(teacher, dataset, task.member),
         about=description(

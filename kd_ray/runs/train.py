@@ -91,7 +91,7 @@ def train(
         if isinstance(event, Epoch | Notice):
             with together(worker.device):
                 waited = time.monotonic() - saved_at >= task.checkpoint_s
-                kept = isinstance(event, Notice) or _must_be_kept(training, setup.options)
+                kept = isinstance(event, Notice) or _must_be_kept(task, training, setup.options)
                 if worker.is_first and (waited or kept):
                     _checkpoint(task, setup, training)
                     saved, saved_at = training.epoch, time.monotonic()
@@ -153,10 +153,10 @@ def _resume(task: Task, setup: Setup, training: Training, worker: Worker) -> int
     return meta.epoch
 
 
-def _must_be_kept(training: Training, options: Train) -> bool:
-    """Whether the epoch just finished is the last one, or the result so far by being the best."""
+def _must_be_kept(task: Task, training: Training, options: Train) -> bool:
+    """Whether the epoch just finished is awaited, the last one, or the best and so the result."""
     best = options.keep == "best" and training.best_epoch == training.epoch
-    return best or training.is_over(options)
+    return best or training.epoch in task.awaited or training.is_over(options)
 
 
 def _checkpoint(task: Task, setup: Setup, training: Training) -> None:

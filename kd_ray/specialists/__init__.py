@@ -9,6 +9,7 @@ from kd_ray.specialists.combine import combine, gather_beliefs
 from kd_ray.specialists.groups import (
     ClassGroups,
     by_coverage,
+    check_classes,
     check_rows,
     confusion,
     coverage,

@@ -69,13 +69,7 @@ def membership(special: Sequence[Sequence[int]], classes: int) -> Tensor:
 
 
 def active_specialists(generalist: Tensor, members: Tensor, top_n: int) -> Tensor:
-    """Which specialists have one of the generalist's first n choices, `(N, S)` bool.
-
-    Args:
-        generalist: logits, `(N, K)`.
-        members: see `Beliefs`.
-        top_n: n.
-    """
+    """Which specialists have one of the generalist's first n choices, `(N, S)` bool."""
     first = generalist.topk(top_n, dim=1).indices
     return members.T[first].any(dim=1)
 
@@ -85,11 +79,8 @@ def gather_beliefs(
 ) -> Beliefs:
     """Asks each specialist about the images for which it is active, and about no others.
 
-    Args:
-        generalist: its logits, `(N, K)`.
-        special: numbers of each specialist's classes, in the order of its outputs.
-        probabilities: what a specialist believes.
-        top_n: see `active_specialists`.
+    The generalist's logits are `(N, K)`; `special` has the numbers of each specialist's classes in
+    the order of its outputs.
     """
     generalist = generalist.double()
     members = membership(special, generalist.shape[1]).to(generalist.device)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kd_ray.config import Recipe, SpecialistOptions
 from kd_ray.errors import ConfigError, TransferSetError
 
 RESTARTS = 10
@@ -51,94 +52,92 @@ class ClassGroups:
         return {m: classes for m, classes in shared.items() if classes and m != specialist}
 
 
-def find_groups(
-    probabilities: Tensor,
-    class_names: Sequence[str],
-    *,
-    count: int,
-    classes_each: int | None = None,
-    seed: int = 0,
-) -> ClassGroups:
+def check_classes(recipe: Recipe, class_names: Sequence[str]) -> None:
+    """Refuses specialists that these classes cannot make, so that nothing is trained for them.
+
+    Raises:
+        ConfigError: more specialists than classes, no class left for a dustbin, or a class without
+            rows to make groups from.
+    """
+    if (options := recipe.specialists) is None:
+        return
+    classes, each = len(class_names), options.classes_each or 2
+    if options.count > classes:
+        raise ConfigError(
+            f"specialists.count: there are {classes} classes to make groups of, but got "
+            f"{options.count}; ask for fewer"
+        )
+    if each >= classes:
+        raise ConfigError(
+            f"specialists.classes_each: must be less than the {classes} classes, since the rest "
+            f"are a specialist's dustbin, but got {each}; lower it, or leave [specialists] out"
+        )
+    labelled = recipe.transfer_set.classes or class_names
+    if missing := [name for name in class_names if name not in labelled]:
+        raise ConfigError(
+            "specialists: groups need training rows of every class, but transfer_set.classes has "
+            f"none of {missing[0]!r}; leave it out"
+        )
+
+
+def find_groups(probabilities: Tensor, options: SpecialistOptions) -> ClassGroups:
     """The classes of each specialist, a function of the arguments alone.
+
+    Each has its group's, and the nearest one besides where that is alone; or `classes_each`, fewer
+    than its group has, or some of others besides.
 
     Args:
         probabilities: the generalist's predictions on training images, `(N, K)`.
-        class_names: K names.
-        count: how many specialists.
-        classes_each: give each specialist the classes nearest to its group's centre, so many of
-            them: fewer than its group has, or some of others besides. None for its group.
-        seed: random seed of k-means.
-
-    Raises:
-        ConfigError: more specialists than the classes have different columns, more classes each
-            than there are, or a specialist with fewer than two classes or all of them.
+        options: no more specialists than classes, and fewer classes each; see `check_classes`.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    classes = len(class_names)
-    if count > classes:
-        raise ConfigError(
-            f"specialists.count: there are {classes} classes to make groups of, "
-            f"but got {count}; ask for fewer"
-        )
-    if classes_each is not None and classes_each >= classes:
-        raise ConfigError(
-            f"specialists.classes_each: must be less than the {classes} classes, since the rest "
-            f"are a specialist's dustbin, but got {classes_each}; lower it"
-        )
     covariance = torch.cov(probabilities.double().T, correction=0)
     columns = covariance.numpy()  # symmetric, so its rows are its columns
     # A common scale moves no boundary, and brings small covariances above k-means' tolerance.
     columns = columns / (abs(columns).max() or 1.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in a sentence
-        found = KMeans(count, n_init=RESTARTS, random_state=seed).fit(columns)
-    order = {int(label): place for place, label in enumerate(dict.fromkeys(found.labels_.tolist()))}
-    if len(order) < count:
-        raise ConfigError(
-            f"specialists.count: the generalist's predictions fill {len(order)} groups of "
-            f"classes, but got {count}; ask for {len(order)} or fewer"
-        )
-    of_class = tuple(order[label] for label in found.labels_.tolist())
-    if classes_each is None:
-        special = [tuple(c for c in range(classes) if of_class[c] == m) for m in range(count)]
-        _check_sizes(special, class_names)
-        return ClassGroups(of_class, tuple(special))
-    return ClassGroups(of_class, _nearest_classes(columns, of_class, classes_each))
+        warnings.simplefilter("ignore", ConvergenceWarning)  # too few different columns, see below
+        found = KMeans(options.count, n_init=RESTARTS, random_state=options.seed).fit(columns)
+    of_class = _numbered(found.labels_.tolist(), options.count)
+    sizes = [options.classes_each or max(2, of_class.count(m)) for m in range(options.count)]
+    return ClassGroups(of_class, _nearest_classes(columns, of_class, sizes))
+
+
+def _numbered(labels: Sequence[int], count: int) -> tuple[int, ...]:
+    """Groups numbered by their first classes; the largest are halved until there are `count`.
+
+    >>> _numbered([5, 5, 2, 5], 3)
+    (0, 1, 2, 0)
+    """
+    groups = [[c for c, of in enumerate(labels) if of == label] for label in set(labels)]
+    while len(groups) < count:  # where the generalist confuses some classes with all others alike
+        largest = max(sorted(groups), key=len)
+        groups.remove(largest)
+        groups += [largest[::2], largest[1::2]]
+    groups.sort()
+    return tuple(next(m for m, some in enumerate(groups) if c in some) for c in range(len(labels)))
 
 
 def _nearest_classes(
-    columns: npt.NDArray[np.float64], of_class: Sequence[int], count: int
+    columns: npt.NDArray[np.float64], of_class: Sequence[int], sizes: Sequence[int]
 ) -> tuple[tuple[int, ...], ...]:
-    """The `count` classes of each specialist: its group's own, nearest first, and then others.
+    """So many classes of each specialist: its group's own, nearest first, and then others.
 
     Near is a small angle to the mean column: a class that is hardly ever confused has a short
     column, and so lies nearer to every centre than the classes that belong there.
     """
     given = torch.from_numpy(columns)
-    directions = given / given.norm(dim=1, keepdim=True).clamp(min=torch.finfo(given.dtype).tiny)
+    tiny = torch.finfo(given.dtype).tiny
+    directions = torch.nn.functional.normalize(given, eps=tiny)
     own = torch.tensor(of_class).unsqueeze(1) == torch.arange(max(of_class) + 1)  # (K, groups)
     centres = own.T.to(given) @ given
-    likeness = directions @ (centres / centres.norm(dim=1, keepdim=True)).T
+    likeness = directions @ torch.nn.functional.normalize(centres, eps=tiny).T
     # Cosines are at most 1, so this puts all of a group's classes before all others.
     order = (likeness + 3.0 * own).argsort(dim=0, descending=True, stable=True)
-    return tuple(tuple(sorted(column)) for column in order[:count].T.tolist())
-
-
-def _check_sizes(special: Sequence[Sequence[int]], class_names: Sequence[str]) -> None:
-    for number, classes in enumerate(special):
-        if len(classes) == 1:
-            raise ConfigError(
-                f"specialists: group {number} must have at least two classes to tell apart, but "
-                f"has {class_names[classes[0]]!r} alone; lower specialists.count, or set "
-                "specialists.classes_each so that it takes the nearest further classes"
-            )
-        if len(classes) == len(class_names):
-            raise ConfigError(
-                f"specialists: group {number} must leave classes for its dustbin, but has all "
-                f"{len(classes)} from {class_names[0]!r} on; raise specialists.count"
-            )
+    nearest = zip(order.T.tolist(), sizes, strict=True)
+    return tuple(tuple(sorted(column[:size])) for column, size in nearest)
 
 
 def check_rows(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kd_ray.errors import KdRayError
-from kd_ray.files import locked
+from kd_ray.files import locked, remove_drafts
 from kd_ray.pipeline import Run
 from kd_ray.report.html import Section
 from kd_ray.report.summary import Summary, summarize_results
@@ -103,6 +103,7 @@ class Study:
         with ExitStack() as stack:
             if not alone:  # one run locks its folder itself
                 stack.enter_context(locked(self.folder))
+                remove_drafts(self.folder)
             for number, (part, todo) in enumerate(zip(self.parts, wanted, strict=True), 1):
                 if not alone:
                     yield PartBegins(part.name, part.about, number, len(self.parts), done, tasks)

@@ -45,13 +45,7 @@ Side = Annotated[int, Field(gt=0, le=2**16)]
 
 
 class ModelInput(BaseModel):
-    """What a model is fed: `(x / 255 - mean) / std` per channel.
-
-    Attributes:
-        shape: (C, H, W) of an image.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, of pixels in [0, 1].
-    """
+    """What a model is fed: images of `shape` (C, H, W), as `(x / 255 - mean) / std` per channel."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -128,10 +122,8 @@ def _numbers(folders: Iterable[Path]) -> list[int]:
 def save(folder: Path, about: Meta, training: Training) -> Path:
     """Commits the checkpoint of a training's last epoch, or of the part of the next one it has.
 
-    Args:
-        folder: of the artefact; the checkpoint's own path is returned.
-        about: everything that does not change from epoch to epoch.
-        training: weights, optimizer and counters as they are now.
+    It lies below the artefact's `folder`, its path is returned, and `about` is everything that does
+    not change from epoch to epoch.
 
     Raises:
         StorageError: it cannot be written.

@@ -61,12 +61,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class EpochPart:
-    """The beginning of an epoch, where a notice came in the middle of it.
+    """The steps of an epoch before a notice that came in the middle of it.
 
-    Attributes:
-        steps: how many are done.
-        sums: sums over these steps and all workers; see `loop._step_sums`.
-        norms: norms of the gradient, at the steps where it was computed.
+    `sums` are over these steps and all workers, see `loop._step_sums`; `norms` are the gradient's
+    at the steps where they were computed.
     """
 
     steps: int

@@ -18,11 +18,9 @@ from kd_ray.errors import ConfigError, UnknownNameError
 
 @dataclass(frozen=True)
 class Knobs:
-    """What a schedule sets before a step.
+    """What a schedule sets before a step: a factor of the recipe's learning rate, and a momentum.
 
-    Attributes:
-        lr_scale: factor of the recipe's learning rate.
-        momentum: SGD's momentum or Adam's beta1; None leaves the recipe's.
+    The latter is SGD's momentum or Adam's beta1; None leaves the recipe's.
     """
 
     lr_scale: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from kd_ray.batch import Batch, Feed
+from kd_ray.batch import UNLABELLED, Batch, Feed
 from kd_ray.config import Augment, Objective, Recipe, StudentOptions, StudentTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
@@ -71,13 +71,12 @@ def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> Student
     plan = transfer_set.manifest.plan
 
     def joined(rows: Rows, split: Split | None) -> TensorFeed:
-        if rows.images is not None:
-            pixels = rows.images
-        elif split is not None:
-            pixels = split.images
-            if len(rows.index) != len(pixels):  # a subset of the split was labelled
-                pixels = pixels[rows.index]
-        else:
+        pixels = rows.images
+        if pixels is None and split is not None:
+            # Where all of the split was labelled, nothing is copied.
+            whole = len(rows.index) == len(split.images)
+            pixels = split.images if whole else split.images[rows.index]
+        if pixels is None:
             raise ConfigError(
                 "transfer_set: a student needs pixels, but the set was written with "
                 "include_images = false and no dataset is given; name one under [data]"
@@ -220,6 +219,11 @@ def distill(
     train = recipe.train
     ensemble = ensemble_of(recipe.objective, feeds.members)
     feeds = held_out(feeds, train.hold_out)
+    if not recipe.objective.is_taught and not (feeds.train.labels != UNLABELLED).any():
+        raise ConfigError(
+            "student: must have labels to learn from where no soft term has a weight, but its rows "
+            "have none; lower transfer_set.unlabelled, or raise objective.soft_weight"
+        )
     events = fit(
         training,
         rows_shown(feeds.train, recipe.student, train, teachers, worker),

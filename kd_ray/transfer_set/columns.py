@@ -79,14 +79,8 @@ def first_disorder(
     """The first row that breaks the order of a split, None if none does.
 
     Views count from 0 to V - 1 within an index, indices ascend, and all views of an index have the
-    same label.
-
-    Args:
-        views: V.
-        start: number of the first row in its split; the answer counts from it.
-        index: `(n,)`, as are the next two.
-        view: of each row.
-        label: of each row.
+    same label. The arrays are `(n,)`, and `start` is the number of their first row in its split,
+    from which the answer counts.
 
     >>> first_disorder(2, 0, np.array([4, 4, 7]), np.array([0, 1, 0]), np.array([1, 1, 3]))
     >>> first_disorder(2, 0, np.array([4, 4, 4]), np.array([0, 1, 0]), np.array([1, 1, 1]))

@@ -63,9 +63,13 @@ def write_manifest(folder: Path, plan: Plan) -> Manifest:
     """
     # Other programs read the folder as *.parquet, so nothing else may be there under that name.
     strangers = {path.name for path in folder.glob("*.parquet")}
-    strangers -= {shard.name for shard in shards(plan)}
+    if strangers := strangers - {shard.name for shard in shards(plan)}:
+        raise TransferSetError(
+            f"{folder}: this folder may hold files of the transfer set only, but got "
+            f"{min(strangers)}; move it away, then run kd-ray label again"
+        )
     with local_copies(folder, [shard.name for shard in shards(plan)]) as copies:
-        files = _entries(copies, plan, strangers)
+        files = _entries(copies, plan)
     packages = {name: version(name) for name in ("kd-ray", "numpy", "pyarrow", "torch")}
     versions = {"python": platform.python_version(), **packages}
     manifest = Manifest(plan=plan, files=files, created_with=versions)
@@ -73,7 +77,7 @@ def write_manifest(folder: Path, plan: Plan) -> Manifest:
     return manifest
 
 
-def _entries(folder: Path, plan: Plan, strangers: set[str]) -> tuple[FileEntry, ...]:
+def _entries(folder: Path, plan: Plan) -> tuple[FileEntry, ...]:
     """Every shard of a local folder, hashed."""
     planned = shards(plan)
     missing = [shard.name for shard in planned if shard_state(folder, plan, shard) == "missing"]
@@ -81,11 +85,6 @@ def _entries(folder: Path, plan: Plan, strangers: set[str]) -> tuple[FileEntry, 
         raise TransferSetError(
             f"{folder}: a transfer set needs all of its {len(planned)} files, but {len(missing)} "
             f"are missing, first {missing[0]}; run kd-ray label again"
-        )
-    if strangers:
-        raise TransferSetError(
-            f"{folder}: this folder may hold files of the transfer set only, but got "
-            f"{min(strangers)}; move it away, then run kd-ray label again"
         )
     paths = [folder / shard.name for shard in planned]
     with ThreadPoolExecutor() as pool:
@@ -169,12 +168,8 @@ def check_fit(
 ) -> None:
     """Refuses a transfer set that was made of something else than a run uses; None is not compared.
 
-    Args:
-        manifest: of the set; what follows is of the run.
-        dataset_fingerprint: of its dataset.
-        class_names: of its dataset, in order.
-        teacher_sha256s: hashes of its teachers' weights, in order of members.
-        views: how many views of each training image it uses.
+    All but the manifest is of the run: its dataset, the hashes of its teachers' weights in order of
+    members, and how many views of each training image it uses.
 
     Raises:
         TransferSetError: the first mismatch, with both sides.

@@ -74,7 +74,7 @@ def open_transfer_set(where: str | Path, *, verify: bool = True) -> TransferSet:
             if shard_state(copies, manifest.plan, shard) == "missing":
                 raise _altered(copies / shard.name, "it is not this shard of this set")
         splits = {split: _read_split(copies, manifest.plan, split) for split in SPLITS}
-    return TransferSet(manifest, splits["train"], splits["validation"], splits["test"])
+    return TransferSet(manifest, **splits)
 
 
 def _check_files(folder: Path, files: Iterable[FileEntry], *, verify: bool) -> None:

@@ -87,6 +87,28 @@ def test_a_token_file_that_is_named_must_be_there(tmp_path: Path, monkeypatch: p
         provide_token()
 
 
+def test_a_token_that_can_be_guessed_is_refused_and_a_file_that_others_may_read_is_warned_of(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    file = home / "token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    file.touch(mode=0o600)
+    for token in ("", "secret\n"):
+        file.write_text(token)
+        sentence = f"{file}: a token must have at least 16 characters, but has {len(token.strip())}"
+        assert sentence in refused("cluster", "up", "--name", "never")
+    file.write_text("0123456789abcdef")
+    file.chmod(0o640)
+    with pytest.warns(UserWarning, match=f"others may read the token; run chmod 600 {file}"):
+        assert provide_token() == str(file)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "short")
+    with pytest.raises(ClusterError, match="RAY_AUTH_TOKEN: a token must have"):
+        provide_token()
+
+
 def test_nodes_give_notice_and_run_this_python(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:1")
     found = node_environment({"TAG": "x"})

@@ -1,11 +1,16 @@
 """Jobs on a real cluster of two nodes on this machine."""
 
+import contextlib
 import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
+import psutil
 import pytest
 from processes import finish, kd_ray, lines_until, start
 from tiny import fingerprints
@@ -37,6 +42,7 @@ def test_a_submitted_job_makes_the_bits_of_this_process_and_down_ends_every_proc
     assert len(fingerprints(tmp_path / "tiny")) == 3
     assert fingerprints(tmp_path / "tiny") == fingerprints(tmp_path / "here" / "tiny")
 
+    assert [*answering_everybody(two_nodes)] == []
     bystander = subprocess.Popen(["sleep", "600"])
     assert len(tagged(two_nodes.tag)) > 5
     assert kd_ray("cluster", "down", *where).returncode == 0
@@ -46,6 +52,17 @@ def test_a_submitted_job_makes_the_bits_of_this_process_and_down_ends_every_proc
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait()
+
+
+def answering_everybody(cluster: LocalCluster) -> Iterator[str]:
+    """What listens on all interfaces and answers a request without a token."""
+    for process in tagged(cluster.tag):
+        for connection in process.net_connections("tcp"):
+            ip, port = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and ip in ("0.0.0.0", "::"):
+                with contextlib.suppress(OSError, HTTPException):
+                    answer = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=ANSWER_S)
+                    yield f"{process.name()} at {ip}:{port} answers {answer.status}"
 
 
 @pytest.mark.slow

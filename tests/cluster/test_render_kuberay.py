@@ -22,7 +22,7 @@ from render_cases import (
 )
 
 from cluster.render.options import KubeRayOptions, NodesOptions
-from cluster.render.shape import Shape, shape_of, worker_bounds
+from cluster.render.shape import Shape, shape_of
 from cluster.render.targets import LONGEST_NAME, kuberay, render
 from cluster.render.workload import Workload, dns_name
 from kd_ray.config import Resources
@@ -171,7 +171,7 @@ def test_the_nodes_of_a_manifest_hold_the_fewest_workers_and_may_grow_to_the_mos
         shape = shape_of(resources, NodesOptions(gpus_per_node=gpus, cpus_per_node=cpus))
     except ConfigError:
         assume(False)
-    fewest, most = worker_bounds(resources)
+    fewest, most = resources.elastic or (resources.workers, resources.workers)
     assert held_by(resources, shape) * shape.nodes >= fewest
     assert held_by(resources, shape) * shape.max_nodes >= most
     _, job = parts(kuberay(Workload("x", "name = 'x'\n", ("run",)), shape, KubeRayOptions()))

@@ -65,7 +65,7 @@ def test_all_problems_are_told_at_once():
     )
     assert message.startswith("here: 5 problems\n")
     for sentence in (
-        "  objective.temperature: input should be greater than 0, but got 0",
+        "  objective.temperature: input should be greater than or equal to 0.001, but got 0",
         "  objective.hard_weight: input should be greater than or equal to 0, but got -1",
         "  train.epochs: input should be a valid integer, but got 'many'",
         "  train.lrr: unknown key; did you mean 'lr'? known: ",

@@ -65,7 +65,7 @@ def test_soft_weight_has_these_forms(text: Any, factor: float, squared: bool):
 def test_soft_weight_of_anything_else_is_refused_with_the_rule(text: Any):
     with pytest.raises(ValueError, match="must be a number >= 0") as caught:
         SoftWeight.parse(text)
-    rule = 'must be a number >= 0, "T^2" or a multiple such as "0.5*T^2"'
+    rule = 'must be a number >= 0 and <= 1e12, "T^2" or a multiple such as "0.5*T^2"'
     assert str(caught.value) == f"{rule}, but got {text!r}"
 
 

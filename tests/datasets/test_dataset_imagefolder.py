@@ -1,3 +1,4 @@
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,93 @@ def test_read_picture_averages_what_it_shrinks(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     found = read_picture(tmp_path / "a.png", 8).astype(int)
     assert abs(found - 127).max() <= 16  # nearest or plain bilinear would give 0 or 255
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_read_picture_scales_grey_of_16_bits(tmp_path: Path, suffix: str) -> None:
+    values = np.array([0, 128, 129, 257, 1000, 32896, 65406, 65535], np.uint16)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "pgm":
+        path.write_bytes(b"P5 8 8 65535\n" + np.tile(values, (8, 1)).astype(">u2").tobytes())
+    else:
+        Image.fromarray(np.tile(values, (8, 1))).save(path)
+    assert read_picture(path, 8)[0, :, 0].tolist() == [0, 0, 1, 1, 4, 128, 254, 255]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_read_picture_refuses_numbers_that_nothing_says_the_white_of(
+    tmp_path: Path, kind: type[Any]
+) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.eye(8, dtype=kind)).save(path)
+    with pytest.raises(DataError, match=r"a\.tif: must be a picture.*of 16 with black as 0"):
+        read_picture(path, 8)
+
+
+def test_read_picture_refuses_16_bits_whose_white_is_0(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.eye(8, dtype=np.uint16)).save(path)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x06\x01\x03\x00\x01\x00\x00\x00\x01\x00")  # photometric: black is 0
+    content[at + 8] = 0
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="black as 0"):
+        read_picture(path, 8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_read_picture_turns_a_picture_as_its_camera_says(tmp_path: Path, suffix: str) -> None:
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, :8] = 255  # the left half is white
+    picture = Image.fromarray(pixels)
+    exif = picture.getexif()
+    exif[0x0112] = 6  # to be turned a quarter to the right
+    picture.save(tmp_path / f"a.{suffix}", exif=exif)
+    found = read_picture(tmp_path / f"a.{suffix}", 16)
+    assert int(found[:6].min()) > 250
+    assert int(found[10:].max()) < 5
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_read_picture_shows_what_is_transparent_as_white(tmp_path: Path, mode: str) -> None:
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[:, :8, 3] = 255  # the left half is black, the right one is not there
+    Image.fromarray(pixels).convert(mode).save(tmp_path / "a.png")
+    found = read_picture(tmp_path / "a.png", 16)
+    assert found[:, :8].max() == 0
+    assert found[:, 8:].min() == 255
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK"])
+def test_read_picture_keeps_the_colours_of_every_opaque_mode(tmp_path: Path, mode: str) -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    Image.fromarray(pixels).convert(mode, palette=Image.Palette.ADAPTIVE).save(path)
+    assert np.array_equal(read_picture(path, 16), pixels)
+
+
+def test_read_picture_neither_waits_for_a_pipe_nor_runs_postscript(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png: .*it is no regular file"):
+        read_picture(tmp_path / "pipe.png", 8)
+    program = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    (tmp_path / "program.jpg").write_text(program)
+    with pytest.raises(DataError, match="cannot identify image file"):
+        read_picture(tmp_path / "program.jpg", 8)
+
+
+def test_imagefolder_refuses_a_class_folder_whose_name_is_not_text(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        save(house(tmp_path) / split / os.fsdecode(b"caf\xe9") / "0.png")
+    with pytest.raises(DataError, match=r"must be printable UTF-8, but got 'caf\\udce9'"):
+        opened(tmp_path)
+
+
+def test_imagefolder_refuses_a_single_class(tmp_path: Path) -> None:
+    for picture in range(5):
+        save(tmp_path / "cat" / f"{picture}.png")
+    with pytest.raises(DataError, match=r"at least two classes to tell apart.* 'cat'"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize(

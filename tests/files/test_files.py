@@ -1,11 +1,15 @@
 import errno
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +24,8 @@ from kd_ray.files import (
     committed_folder,
     locked,
     remove_drafts,
+    remove_folder,
+    scratch_folder,
     sha256_of,
     write_json,
 )
@@ -84,6 +90,28 @@ def test_committed_folder_of_a_failed_block_leaves_the_old_content_and_no_draft(
         write_half_a_folder(path)
     assert names(path) == {"old"}
     assert names(tmp_path) == {"folder"}
+
+
+@pytest.mark.parametrize("change", [committed_folder, remove_folder])
+def test_a_folder_that_goes_is_gone_in_one_step_so_that_no_half_of_it_looks_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], Any]
+):
+    path = tmp_path / "folder"
+    path.mkdir()
+    for name in ("old", "meta"):
+        (path / name).write_text("old")
+
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        next(iter(sorted(folder.iterdir()))).unlink()
+        raise Interrupted
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Interrupted), change(path) or nullcontext(path) as draft:
+        (draft / "new").write_text("new")
+    assert not path.exists() or names(path) == {"new"}
+    monkeypatch.undo()
+    remove_drafts(tmp_path)
+    assert names(tmp_path) <= {"folder"}
 
 
 def test_write_json_refuses_what_json_cannot_say_and_keeps_the_old_file(tmp_path: Path):
@@ -200,6 +228,63 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
+def test_a_disk_without_room_for_a_single_byte_is_a_storage_error_when_a_folder_is_locked(
+    full_disk: Path,
+):
+    (full_disk / "all").write_bytes(bytes(os.statvfs(full_disk).f_bavail * 4096))
+    with pytest.raises(StorageError, match="free some space"), locked(full_disk):
+        raise AssertionError("a lock that says nothing of its holder")
+
+
+def write_a_file(place: Path) -> None:
+    write_json(place / "file.json", "text")
+
+
+def write_a_folder(place: Path) -> None:
+    with committed_folder(place / "whole") as draft:
+        (draft / "new").write_text("new")
+
+
+def hold(place: Path) -> None:
+    with locked(place):
+        raise AssertionError("a lock where nothing can be written")
+
+
+def scratch(place: Path) -> None:
+    with scratch_folder(place, "ray"):
+        raise AssertionError("a folder where nothing can be written")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        *(write_a_file, write_a_folder, hold, scratch, remove_drafts),
+        lambda place: remove_folder(place / "whole"),
+    ],
+)
+def test_where_nothing_can_be_written_all_is_a_storage_error_and_stays_as_it_was(
+    full_disk: Path, write: Callable[[Path], None]
+):
+    with committed_folder(full_disk / "whole") as draft:
+        (draft / "old").write_text("old")
+    (full_disk / f"{TEMPORARY}1-half").write_text("half")
+    subprocess.run(["mount", "-o", "remount,ro", str(full_disk)], check=True)
+    with pytest.raises(StorageError, match=r"cannot be written .* make the folder writable"):
+        write(full_disk)
+    assert names(full_disk) == {"whole", f"{TEMPORARY}1-half"}
+    assert names(full_disk / "whole") == {"old"}
+
+
+def test_without_a_folder_for_temporary_files_a_store_is_a_storage_error(
+    bucket: Path, full_disk: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(full_disk))
+    subprocess.run(["mount", "-o", "remount,ro", str(full_disk)], check=True)
+    for write in (write_a_file, write_a_folder, scratch):
+        with pytest.raises(StorageError, match=r"temporary files: cannot be written .* TMPDIR"):
+            write(bucket / "runs")
+
+
 def json_of_a_megabyte(place: Path) -> None:
     write_json(place / "file.json", ["x" * 1000] * 1000)
 
@@ -269,3 +354,9 @@ def test_writing_to_a_full_disk_is_a_storage_error_and_leaves_nothing(
     with pytest.raises(StorageError, match="free some space"):
         write(full_disk)
     assert names(full_disk) == set()
+
+
+def test_a_lock_on_a_full_disk_is_refused_with_one_sentence(full_disk: Path) -> None:
+    (full_disk / "filled").write_bytes(bytes(2**18))
+    with pytest.raises(StorageError, match="free some space"), locked(full_disk):
+        pytest.fail("the lock says whose it is")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from kd_ray.files import (
     local_copies,
     lock,
     locked,
+    paths,
     remove_folder,
     store,
     to_path,
@@ -245,14 +247,21 @@ def test_a_folder_of_a_live_process_is_refused_and_that_of_a_killed_one_taken_at
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with locked(stored_folder):
-        assert lock.read_lease(stored_folder / ".lock")["pid"] == os.getpid()
+        assert holders(stored_folder) == [os.getpid()]
     assert names(stored_folder) == []
 
 
-def of_elsewhere(folder: Path, beat: int = 1) -> Path:
+def holders(folder: Path) -> list[int]:
+    """Processes that have a claim on a folder."""
+    claims = [path for path in folder.glob(".lock*") if path.suffix != lock.SIGN]
+    return [json.loads(claim.read_bytes())["pid"] for claim in claims]
+
+
+def of_elsewhere(folder: Path, sign: int = 1) -> None:
     """The lease of a process on another machine, which nobody here can look at."""
-    content = {"host": "node-7", "pid": 4, "machine": "other", "began": "1", "token": "t"}
-    return put(folder, ".lock", json.dumps({**content, "beat": beat}))
+    content = {"host": "node-7", "pid": 4, "machine": "other", "began": "1"}
+    (folder / ".lock-4").write_bytes(json.dumps(content).encode())
+    (folder / f".lock-4{lock.SIGN}").write_bytes(str(sign).encode())
 
 
 def test_a_silent_holder_elsewhere_is_waited_for_and_then_followed(
@@ -264,28 +273,136 @@ def test_a_silent_holder_elsewhere_is_waited_for_and_then_followed(
         pytest.warns(UserWarning, match="process 4 on node-7 used it .* waiting up to"),
         locked(stored_folder),
     ):
-        assert lock.read_lease(stored_folder / ".lock")["pid"] == os.getpid()
+        assert holders(stored_folder) == [os.getpid()]
 
 
 @pytest.mark.filterwarnings("ignore:.*process 4 on node-7 used it")
 def test_a_holder_elsewhere_that_shows_itself_is_refused(
     stored_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    of_elsewhere(stored_folder)
     looks = []
 
-    def look(path: StoredPath) -> dict[str, object] | None:
-        looks.append(read(path))
-        of_elsewhere(stored_folder, beat=1 + len(looks))
-        return looks[-1]
+    def look(self: lock.Lease) -> lock.Claims:
+        looks.append(len(looks))
+        of_elsewhere(stored_folder, sign=len(looks))
+        return claims(self)
 
-    read = lock.read_lease
-    monkeypatch.setattr(lock, "read_lease", look)
+    claims = lock.Lease.claims
+    monkeypatch.setattr(lock.Lease, "claims", look)
     with (
         pytest.raises(StorageError, match="but process 4 on node-7 is using it"),
         locked(stored_folder),
     ):
         raise AssertionError("two processes hold the lease")
+
+
+class Clock:
+    """Time of two rivals: each wait is as long as a lease, until it is made to stand still."""
+
+    def __init__(self) -> None:
+        self.now, self.stands = 0.0, False
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += 0 if self.stands else lock.LEASE_S
+        threading.Event().wait(0.01)
+
+
+class Slow:
+    """A rival that falls asleep before or after its n-th request on its way to a lease.
+
+    Attributes:
+        asleep: set when it sleeps, and when it is over.
+        wakes: ends its sleep.
+        slept: whether it did.
+        wrote: whether it came to write into the folder.
+    """
+
+    def __init__(self, folder: Path, nth: int) -> None:
+        self.asleep, self.wakes = threading.Event(), threading.Event()
+        self.slept = self.wrote = False
+        self._folder, self._left, self._is_on_its_way = folder, nth, True
+        self.thread = threading.Thread(target=self._run)
+
+    def tires(self) -> None:
+        if self._is_on_its_way and threading.current_thread() is self.thread:
+            self._left -= 1
+            if self._left == 0:
+                self.slept = True
+                self.asleep.set()
+                assert self.wakes.wait(60)
+
+    def _run(self) -> None:
+        with suppress(StorageError), locked(self._folder):
+            self._is_on_its_way = False
+            put(self._folder, "slow")
+            self.wrote = True
+        self.asleep.set()
+
+
+@pytest.mark.filterwarnings("ignore:.*used it and did not say that it has ended")
+@pytest.mark.parametrize(
+    "leave",
+    [
+        pytest.param(lambda folder: None, id="free"),
+        pytest.param(
+            lambda folder: of_elsewhere(folder), id="of a dead one", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_of_two_rivals_one_may_write_wherever_the_slower_one_sleeps_for_longer_than_a_lease(
+    stored_folder: Path, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Path], object]
+):
+    clock, answering, slow = Clock(), paths.answering, []
+
+    @contextmanager
+    def tiring(where: object) -> Iterator[None]:
+        slow[-1].tires()
+        try:
+            with answering(where):
+                yield
+        finally:
+            slow[-1].tires()
+
+    monkeypatch.setattr(paths, "answering", tiring)
+    monkeypatch.setattr(lock, "time", clock)
+    monkeypatch.setattr(lock, "RENEW_S", 0.05)
+    monkeypatch.setattr(lock, "_lives_here", lambda found: None)  # as on machines of their own
+    while not slow or slow[-1].slept:
+        folder = stored_folder / str(len(slow))
+        slow.append(Slow(folder, 1 + len(slow)))
+        leave(folder)
+        clock.stands = False
+        slow[-1].thread.start()
+        assert slow[-1].asleep.wait(60)
+        if slow[-1].slept:
+            with locked(folder):
+                clock.stands = True  # from here on the fast one is in time with its signs of life
+                slow[-1].wakes.set()
+                slow[-1].thread.join(60)
+                put(folder, "fast")
+                assert not slow[-1].wrote, f"both write: it slept at {len(slow)}"
+    assert len(slow) > 4
+
+
+def test_rivals_that_wait_have_a_folder_one_after_the_other(stored_folder: Path):
+    inside, orders = [], []
+
+    def take() -> None:
+        with locked(stored_folder, wait_s=60):
+            inside.append(1)
+            orders.append(len(inside))
+            put(stored_folder, "kept")
+            inside.pop()
+
+    rivals = [threading.Thread(target=take) for _ in range(4)]
+    for rival in rivals:
+        rival.start()
+    for rival in rivals:
+        rival.join(60)
+    assert orders == [1, 1, 1, 1]
 
 
 def test_a_lease_is_renewed_while_it_is_held(stored_folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -295,7 +412,8 @@ def test_a_lease_is_renewed_while_it_is_held(stored_folder: Path, monkeypatch: p
     monkeypatch.setattr(lock.Lease, "renew", lambda self: (renew(self), renewed.set()))
     with locked(stored_folder):
         assert renewed.wait(30)
-        assert lock.read_lease(stored_folder / ".lock")["beat"] > 1
+        assert any(path.suffix == lock.SIGN for path in stored_folder.glob(".lock*"))
+    assert names(stored_folder) == []
 
 
 def test_who_has_lost_a_lease_writes_no_more(stored_folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -303,13 +421,15 @@ def test_who_has_lost_a_lease_writes_no_more(stored_folder: Path, monkeypatch: p
     kept = put(stored_folder, "kept")
     with locked(stored_folder):
         put(stored_folder, "before")
-        (stored_folder / ".lock").write_bytes(b'{"token": "of another"}')
+        for claim in stored_folder.glob(".lock*"):  # as who takes over does it
+            claim.unlink()
+        of_elsewhere(stored_folder)
         for write in (lambda: put(stored_folder, "after"), lambda: remove_folder(stored_folder)):
             with pytest.raises(StorageError, match="another took it over"):
                 write()
     assert kept.is_file()
     assert not (stored_folder / "after").exists()
-    assert (stored_folder / ".lock").is_file()
+    assert holders(stored_folder) == [4]
 
 
 def absent_bucket(patch: pytest.MonkeyPatch) -> str:

@@ -105,7 +105,10 @@ def test_model_problems_name_the_place_and_the_rule(
 
 def test_model_problems_of_an_enormous_model_need_neither_memory_nor_random_numbers():
     state = torch.get_rng_state()
-    assert model_problems("student.model", "mlp", {"hidden": [10**6, 10**6]}) == []
+    (problem,) = model_problems("student.model", "mlp", {"hidden": [10**6, 10**6]})
+    assert problem.startswith("student.model: its 1,000,004,000,002 weights need 4,000 GB")
+    with pytest.raises(ConfigError, match=r"model 'mlp': its 100,175,000,002 weights need 401 GB"):
+        build_model("mlp", {"hidden": [10**6]}, shape=(1, 316, 317), classes=2, seed=0)
     assert torch.equal(state, torch.get_rng_state())
 
 

@@ -5,8 +5,9 @@ import shutil
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
-from processes import finish, kill, lines_until, start, workers
+from processes import descendants, finish, kill, lines_until, start, workers
 from tiny import fingerprints
 
 from kd_ray import run
@@ -104,15 +105,17 @@ def test_an_interrupted_and_then_killed_driver_leaves_a_run_that_ends_with_the_s
 
     interrupted = start("run", path, "--runs", tmp_path)
     lines_until(interrupted, "teacher 0: epoch")
-    interrupted.send_signal(signal.SIGINT)
-    output = finish(interrupted, 130)
+    interrupted.terminate()
+    output = finish(interrupted, 143)
     assert "go on with: kd-ray run" in output
     assert "Traceback" not in output
 
     killed = start("run", path, "--runs", tmp_path)
     seen = lines_until(killed, "student labels, seed 0: epoch")
     assert "goes on after epoch" in seen
+    below = [psutil.Process(pid) for pid in descendants(killed.pid)]
     kill(killed)
+    assert psutil.wait_procs(below, timeout=20)[1] == []
 
     output = finish(start("run", path, "--runs", tmp_path))
     assert "teacher 0: was finished" in output
@@ -131,6 +134,22 @@ def test_two_workers_of_which_one_is_killed_end_with_the_bits_of_two_undisturbed
     os.kill(victims[0], signal.SIGKILL)
     finish(disturbed)
     assert fingerprints(by_two[0] / "tiny") == fingerprints(tmp_path / "tiny")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("helper", [b"ray::launch", b"ray::_QueueActor"])
+def test_a_killed_helper_of_the_workers_is_answered_in_one_sentence_and_the_run_goes_on(
+    tmp_path: Path, helper: bytes
+) -> None:
+    disturbed = start("teach", written(tmp_path, 200), "--runs", tmp_path)
+    lines_until(disturbed, "teacher 0: epoch")
+    for victim in workers(disturbed, helper):
+        os.kill(victim, signal.SIGKILL)
+    last = finish(disturbed, 2).splitlines()[-1]
+    assert last.startswith("kd-ray: a process of Ray's that holds the workers together must stay")
+    again = ("teach", tmp_path / "tiny-200.toml", "--runs", tmp_path, "--local")
+    assert "teacher 0: goes on after epoch" in finish(start(*again))
 
 
 @pytest.mark.ray

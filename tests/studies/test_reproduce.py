@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from kd_ray.cli import app
 from kd_ray.cli.studies import study_with_display
 from kd_ray.errors import ConfigError, KdRayError, UnknownNameError
-from kd_ray.files import sha256_of
+from kd_ray.files import TEMPORARY, sha256_of
 from kd_ray.pipeline import open_recipe
 from kd_ray.report.page import write_report
 from kd_ray.runs import Finished
@@ -135,6 +135,7 @@ def test_a_second_time_nothing_is_made_again(done: tuple[Scale, Path]) -> None:
     scale, folder = done
     before, values = files_of(folder / "tiny-paper"), values_of(results_of(folder))
     assert len(before) > 100
+    (folder / "tiny-paper" / f"{TEMPORARY}1-report.html").write_text("half, of a killed process")
     work = reproduction(scale, runs=folder, local=True)
     events = [event[1] for event in work.events() if isinstance(event, tuple)]
     finished = [event for event in events if isinstance(event, Finished)]
@@ -143,6 +144,7 @@ def test_a_second_time_nothing_is_made_again(done: tuple[Scale, Path]) -> None:
     assert not work.failures
     assert files_of(folder / "tiny-paper") == before
     assert values_of(results_of(folder)) == values
+    assert not list((folder / "tiny-paper").glob(f"{TEMPORARY}*"))
 
 
 def test_interrupted_anywhere_it_goes_on_and_ends_with_the_same_figures(

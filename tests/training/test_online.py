@@ -7,14 +7,17 @@ import pytest
 import torch
 from tiny import ALONE, perform, tasks, tiny_feed, tiny_model, tiny_recipe
 
+from kd_ray.batch import UNLABELLED
 from kd_ray.config import Augment
 from kd_ray.config.schema import StudentOptions
 from kd_ray.errors import ConfigError
 from kd_ray.runs import Finished, result_model
 from kd_ray.training.feed import TensorFeed
 from kd_ray.training.loop import autocast
+from kd_ray.training.optimizer import make_optimizer
+from kd_ray.training.progress import Training
 from kd_ray.training.saved_model import load_model
-from kd_ray.training.student import StudentFeeds, TaughtFeed, held_out, rows_shown
+from kd_ray.training.student import StudentFeeds, TaughtFeed, distill, held_out, rows_shown
 
 SHIFT = Augment(shift=1)
 TRAIN = tiny_recipe("train.epochs=3", "train.precision='fp32'").train
@@ -116,6 +119,16 @@ def test_held_out_rows_are_not_learned_from_and_are_plain() -> None:
 def test_holding_nothing_out_changes_nothing() -> None:
     feeds = StudentFeeds(tiny_feed(), None, tiny_feed(rows=9))
     assert held_out(feeds, 0.0) is feeds
+
+
+def test_a_student_of_labels_alone_refuses_rows_without_one() -> None:
+    feeds = StudentFeeds(tiny_feed(labels=torch.full((24,), UNLABELLED)), None, tiny_feed())
+    recipe = tiny_recipe("objective.soft_weight=0")
+    model = tiny_model()
+    training = Training(model, make_optimizer(model, recipe.train))
+    with pytest.raises(ConfigError, match="student: must have labels to learn from"):
+        next(distill(training, recipe, 0, feeds, ALONE))
+    assert next(distill(training, tiny_recipe(), 0, feeds, ALONE))
 
 
 def test_early_stopping_works_on_held_out_rows(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ from tiny_sweep import (
     search,
 )
 
-from kd_ray.training.checkpoint import META
-from tuning import open_sweep
+from kd_ray.errors import StorageError
+from kd_ray.training.checkpoint import META, epochs_in
+from tuning import open_sweep, resume_trial
 from tuning.outcome import Sweep
-from tuning.trials import SweepBegins, SweepEvent, TrialBegins
+from tuning.trial import trial_folder
+from tuning.trials import SweepBegins, SweepEvent, TrialBegins, TrialReport
 
 
 @pytest.fixture(autouse=True)
@@ -115,4 +117,45 @@ def test_a_trial_with_a_damaged_checkpoint_has_failed_and_the_sweep_goes_on(runs
     meta.write_text("{")
     found = search(runs)
     assert [trial.state for trial in found.trials] == ["finished", "failed", "finished"]
-    assert "cannot be read as part of a checkpoint" in (found.trials[1].cause or "")
+    assert "must be as it was written" in (found.trials[1].cause or "")
+
+
+ASHA = {"scheduler": "asha", "grace": 1, "reduction": 2, "enqueue": [GOOD, POOR]}
+"""Of two trials the second one is stopped after its first epoch."""
+
+
+def test_a_full_disk_stops_the_sweep_and_leaves_the_trial_in_flight(
+    undisturbed: Sweep, runs: Path
+) -> None:
+    """A file stands where the trial's folder is to be, so that nothing can be written there."""
+    blocked = trial_folder(runs / "tiny" / "sweep", 1)
+    blocked.parent.mkdir()
+    blocked.touch()
+    with pytest.raises(StorageError, match=r"trial-0001.*cannot be written"):
+        search(runs)
+    assert [trial.state for trial in open_sweep(runs / "tiny").trials] == ["finished", "running"]
+    blocked.unlink()
+    assert entries(search(runs)) == entries(undisturbed)
+
+
+def test_a_trial_has_its_checkpoint_before_it_is_noted_as_stopped(runs: Path) -> None:
+    def listener(event: SweepEvent) -> None:
+        if isinstance(event, TrialReport) and event.number == 1:
+            assert epochs_in(folder / "student" / "distilled" / "seed-0") == [event.epoch.number]
+
+    folder = trial_folder(runs / "tiny" / "sweep", 1)
+    stopped = search(runs, **ASHA, trials=2, seeds=[0, 1], listener=listener).trials[1]
+    assert (stopped.state, stopped.epochs) == ("stopped", 1)
+    for seed in (0, 1):
+        assert epochs_in(folder / "student" / "distilled" / f"seed-{seed}") == [1]
+    resume_trial(runs / "tiny", 2, trial=1, local=True)
+
+
+def test_drafts_of_trials_that_are_over_are_cleared(runs: Path) -> None:
+    found = search(runs, trials=1)
+    home = trial_folder(found.folder, 0)
+    drafts = [home / ".tmp-ray-1", home / "student" / "distilled" / "seed-0" / ".tmp-1-epoch-0002"]
+    for draft in drafts:
+        draft.mkdir()
+    search(runs, trials=2)
+    assert not any(draft.exists() for draft in drafts)

@@ -12,10 +12,13 @@ from processes import finish, kill, lines_until, start, workers
 from tiny import tiny_file
 from tiny_sweep import VALIDATION, entries
 
+from kd_ray.training.checkpoint import epochs_in
 from tuning import open_sweep, sweep
+from tuning.trial import trial_folder
 from tuning.trials import SweepEvent, TrialBegins, TrialOver, TrialReport
 
 TRIALS = 4
+STUDENT = "student/distilled/seed-0"
 OVERRIDES = (
     "data.validation=100",
     "data.fraction=1.0",
@@ -197,15 +200,21 @@ def test_a_trial_of_two_workers_is_a_ray_train_run_of_its_own(recipe: Path, tmp_
 def test_a_trial_of_two_workers_is_stopped_early_and_its_place_used_again(
     recipe: Path, tmp_path: Path
 ) -> None:
-    """The first trial is good, the second hopeless: asha stops it, and the third still runs."""
+    """The first trial is good, the second hopeless: asha stops it, and the third still runs.
+
+    The second goes on from the epoch that the study names, after which no worker trained on.
+    """
     points = "[" + ", ".join(f'{{"train.lr"={lr}}}' for lr in (0.02, 0.00101, 0.021)) + "]"
     options = ("sweep.scheduler=asha", "sweep.grace=1", "sweep.trials=3", f"sweep.enqueue={points}")
     sets = [part for option in options for part in ("--set", option)]
     finish(tune(recipe, tmp_path, "--workers", "2", *sets))
-    states = [trial.state for trial in open_sweep(tmp_path / "runs" / "tiny").trials]
+    found = open_sweep(tmp_path / "runs" / "tiny")
+    states = [trial.state for trial in found.trials]
     assert states[0] == "finished"
     assert states[1] == "stopped"
     assert len(states) == 3
+    for trial in found.trials:
+        assert epochs_in(trial_folder(found.folder, trial.number) / STUDENT) == [trial.epochs]
 
 
 @pytest.mark.ray

@@ -1,4 +1,7 @@
 import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +134,58 @@ def test_a_sweep_that_another_process_runs_is_refused(runs: Path) -> None:
         search(runs)
 
 
-@pytest.mark.parametrize("content", [b"", b"no database at all " * 400])
+Damage = Callable[[Path], object]
+
+
+def flipped(file: Path) -> None:
+    """The second page of the database is of no kind that SQLite knows."""
+    content = bytearray(file.read_bytes())
+    content[4096] ^= 16
+    file.write_bytes(content)
+
+
+def changed(statement: str) -> Damage:
+    def change(file: Path) -> None:
+        with closing(sqlite3.connect(file)) as database, database:
+            database.execute(statement)
+
+    return change
+
+
+STUDIES: dict[str, Damage] = {
+    "empty": lambda file: file.write_bytes(b""),
+    "no database": lambda file: file.write_bytes(b"no database at all " * 400),
+    "a flipped bit": flipped,
+    "no JSON": changed("UPDATE trial_user_attributes SET value_json = '{' WHERE key = 'metrics'"),
+    "no figures": changed(
+        "UPDATE trial_user_attributes SET value_json = '1' WHERE key = 'metrics'"
+    ),
+    "no parameters": changed("DELETE FROM trial_params"),
+    "no values": changed("DELETE FROM trial_values"),
+}
+
+
+@pytest.mark.parametrize("damage", STUDIES)
 def test_a_damaged_study_is_answered_with_one_sentence(
-    undisturbed: Sweep, tmp_path: Path, content: bytes
+    undisturbed: Sweep, tmp_path: Path, damage: str
 ) -> None:
     shutil.copytree(undisturbed.folder.parent, tmp_path / "tiny")
-    (tmp_path / "tiny" / "sweep" / "study.db").write_bytes(content)
+    study = tmp_path / "tiny" / "sweep" / "study.db"
+    STUDIES[damage](study)
     for name in ("show", "best"):
-        assert "study.db" in refused(name, tmp_path / "tiny")
+        assert f"{study}: the sweep's study must be" in refused(name, tmp_path / "tiny")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"trials": [{"trial": 0}]}', "{" * 5000, '{"trials": 1}']
+)
+def test_a_best_json_of_another_shape_is_answered_with_one_sentence(
+    undisturbed: Sweep, tmp_path: Path, content: str
+) -> None:
+    shutil.copytree(undisturbed.folder.parent, tmp_path / "tiny")
+    best = tmp_path / "tiny" / "sweep" / "best.json"
+    best.write_text(content)
+    for name in ("show", "best"):
+        said = refused(name, tmp_path / "tiny")
+        assert f"{best}: must be as it was written, but " in said
+        assert "; remove it and run the sweep again" in said

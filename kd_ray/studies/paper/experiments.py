@@ -58,7 +58,8 @@ class Experiment:
 
     def findings(self, results: Results) -> Findings | None:
         """Its lines with their figures; None where a student is missing."""
-        if not all(results[part].has(variants) for part, variants in self.students.items()):
+        needed = self.students.items()
+        if any(results[part].lacking & {"", *variants} for part, variants in needed):
             return None
         figures = [(line, line.measure(results)) for line in self.lines]
         return [(line, figure) for line, figure in figures if figure is not None]

@@ -28,16 +28,12 @@ class PartResults:
     Attributes:
         results: the records of its artefacts.
         lacking: variants some of whose students are missing; "" if it is a teacher or the set.
-        corrected: seed -> way -> figures, of students whose biases were corrected.
+        corrected: seed -> way -> figures, as `corrected_students` has them.
     """
 
     results: Sequence[Result]
     lacking: frozenset[str] = frozenset()
     corrected: Mapping[int, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-
-    def has(self, variants: Sequence[str]) -> bool:
-        """Whether everything of these variants is there."""
-        return not self.lacking & {"", *variants}
 
     def of(self, variant: str, kind: str = STUDENT) -> list[Result]:
         """Records of the seeds of a variant; or of all teachers, for "" and `TEACHER`."""
@@ -92,7 +88,7 @@ class PaperLine:
 
 def metric(part: str, variant: str, name: str = "errors") -> Measure:
     """A metric of a part's students, or of its teachers for "", on the test split; shares in %."""
-    scale = 100.0 if name in ("accuracy", "teacher_accuracy") else 1.0
+    scale = 100.0 if name.endswith("accuracy") else 1.0
     kind = STUDENT if variant else TEACHER
     return lambda results: Figure.of(
         [scale * float(found.metrics[name]) for found in results[part].of(variant, kind)]

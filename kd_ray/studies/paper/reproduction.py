@@ -112,13 +112,38 @@ def _answer(
     whole: Sequence[tuple[Part, Run]],
     unfinished: Mapping[str, str],
 ) -> Answer:
-    """What is finished by now, whichever call has made it and whatever this one was asked for."""
+    """Writes what is finished by now, whichever call made it and whatever this one is asked for."""
     results = {part.name: part_results(part, run) for part, run in whole}
-    lines = {e.name: found for e in every if (found := e.findings(results)) is not None}
-    shown = [e for e in every if e in picked or e.name in lines]
-    sections, files = write_findings(folder, scale, shown, lines, unfinished)
-    asked = {e.title for e in picked}
-    return Answer([s for s in sections if s.rows and s.title in asked], files)
+    findings = {e.name: found for e in every if (found := e.findings(results)) is not None}
+    shown = [e for e in every if e in picked or e.name in findings]
+    done = all(e.name in findings for e in shown) and not unfinished
+    content = {
+        "name": scale.name,
+        "status": "finished" if done else "unfinished",
+        "about": scale.about,
+        "experiments": {
+            e.name: {
+                "title": e.title,
+                "status": "finished" if e.name in findings else "unfinished",
+                "figures": [line.table(figure) for line, figure in findings.get(e.name, ())],
+            }
+            for e in shown
+        },
+        "unfinished": list(unfinished),
+        "failed": {part: why.removeprefix("failed, ") for part, why in unfinished.items() if why},
+        "versions": versions(),
+    }
+    write_json(folder / RESULTS, content)
+    sections = {e.name: _section(scale, e, findings.get(e.name)) for e in shown}
+    page = rendered(
+        "study",
+        title=f"{scale.name}: the paper's experiments",
+        about=[NOTE, scale.about] if scale.about else [NOTE],
+        unfinished=[f"{part}: {why}" if why else part for part, why in unfinished.items()],
+        sections=list(sections.values()),
+    )
+    files = [folder / RESULTS, write_page(folder / PAGE, page)]
+    return Answer([sections[e.name] for e in picked if e.name in findings], files)
 
 
 def part_results(part: Part, run: Run) -> PartResults:
@@ -155,45 +180,6 @@ def _stages(picked: Sequence[Experiment], every: Sequence[Part], part: Part) -> 
     if _students(picked, part):
         return ("distill",) if part.set_of is not None else ("teach", "label", "distill")
     return ("teach", *label) if label else teach
-
-
-def write_findings(
-    folder: Path,
-    scale: Scale,
-    shown: Sequence[Experiment],
-    findings: Mapping[str, Findings],
-    unfinished: Mapping[str, str],
-) -> tuple[list[Section], list[Path]]:
-    """Writes what is shown as JSON and as a page; a section for each experiment, and the paths."""
-    done = all(experiment.name in findings for experiment in shown) and not unfinished
-    content = {
-        "name": scale.name,
-        "status": "finished" if done else "unfinished",
-        "about": scale.about,
-        "experiments": {
-            experiment.name: {
-                "title": experiment.title,
-                "status": "finished" if experiment.name in findings else "unfinished",
-                "figures": [
-                    line.table(figure) for line, figure in findings.get(experiment.name, ())
-                ],
-            }
-            for experiment in shown
-        },
-        "unfinished": list(unfinished),
-        "failed": {part: why.removeprefix("failed, ") for part, why in unfinished.items() if why},
-        "versions": versions(),
-    }
-    write_json(folder / RESULTS, content)
-    sections = [_section(scale, e, findings.get(e.name)) for e in shown]
-    page = rendered(
-        "study",
-        title=f"{scale.name}: the paper's experiments",
-        about=[NOTE, scale.about] if scale.about else [NOTE],
-        unfinished=[f"{part}: {why}" if why else part for part, why in unfinished.items()],
-        sections=sections,
-    )
-    return sections, [folder / RESULTS, write_page(folder / PAGE, page)]
 
 
 def _section(scale: Scale, experiment: Experiment, found: Findings | None) -> Section:
