@@ -169,11 +169,11 @@ def is_whole(path: Path) -> bool:
 
 def has_sizes(path: Path) -> bool:
     """Whether the files of a checkpoint are as long as they say; in a store, not empty."""
-    files = [path / WEIGHTS, path / OPTIMIZER]
-    if not is_whole(path) or not all(file.is_file() and file.stat().st_size for file in files):
+    files = [path / name for name in (META, WEIGHTS, OPTIMIZER)]
+    if not all(file.is_file() and file.stat().st_size for file in files):
         return False
     try:
-        for file in () if is_stored(path) else files:
+        for file in () if is_stored(path) else files[1:]:
             safe_open(file, framework="pt")
     except SafetensorError:
         return False
@@ -269,7 +269,7 @@ def _read_tensors(path: Path, name: str, meta: Meta) -> dict[str, Tensor]:
         if found != meta.files.get(name):
             raise CheckpointError(
                 f"{path / name}: sha256 must be {meta.files.get(name)} by its {META}, "
-                f"but is {found}: it was altered; {MEND}"
+                f"but is {found}; the file was altered: {MEND}"
             )
         return load_file(copy)
 
