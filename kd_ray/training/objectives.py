@@ -85,8 +85,8 @@ def dist(
         return over_workers(values.sum(dim=0))
 
     rows = over_batch(torch.ones_like(q[:, :1]))
-    centred = (values - over_batch(values) / rows for values in (q, targets))
-    of_classes = 1 - _correlation(*centred, over_batch).mean()
+    centred = [values - over_batch(values) / rows for values in (q, targets)]
+    of_classes = 1 - _correlation(centred[0], centred[1], over_batch).mean()
     # Every row has the batch's term, so the mean over rows, whoever has them, has it once.
     return beta * of_rows + gamma * of_classes
 
