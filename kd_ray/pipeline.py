@@ -34,6 +34,7 @@ from kd_ray.runs import (
 )
 from kd_ray.runs.folder import RECIPE
 from kd_ray.runs.variants import Variant
+from kd_ray.training.objectives import soft_term_problems
 from kd_ray.training.schedule import schedule_problems
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import read_manifest
@@ -70,6 +71,8 @@ def catalogue_problems(recipe: Recipe) -> list[str]:
         found += model_problems(place, model.name, model.options)
     for place, schedule in schedules.items():
         found += schedule_problems(f"{place}.schedule", schedule.name, schedule.options)
+    objective = recipe.objective
+    found += soft_term_problems("objective", objective.name, objective.options or {})
     return found + quantizer_problems(recipe)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from kd_ray.config import Recipe, SweepOptions, load_recipe
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.files import is_stored, locked, remove_drafts, scratch_folder, to_path
+from kd_ray.files import is_stored, locked, remove_drafts, to_path
 from kd_ray.pipeline import (
     Run,
     Where,
@@ -29,7 +29,7 @@ from kd_ray.result import SWEEP as SWEEP_KIND
 from kd_ray.result import Result, read_result, write_result
 from kd_ray.runs import Event, Inputs, Task, result_model, transfer_set_folder
 from kd_ray.runs.distill import quantizer_table
-from kd_ray.runs.fit import flattened
+from kd_ray.runs.fit import determining, flattened
 from kd_ray.runs.folder import RECIPE
 from kd_ray.training.loop import evaluate
 from kd_ray.training.saved_model import load_model
@@ -111,8 +111,7 @@ def sweep(
             if here is not None:
                 perform_here(trials, here)
             else:
-                with scratch_folder(folder, "tune") as scratch:
-                    perform_on_tune(trials, scratch, run.address, run.verbose)
+                perform_on_tune(trials, run.address, run.verbose)
         found = _finish(trials, manifest)
     if ledger.gave_up:
         causes = [trial.cause for trial in found.trials if trial.cause]
@@ -167,7 +166,7 @@ def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     left_out |= set() if recipe.sweep.hold_out else {"hold_out"}  # as it was before there was one
     parts: dict[str, Any] = {
         "student.model": recipe.student.model.model_dump(mode="json"),
-        "objective": recipe.objective.model_dump(mode="json"),
+        "objective": determining(recipe.objective),
         "train": recipe.train.model_dump(mode="json", exclude={"seeds"}),
         "sweep": recipe.sweep.model_dump(mode="json", exclude=left_out, exclude_none=True),
         "transfer_set": manifest.sha256,

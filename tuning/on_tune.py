@@ -7,13 +7,14 @@ away.
 """
 
 import queue
+import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from kd_ray.config import Resources
+from kd_ray.files import scratch_folder
 from kd_ray.on_ray import check_nodes, connected, perform_on_ray, trial_slots
 from kd_ray.runs import Inputs, Task, perform_interleaved
 from kd_ray.training.workers import Worker
@@ -89,13 +90,16 @@ def _alone(resources: Resources) -> Worker:
     return Worker(rank=0, world=1, device=device, threads=int(resources.cpus_per_worker))
 
 
-def perform_on_tune(trials: Trials, scratch: Path, address: str | None, verbose: bool) -> None:
-    """[2] Runs trials until all are over; `scratch` is for what Tune wants to write meanwhile.
+def perform_on_tune(trials: Trials, address: str | None, verbose: bool) -> None:
+    """[2] Runs trials until all are over, or one could not go on.
 
     Raises:
-        ClusterError: a trial does not fit the cluster.
+        ClusterError: a trial does not fit the cluster, or its process died too often.
+        KdRayError: of the machine that a trial or the ledger is on; those that ran are in flight.
     """
-    with connected(address, verbose):
+    # Tune's snapshots must not take the place of checkpoints, where that is scarce.
+    home = tempfile.TemporaryDirectory(prefix="kd-ray-tune-", ignore_cleanup_errors=True)
+    with connected(address, verbose), home as snapshots:
         from ray import tune
 
         placement, slots = trial_slots(trials.recipe.resources)
@@ -105,7 +109,8 @@ def perform_on_tune(trials: Trials, scratch: Path, address: str | None, verbose:
         bundle = placement.asked
         if resources.most_workers > 1:
             bundle = {"memory": float(ORCHESTRATOR_BYTES)}
-        check_nodes(trials.folder, scratch, placement)
+        with scratch_folder(trials.folder, "tune") as probe:
+            check_nodes(trials.folder, probe, placement)
         tune.Tuner(
             tune.with_resources(
                 type("TrialActor", (TrialSteps, tune.Trainable), {}),
@@ -120,7 +125,7 @@ def perform_on_tune(trials: Trials, scratch: Path, address: str | None, verbose:
             ),
             run_config=tune.RunConfig(
                 name="trials",
-                storage_path=str(scratch),
+                storage_path=snapshots,
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),

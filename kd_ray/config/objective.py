@@ -69,7 +69,14 @@ SoftWeightField = Annotated[
 
 
 class Objective(Table):
-    """`[objective]`: h * CE(softmax(z), y) + c * CE(softmax(z/T), targets)."""
+    """`[objective]`: h * CE(softmax(z), y) + c * soft term, such as CE(softmax(z/T), targets)."""
+
+    name: str = "hinton"
+    """The soft term: hinton, dkd, dist, ttm or wttm; or standardized, which is another one, its
+    option `of`, on logits of mean 0 and deviation 1."""
+
+    options: dict[str, Any] | None = None
+    """Parameters of the soft term in the letters of its paper, such as { alpha = 1, beta = 8 }."""
 
     temperature: float = Field(default=4.0, ge=1e-3, le=1e6)
     """T of both softmaxes in the soft term."""
@@ -99,6 +106,9 @@ class Objective(Table):
     soft_decay: Share = 0.0
     """c falls linearly to (1 - soft_decay) of itself over the run."""
 
+    soft_warmup: Share = 0.0
+    """c rises linearly from 0 over this share of the run."""
+
     @property
     def is_taught(self) -> bool:
         """Whether a student learns from a teacher's soft targets, and not from labels alone."""
@@ -109,6 +119,11 @@ class Objective(Table):
         if self.hard_weight == 0 and self.soft_weight.factor == 0:
             raise ValueError(
                 "hard_weight and soft_weight must not both be 0; there is nothing to learn from"
+            )
+        if self.targets == "labels" and self.name != "hinton":
+            raise ValueError(
+                f'targets = "labels" leaves the teacher out, but name = {self.name!r} learns from '
+                "it; leave one of the two out"
             )
         weights = self.member_weights
         if weights is not None and not 0 < sum(weights) < math.inf:

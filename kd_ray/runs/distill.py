@@ -18,6 +18,7 @@ from kd_ray.runs.teach import load_teachers, model_line
 from kd_ray.runs.train import Setup, description, train
 from kd_ray.runs.variants import ONLINE, recipe_variants, specialized
 from kd_ray.training.checkpoint import WEIGHTS, ModelInput, epoch_folder, epochs_in, read_meta
+from kd_ray.training.objectives import check_meaning
 from kd_ray.training.student import distill, ensemble_of, new_student
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Manifest, check_fit
@@ -51,7 +52,7 @@ def _identity(task: Task) -> dict[str, Any]:
     recipe, student = task.recipe, task.recipe.student
     parts: dict[str, Any] = {
         "student.model": student.model.model_dump(mode="json"),
-        "objective": recipe.objective.model_dump(mode="json", exclude_none=True),
+        "objective": {k: v for k, v in determining(recipe.objective).items() if v is not None},
         "train": determining(recipe.train, "seeds"),
         "seed": task.seed,
     }
@@ -82,6 +83,8 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
         folder, task.data, worker.device, lambda manifest: _check_teachers(task, manifest)
     )
     plan = transfer_set.manifest.plan
+    objective, labels = recipe.objective, feeds.train.labels
+    check_meaning(objective.name, objective.options or {}, labels, len(plan.class_names))
     start = _start(task, plan.class_names)
     teachers = []
     if recipe.student.teacher_in_every_step:

@@ -13,7 +13,13 @@ from kd_ray.training.checkpoint import latest_checkpoint, read_meta
 from kd_ray.transfer_set import manifest
 from kd_ray.versions import versions
 
-LATER = {"labelled": 1.0, "hold_out": 0.0}
+LATER = {
+    ("labelled", 1.0),
+    ("hold_out", 0.0),
+    ("name", "hinton"),
+    ("options", None),
+    ("soft_warmup", 0.0),
+}
 """Keys that are younger than the first artefacts, and the value at which those still fit."""
 
 
@@ -32,10 +38,14 @@ def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def determining(table: Table, left_out: str) -> dict[str, Any]:
+def determining(table: Table, left_out: str | None = None) -> dict[str, Any]:
     """A table without a key that determines nothing, and without later keys that are not used."""
-    values = table.model_dump(mode="json", exclude={left_out})
-    return {key: value for key, value in values.items() if (key, value) not in LATER.items()}
+    values = table.model_dump(mode="json", exclude={left_out} if left_out else None)
+    return {key: value for key, value in values.items() if not _is_later(key, value)}
+
+
+def _is_later(key: str, value: Any) -> bool:
+    return any(key == name and value == unused for name, unused in LATER)
 
 
 def identity(task: Task) -> dict[str, Any]:

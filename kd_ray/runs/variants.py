@@ -43,11 +43,12 @@ def own_variant(recipe: Recipe) -> str:
 
 def variant(recipe: Recipe, name: str) -> Variant:
     """The recipe's own student, or one of the baselines beside it."""
-    hard_only = {"hard_weight": 1.0, "soft_weight": NO_SOFT_TERM}
+    hinton = {"name": "hinton", "options": None, "soft_warmup": 0.0}
+    hard_only = {**hinton, "hard_weight": 1.0, "soft_weight": NO_SOFT_TERM}
     changes: dict[str, dict[str, dict[str, Any]]] = {
         LABELS: {"objective": hard_only},
         SMOOTHING: {"objective": hard_only, "train": {"label_smoothing": 0.1}},
-        SOFTENED_LABELS: {"objective": {"hard_weight": 1.0, "targets": "labels"}},
+        SOFTENED_LABELS: {"objective": {**hinton, "hard_weight": 1.0, "targets": "labels"}},
         ONLINE: {"student": {"teacher_in_every_step": True}},
         own_variant(recipe): {},
     }

@@ -21,10 +21,17 @@ from kd_ray.errors import ConfigError, TrainingError
 from kd_ray.models import project_
 from kd_ray.training.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_loss, soft_targets
 from kd_ray.training.metrics import summarize, tally
+from kd_ray.training.objectives import HINTON, soft_term
 from kd_ray.training.optimizer import set_knobs
 from kd_ray.training.progress import Epoch, EpochPart, Notice, Step, Training
 from kd_ray.training.schedule import Schedule, make_schedule
-from kd_ray.training.workers import Worker, average_buffers, buffers_unsent, summed
+from kd_ray.training.workers import (
+    Worker,
+    average_buffers,
+    buffers_unsent,
+    summed,
+    summed_with_gradient,
+)
 
 ObjectiveFunction = Callable[[Tensor, Batch, float], Loss]
 """(student logits `(N, K)`, batch, share of the run done) -> loss."""
@@ -58,6 +65,13 @@ def objective_function(
         ensemble: how the teachers are averaged.
     """
     soft_weight = objective.soft_weight.value(objective.temperature)
+    term = soft_term(
+        objective.name,
+        objective.options or {},
+        T=objective.temperature,
+        ensemble=ensemble,
+        over_workers=summed_with_gradient,
+    )
 
     def loss(logits: Tensor, batch: Batch, progress: float) -> Loss:
         return distillation_loss(
@@ -65,16 +79,28 @@ def objective_function(
             batch.labels,
             batch.teacher_logits,
             temperature=objective.temperature,
-            soft_weight=soft_weight * (1 - objective.soft_decay * progress),
+            soft_weight=soft_weight * share_of_weight(objective, progress),
             hard_weight=objective.hard_weight,
             targets=objective.targets,
             ensemble=ensemble,
+            soft_term=None if objective.name == HINTON else term,
             smoothing=smoothing,
             global_rows=batch.global_rows,
             global_labelled=batch.global_labelled,
         )
 
     return loss
+
+
+def share_of_weight(objective: Objective, progress: float) -> float:
+    """The share of c that is in force when a share of the run is done.
+
+    >>> objective = Objective(soft_warmup=0.1, soft_decay=0.5)
+    >>> [share_of_weight(objective, progress) for progress in (0.05, 0.5, 1.0)]
+    [0.4875, 0.75, 0.5]
+    """
+    rise = min(1.0, progress / objective.soft_warmup) if objective.soft_warmup else 1.0
+    return rise * (1 - objective.soft_decay * progress)
 
 
 def label_objective(smoothing: float) -> ObjectiveFunction:

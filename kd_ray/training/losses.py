@@ -111,6 +111,10 @@ def soft_loss(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
     return -(targets * (_exact(logits) / temperature).log_softmax(dim=-1)).sum(dim=-1)
 
 
+SoftTerm = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(student logits `(N, K)`, all teachers' logits `(N, M, K)`, labels `(N,)`) -> losses `(N,)`."""
+
+
 @dataclass(frozen=True)
 class Loss:
     """One worker's part of a global batch's loss; the parts of all workers add up to the whole.
@@ -136,6 +140,7 @@ def distillation_loss(
     hard_weight: float,
     targets: Literal["teacher", "labels"] = "teacher",
     ensemble: Ensemble = MEAN_OF_ALL,
+    soft_term: SoftTerm | None = None,
     smoothing: float = 0.0,
     global_rows: int,
     global_labelled: int,
@@ -154,6 +159,8 @@ def distillation_loss(
         hard_weight: h, likewise.
         targets: the teacher's soft targets, or one-hot labels (a control without a teacher).
         ensemble: how the teachers are averaged.
+        soft_term: another soft term with a teacher than the cross-entropy at T; it knows its own T
+            and ensemble.
         smoothing: label smoothing of the hard term.
         global_rows: rows of the batch over all workers.
         global_labelled: labelled rows of the batch over all workers.
@@ -173,6 +180,8 @@ def distillation_loss(
             rows = hard_loss(_exact(logits) / temperature, labels) / max(global_labelled, 1)
         elif teacher_logits is None:
             raise ValueError("soft_weight must be 0 where there are no teacher logits")
+        elif soft_term is not None:
+            rows = soft_term(_exact(logits), _exact(teacher_logits), labels) / max(global_rows, 1)
         else:
             distribution = soft_targets(teacher_logits, temperature, ensemble)
             rows = soft_loss(logits, distribution, temperature) / max(global_rows, 1)

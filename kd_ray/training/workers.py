@@ -63,6 +63,15 @@ def summed(values: Tensor) -> Tensor:
     return values
 
 
+def summed_with_gradient(values: Tensor) -> Tensor:
+    """`values` added up over all workers; each worker's gradient is that of all of them."""
+    if not _grouped():
+        return values
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(values)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def average_buffers(model: nn.Module) -> None:
     """Makes the float buffers (running means of batch norm) the mean over all workers.
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tiny import (
     ALONE,
     perform,
-    soft_objective,
     tasks,
     tiny_feed,
     tiny_model,
@@ -25,12 +24,12 @@ from tiny import (
 from torch import Tensor
 
 from kd_ray.batch import Batch
-from kd_ray.config import Named, Train
+from kd_ray.config import Named, Objective, Train
 from kd_ray.errors import CheckpointError, StorageError, TrainingError
 from kd_ray.result import read_result
 from kd_ray.runs import Finished
 from kd_ray.training.feed import TensorFeed
-from kd_ray.training.loop import evaluate, fit
+from kd_ray.training.loop import evaluate, fit, objective_function
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.progress import Training
 from kd_ray.training.workers import Worker, average_buffers, from_first, summed, together
@@ -87,15 +86,16 @@ class RecordingFeed:
         return self.feed.batch(order, mine, epoch)
 
 
-def trained(worker: Worker) -> dict[str, Any]:
+def trained(worker: Worker, name: str = "hinton") -> dict[str, Any]:
     """What one worker sees of a training with validation on 25 rows, two of them unlabelled."""
     feed = tiny_feed(25)
     feed.labels[[3, 17]] = -1
+    objective = objective_function(Objective(name=name, temperature=2.0, hard_weight=0.5), 0.0)
     recording = RecordingFeed(feed)
     model = tiny_model()
     training = Training(model, make_optimizer(model, OPTIONS))
     arguments: dict[str, Any] = {"seed": 3, "worker": worker, "validation": tiny_feed(11)}
-    for _ in fit(training, recording, soft_objective(), OPTIONS, **arguments):
+    for _ in fit(training, recording, objective, OPTIONS, **arguments):
         pass
     return {
         "orders": recording.orders,
@@ -164,6 +164,7 @@ def work(rank: int, folder: str) -> None:
             "two errors": raised_by(both),
             "no error": raised_by(lambda: None),
             "trained": trained(worker),
+            "correlated": trained(worker, "dist"),
             "stages": stages(worker, place / "run"),
             "broken run": broken_run(worker, place / "file"),
         }
@@ -219,8 +220,9 @@ def test_fit_draws_the_same_order_of_rows_for_one_worker_and_for_two(two: Two):
     assert [sum(parts) for parts in both] == alone["mine"]
 
 
-def test_fit_on_two_workers_learns_what_one_worker_learns(two: Two):
-    alone, first, second = trained(ALONE), two[1]["trained"], two[2]["trained"]
+@pytest.mark.parametrize(("what", "name"), [("trained", "hinton"), ("correlated", "dist")])
+def test_fit_on_two_workers_learns_what_one_worker_learns(two: Two, what: str, name: str):
+    alone, first, second = trained(ALONE, name), two[1][what], two[2][what]
     assert first["weights"] == second["weights"]
     assert first["history"] == second["history"]
     for ours, theirs in zip(first["weights"], alone["weights"], strict=True):
