@@ -97,7 +97,7 @@ def _check_owner(path: Path, plan: Plan, metadata: dict[bytes, bytes]) -> None:
         try:
             theirs, ours = (dict(leaves(json.loads(text))) for text in (stored, plan.json_text))
             differing = difference(theirs, ours)
-        except ValueError:
+        except (ValueError, RecursionError):
             differing = "the plan in this file does not decode"
         raise TransferSetError(
             f"{path}: all files of a transfer set must have one plan, but {differing}; "
