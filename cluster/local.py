@@ -128,9 +128,8 @@ def up(
                 f"down{'' if name == 'local' else f' --name {name}'}`, or choose another --name"
             )
         down(name)  # what a killed one left
+        listener(f"Starting {nodes} nodes on this machine, with the token in {provide_token()}")
         folder.mkdir(mode=0o700)
-        token = provide_token()
-        listener(f"Starting {nodes} nodes on this machine, with the token in {token}")
         port, dashboard_port = free_port(), free_port()
         address, dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}"
         cluster = LocalCluster(name, uuid.uuid4().hex, address, dashboard, nodes)
