@@ -62,7 +62,7 @@ def test_a_training_taken_away_in_an_epoch_ends_with_the_bits_of_one_that_was_no
     assert isinstance(notice, Notice)
     left = read_meta(torn.folder / UNDER_WAY)
     assert left.part is not None
-    assert (left.epoch, left.part["steps"]) == (notice.epoch - 1, notice.done)
+    assert (left.epoch, left.part.steps) == (notice.epoch - 1, notice.done)
     torch.manual_seed(torch.seed())  # a new process would not have the old random state
     perform([torn])
     assert weights_sha256(torn.folder) == weights_sha256(whole.folder)
