@@ -4,7 +4,6 @@ import os
 import random
 import re
 import signal
-from contextlib import suppress
 
 import psutil
 from forked import Command
@@ -27,15 +26,15 @@ def victims(command: Command, kind: str) -> list[psutil.Process]:
 
 def strike(command: Command, victim: str, number: signal.Signals, draw: random.Random) -> str:
     """Sends a signal to a victim; says to which, nothing if there is none such now."""
-    if victim == "driver":
-        os.kill(command.pid, number)
-    elif victim == "group":
-        os.killpg(command.pid, number)
-    elif not (others := victims(command, victim)):
-        return ""
-    else:
-        chosen = draw.choice(others)
-        victim = f"{victim} {title(chosen).split('/')[-1][:60]}"
-        with suppress(psutil.NoSuchProcess):
+    try:
+        if victim == "driver":
+            os.kill(command.pid, number)
+        elif victim == "group":  # it has none before it is a session of its own
+            os.killpg(command.pid, number)
+        else:
+            chosen = draw.choice(victims(command, victim))
             chosen.send_signal(number)
+            victim = f"{victim} {title(chosen).split('/')[-1][:60]}"
+    except (IndexError, ProcessLookupError, psutil.NoSuchProcess):
+        return ""
     return f"{number.name} to {victim}"
