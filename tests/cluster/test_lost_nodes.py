@@ -21,7 +21,6 @@ from cluster.nodes import (
     provide_token,
 )
 from cluster.processes import CLUSTER_TAG, NODE_TAG, kill, launch, tagged
-from cluster.server import node_states
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 BOTH = ("--set", "resources.workers=2")
@@ -124,7 +123,8 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
     hidden = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {runs} && exec "$@"', "sh"]
     tags = {CLUSTER_TAG: two_nodes.tag, NODE_TAG: node_tag(1)}
     launch([*hidden, *joining], two_nodes.folder / "hidden.log", node_environment(tags))
-    wait_for("two nodes", lambda: sum(n.alive for n in node_states(two_nodes.dashboard)) == 2)
+    status = ("cluster", "status", "--name", two_nodes.name)  # a process has one token for good
+    wait_for("two nodes", lambda: ": 2 nodes," in kd_ray(*status).stdout)
     at = ("--runs", runs, "--address", two_nodes.address)
     labelled = kd_ray("run", recipe, "--local", "--runs", runs, *SHORT)
     assert labelled.returncode == 0, labelled.stderr
