@@ -13,8 +13,15 @@ from kd_ray.config import Resources
 from kd_ray.errors import KdRayError
 from kd_ray.files import scratch_folder, to_path
 from kd_ray.on_ray.placement import Placement, cluster_nodes, counted, share_parallel
-from kd_ray.on_ray.relay import beside_driver, check_nodes, died_too_often, relay, warnings_sent
-from kd_ray.on_ray.session import connected
+from kd_ray.on_ray.relay import (
+    Mailbox,
+    beside_driver,
+    check_nodes,
+    died_too_often,
+    relay,
+    warnings_sent,
+)
+from kd_ray.on_ray.session import connected, watches_nodes
 from kd_ray.on_ray.train import perform_on_ray
 from kd_ray.runs import Inputs, perform_all
 from kd_ray.runs.events import Event, Waiting
@@ -24,7 +31,7 @@ from kd_ray.runs.task import Task
 class Performer:
     """[1] A worker that trains one model after the other, on the same data."""
 
-    def __init__(self, resources: Resources, placement: Placement, mailbox: Any):
+    def __init__(self, resources: Resources, placement: Placement, mailbox: Mailbox):
         """Everything that it shares with the others; `mailbox` takes events and warnings."""
         import torch
 
@@ -96,17 +103,21 @@ def perform_parallel(
 def _in_order(
     tasks: Sequence[Task], resources: Resources, verbose: bool
 ) -> Iterator[tuple[Task, Event]]:
-    """On a group of workers; or what is no training alone on a lone worker, without Ray Train.
+    """On a group of workers; or on a lone worker without Ray Train, where that has nothing to give.
 
-    Labelling has no step that workers share and nothing to save between shards, and Ray Train's own
-    start and end would take longer than the labels of a small set.
+    Its controller and launcher take longer to start and to end than a small training takes. They
+    are worth it to workers that share their steps, and to one that may get a notice that its
+    machine will be taken away, which it then checkpoints for.
     """
-    if len(tasks) == 1 and tasks[0].stage.training is None:
+    if not tasks:
+        return
+    alone = resources.most_workers == 1 and not resources.elastic
+    steps = any(task.stage.training for task in tasks)
+    if alone and not (steps and watches_nodes()):
         placement, _ = share_parallel(resources, 1, cluster_nodes())
-        if placement.workers == 1 and not resources.elastic:
-            yield from _in_parallel(tasks, resources, placement, 1)
-            return
-    yield from perform_on_ray(tasks, resources, verbose=verbose)
+        yield from _in_parallel(tasks, resources, placement, 1)
+    else:
+        yield from perform_on_ray(tasks, resources, verbose=verbose)
 
 
 def _in_parallel(
@@ -133,9 +144,8 @@ class _Pool:
         self, tasks: Sequence[Task], resources: Resources, placement: Placement, slots: int
     ):
         import ray
-        from ray.util.queue import Queue
 
-        self.mailbox = Queue(actor_options=beside_driver())
+        self.mailbox = Mailbox()
         self.failures: list[KdRayError] = []
         options = beside_driver()  # several workers of one training ask for themselves
         if placement.workers == 1:
@@ -146,6 +156,7 @@ class _Pool:
         self._waiting = deque(tasks)
         self._running: dict[Any, tuple[Any, Task]] = {}
         self._most_lost = resources.max_failures
+        self._one_after_the_other = slots == 1
         self._lost: Counter[str] = Counter()
         for _ in range(slots):
             self._next(self._class.remote(*self._arguments))
@@ -191,5 +202,8 @@ class _Pool:
             self._waiting.append(task)
             performer = self._class.remote(*self._arguments)
         else:
-            self.failures += [failure] if failure else []
+            if failure:
+                self.failures.append(failure)
+                if self._one_after_the_other:  # what comes after needs it
+                    self._waiting.clear()
         self._next(performer)

@@ -1,6 +1,7 @@
 """What workers send to the driver, news of nodes, and whether each node sees the run folder."""
 
 import contextlib
+import pickle
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,19 +36,44 @@ def beside_driver() -> dict[str, Any]:
     return {"num_cpus": 0, "scheduling_strategy": on_node(here)}
 
 
+class Mailbox:
+    """A queue whose keeper holds bytes, and so imports nothing of what is in them."""
+
+    def __init__(self) -> None:
+        from ray.util.queue import Queue
+
+        self._queue = Queue(actor_options=beside_driver())
+
+    def put(self, message: Any) -> None:
+        """Adds a message; it is pickled here."""
+        from ray import cloudpickle
+
+        self._queue.put(cloudpickle.dumps(message))  # type: ignore[no-untyped-call]
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The oldest message; `queue.Empty` if none comes in `timeout` seconds."""
+        return pickle.loads(self._queue.get(timeout=timeout))
+
+    def empty(self) -> bool:
+        """Whether there is none now."""
+        return bool(self._queue.empty())
+
+
 @contextlib.contextmanager
-def warnings_sent(mailbox: Any) -> Iterator[None]:
+def warnings_sent(mailbox: Mailbox) -> Iterator[None]:
     """Warnings of the block go to the driver, as their text."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: mailbox.put(str(message))
         yield
 
 
-def relay(mailbox: Any, task: Task, is_busy: Callable[[], bool]) -> Iterator[tuple[Task, Event]]:
+def relay(
+    mailbox: Mailbox, task: Task, is_busy: Callable[[], bool]
+) -> Iterator[tuple[Task, Event]]:
     """Yields the events that workers send, and what happens to nodes meanwhile.
 
     Args:
-        mailbox: a queue of (task, event), of warnings as their text, and of errors.
+        mailbox: of (task, event), of warnings as their text, and of errors.
         task: the one that news of nodes belong to until there is an event of another.
         is_busy: whether a worker may still send something.
 

@@ -19,6 +19,7 @@ from kd_ray.on_ray.private import ANSWERED, TOKEN_WRONG, head_answer, hush_lost_
 
 CONNECT_S, ANSWER_S = 4.0, 10.0
 PACKAGES = ("kd_ray", "tuning", "cluster")
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray where the driver is a Ray Job, which brought its own code along."""
@@ -50,6 +51,11 @@ ENVIRONMENT = {
 }
 
 
+def watches_nodes() -> bool:
+    """Whether a training is told when a node will be taken away; on this machine alone none is."""
+    return os.environ.get(WATCHER) == "1"
+
+
 def prepare_environment(*, cluster: bool = False) -> None:
     """Sets what Ray reads at import, but what the user has set; a `cluster` is shown a token."""
     for name, value in ENVIRONMENT.items():
@@ -79,7 +85,7 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
     address = address or os.environ.get("RAY_ADDRESS") or None
     prepare_environment(cluster=address is not None)
     watches = "0" if address is None else "1"  # a cluster's nodes may be taken away with a notice
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", watches)
+    os.environ.setdefault(WATCHER, watches)
     import ray
 
     if ray.is_initialized():  # a notebook's own; it is not ours to end

@@ -18,6 +18,7 @@ from kd_ray.errors import KdRayError
 from kd_ray.files import scratch_folder, to_path
 from kd_ray.on_ray.placement import Placement, cluster_nodes, counted, share_out
 from kd_ray.on_ray.relay import (
+    Mailbox,
     beside_driver,
     check_here,
     check_nodes,
@@ -181,12 +182,11 @@ def perform_on_ray(
     # what a killed driver leaves of that is removed as a draft.
     with connected(address, verbose), scratch_folder(run, "ray") as scratch:
         import ray
-        from ray.util.queue import Queue
 
         placement = share_out(resources, cluster_nodes())
         yield tasks[0], Waiting(f"Starting {counted(placement)}")
         check_nodes(run, scratch, placement)
-        mailbox, orders = (Queue(actor_options=beside_driver()) for _ in range(2))
+        mailbox, orders = Mailbox(), Mailbox()
         config = {
             "tasks": list(tasks),
             "placement": placement,

@@ -142,7 +142,7 @@ def test_two_workers_of_which_one_is_killed_end_with_the_bits_of_two_undisturbed
 def test_a_killed_helper_of_the_workers_is_answered_in_one_sentence_and_the_run_goes_on(
     tmp_path: Path, helper: bytes
 ) -> None:
-    disturbed = start("teach", written(tmp_path, 200), "--runs", tmp_path)
+    disturbed = start("teach", written(tmp_path, 200), "--runs", tmp_path, "--workers", 2)
     lines_until(disturbed, "teacher 0: epoch")
     for victim in workers(disturbed, helper):
         os.kill(victim, signal.SIGKILL)
