@@ -18,7 +18,7 @@ from kd_ray.cli import app
     [
         ("objective.temprature=3", "objective.temprature: unknown key; did you mean 'temperature'"),
         ("objective.temperature=0", "objective.temperature: input should be greater than or equal"),
-        ("objective.temperature=1e308", "objective.temperature: a number must be within ±1e+12"),
+        ("objective.temperature=1e308", "objective.temperature: a number must be within ±1e+36"),
         ("student.model=mpl", "student.model.name: unknown model 'mpl'; did you mean 'mlp'?"),
         ("train.epochs", "--set train.epochs: must be key=value, such as train.epochs=5"),
         ("train.schedule=cosin", "train.schedule.name: unknown schedule 'cosin'"),

@@ -231,7 +231,8 @@ def tiny_teacher(folder: Path, dataset: Dataset, seed: int = 0, scale: float = 1
         for parameter in model.parameters():
             parameter *= scale
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    training = Training(model, optimizer, epoch=1)
+    training = Training(model, optimizer)
+    training.note(Epoch(1, {}, seconds=0.0, images_per_s=0.0))
     path = save(folder / f"teacher-{seed}", tiny_meta(dataset, table), training)
     saved = load_model(path, torch.device("cpu"))
     assert saved.sha256 == saved.meta.files[WEIGHTS]

@@ -72,8 +72,10 @@ def load_recipe(
     return parse_recipe(table, place, rules)
 
 
-DEEPEST, MOST, LONGEST, LARGEST = 16, 10_000, 4_000, 1e12
-"""Tables in tables; values, characters and size of a number: far more than a recipe means."""
+DEEPEST, MOST, LONGEST = 16, 10_000, 4_000
+"""Tables in tables; values, and characters of a text: far more than a recipe means."""
+LARGEST: dict[type, float] = {int: 1e12, float: 1e36}
+"""Sizes of numbers; a float is one of 32 bits sooner or later."""
 
 
 def _excesses(table: dict[str, Any]) -> Iterator[str]:
@@ -85,8 +87,8 @@ def _excesses(table: dict[str, Any]) -> Iterator[str]:
         for place, value in level:
             if len(place) > LONGEST or (isinstance(value, str) and len(value) > LONGEST):
                 yield f"{place[:60]}: keys and texts must have at most {LONGEST} characters"
-            elif isinstance(value, int | float) and LARGEST < abs(value) < math.inf:
-                yield f"{place}: a number must be within ±{LARGEST:g}, but is not; lower it"
+            elif (most := LARGEST.get(type(value))) and most < abs(value) < math.inf:
+                yield f"{place}: a number must be within ±{most:g}, but is not; lower it"
             elif isinstance(value, dict | list):
                 inner = value.items() if isinstance(value, dict) else enumerate(value)
                 below += [(f"{place}.{key}", each) for key, each in inner]

@@ -82,7 +82,7 @@ def test_members_that_the_set_has_not_are_refused(options: dict[str, Any], words
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"member_weights": [0.0, 0.0]}, "sum to something positive"),
+        ({"member_weights": [0.0, 0.0]}, "positive and finite sum"),
         ({"member_weights": [1.0, -1.0]}, "greater than or equal to 0"),
         ({"members": []}, "at least 1 item"),
         ({"members": [1, 1]}, "each value once"),

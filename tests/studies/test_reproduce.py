@@ -206,7 +206,7 @@ def test_a_failed_part_is_named_and_the_others_are_finished(
     found = results_of(tmp_path)
     assert found["status"] == "unfinished"
     assert found["unfinished"] == ["no-3s"]
-    assert "cannot be read" in found["failed"]["no-3s"]
+    assert "must be as it was written" in found["failed"]["no-3s"]
     assert found["experiments"]["7s-8s"]["status"] == "finished"
     assert "no-3s: failed" in (tmp_path / "tiny-paper" / "report.html").read_text()
     with pytest.raises(KdRayError, match=r"1 of 3 parts failed.*no-3s \(of no-3s\)"):

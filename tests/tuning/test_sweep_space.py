@@ -244,7 +244,7 @@ def test_a_key_that_is_the_sweeps_own_is_refused(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "values", "sentence"),
     [
-        (T, {"uniform": [0, 5]}, "objective.temperature: input should be greater than 0"),
+        (T, {"uniform": [0, 5]}, "objective.temperature: input should be greater than"),
         ("train.momentum", {"uniform": [0.5, 1.0]}, "train.momentum: input should be less than 1"),
         ("objective.soft_decay", {"uniform": [0.5, 1.5]}, "less than or equal to 1"),
         (RATE, {"choice": [0.1, 0.2, -1]}, "train.lr: input should be greater than 0"),
@@ -252,7 +252,7 @@ def test_a_key_that_is_the_sweeps_own_is_refused(key: str) -> None:
         (HIDDEN, {"choice": [[8], ["wide"]]}, "student.model.hidden.0: input should be a valid"),
         ("train.schedule", {"choice": ["cosine", "cosin"]}, "did you mean 'cosine'?"),
         ("train.patience.rows", {"integer": [1, 2]}, "patience"),
-        (C, {"choice": [1, "T^3"]}, 'must be a number >= 0, "T^2" or a multiple'),
+        (C, {"choice": [1, "T^3"]}, "must be a number >= 0 and <= 1e12"),
     ],
 )
 def test_a_value_at_an_end_that_the_recipe_refuses_is_reported_with_its_rule(
@@ -383,7 +383,7 @@ def test_first_points_of_a_grid_are_every_combination_once() -> None:
         ({HIDDEN: {"choice": [[8]]}}, {HIDDEN: [9]}, "lies outside the space"),
         (WEIGHTS, {C: 1}, "must be a multiple of T^2, as it is in the space, but got 1"),
         (WEIGHTS, {C: 0}, "lies outside the space"),
-        (WEIGHTS, {C: "T^3"}, 'must be a number >= 0, "T^2" or a multiple'),
+        (WEIGHTS, {C: "T^3"}, "must be a number >= 0 and <= 1e12"),
         ({C: {"uniform": [1, 9]}}, {C: "T^2"}, "must be a number, as it is in the space"),
     ],
 )
