@@ -1,7 +1,6 @@
 """What workers send to the driver, news of nodes, and whether each node sees the run folder."""
 
 import contextlib
-import pickle
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -52,7 +51,9 @@ class Mailbox:
 
     def get(self, timeout: float | None = None) -> Any:
         """The oldest message; `queue.Empty` if none comes in `timeout` seconds."""
-        return pickle.loads(self._queue.get(timeout=timeout))
+        from ray import cloudpickle
+
+        return cloudpickle.loads(self._queue.get(timeout=timeout))
 
     def empty(self) -> bool:
         """Whether there is none now."""

@@ -58,12 +58,10 @@ def test_soft_terms_have_the_gradient_of_finite_differences(
     assert torch.autograd.gradcheck(lambda z: term(z, v, y), z)
 
 
-@pytest.mark.parametrize(("name", "options"), EVERY)
+@pytest.mark.parametrize(("name", "options"), [each for each in EVERY if "ttm" not in f"{each}"])
 def test_soft_terms_but_those_without_t_of_the_student_are_least_at_the_teachers_logits(
     name: str, options: dict[str, Any]
 ):
-    if "ttm" in options.get("of", name):
-        pytest.skip("the student has T = 1 there")
     v, y = normal(6, 5, seed=2), labels(6, 5)
     z = v.clone().requires_grad_()
     term = soft_term(name, options, T=2.0, ensemble=ONE)
