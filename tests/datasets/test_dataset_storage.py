@@ -72,10 +72,10 @@ def test_open_dataset_downloads_beside_the_users_own_files_and_leaves_them_alone
     content = street_digits(monkeypatch)
     serve({file: (content, len(content)) for file in ("train_32x32.mat", "test_32x32.mat")})
     own = tmp_path / "train_32x32.mat"
-    scipy.io.savemat(own, {"X": np.ones((32, 32, 3, 1), np.uint8), "y": [[7]]})
+    scipy.io.savemat(own, {"X": np.ones((32, 32, 3, 2), np.uint8), "y": [[7], [3]]})
     with pytest.warns(UserWarning, match="not the official SVHN"):
         found = open_dataset(DataOptions(name="svhn", root=str(tmp_path)))
-    assert found.train.labels.tolist() == [7]
+    assert found.train.labels.tolist() == [7, 3]
     assert found.test.rows == 2
 
 
