@@ -1,6 +1,8 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
+# Ray reads it when it is first imported, which a test module may do before this project does.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import logging
 import secrets
