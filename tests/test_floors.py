@@ -17,7 +17,7 @@ import kd_ray
 ROOT = Path(kd_ray.__file__).parent.parent
 FLOORS = [
     {"batch", "errors", "units", "versions"},
-    {"catalog", "files"},
+    {"catalog", "files", "own_code"},
     {"config", "result"},
     {"models", "transfer_set"},
     {"quant", "datasets"},

@@ -4,7 +4,7 @@ Values are checked here as far as they stand alone. Names of models and schedule
 that go with them, are checked by the floors that have the catalogues, against their signatures.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ from kd_ray.config.training import (
     Train,
     TransferSetOptions,
 )
+from kd_ray.own_code import is_dotted
 
 
 class DataOptions(Table):
@@ -175,6 +176,10 @@ class Recipe(Table):
     sweep: SweepOptions | None = None
     """What `kd-ray tune` searches."""
 
+    code: str | None = None
+    """Folder of the modules that dotted paths such as `my_nets:tiny` name; else the recipe's own,
+    and then Python's path."""
+
     @model_validator(mode="after")
     def _rules_across_tables(self) -> Self:
         if self.teacher is None and self.transfer_set.path is None:
@@ -209,6 +214,17 @@ class Recipe(Table):
                 f"{self.data.validation} rows of data.validation; set one of the two to 0"
             )
         return self
+
+    @property
+    def own_code(self) -> set[str]:
+        """Dotted paths of the user's own functions, also of those that a sweep tries."""
+        teacher, objective = self.teacher, self.objective
+        models = [self.student.model, *(teacher.models or [teacher.model] if teacher else [])]
+        names: list[Any] = [model.name for model in models if model is not None]
+        names += [self.data.name, objective.name, (objective.options or {}).get("of")]
+        for space in self.sweep.space.values() if self.sweep else []:
+            names += space.choice or []
+        return set(filter(is_dotted, names))
 
     def _check_specialists(self, specialists: SpecialistOptions) -> None:
         if self.teacher is not None and specialists.generalist >= self.teacher.members:
