@@ -28,6 +28,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     "did you mean 'resnet20'? known: mlp, resnet20"
     """
     names = sorted(known)
+    if not names:
+        return "there are none here; leave it out"
     near = difflib.get_close_matches(name, names, n=1)
     guess = f"did you mean '{near[0]}'? " if near else ""
     return f"{guess}known: {', '.join(names)}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from kd_ray.config.table import Table
 from kd_ray.errors import CheckpointError, difference
+from kd_ray.files import sha256_of, to_path
 from kd_ray.result import JOINT_SET, RESULT, TRANSFER_SET, Result, read_result
 from kd_ray.runs.task import Task
 from kd_ray.training import checkpoint
@@ -46,6 +47,12 @@ def determining(table: Table, left_out: str | None = None) -> dict[str, Any]:
 
 def _is_later(key: str, value: Any) -> bool:
     return any(key == name and value == unused for name, unused in LATER)
+
+
+def sha256_of_file(name: str, file: str | None) -> dict[str, str]:
+    """The sha256 of a file that an artefact is made from, by its name, if there is such a file."""
+    path = to_path(file) if file else None
+    return {name: sha256_of(path)} if path is not None and path.is_file() else {}
 
 
 def identity(task: Task) -> dict[str, Any]:
