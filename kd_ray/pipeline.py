@@ -19,7 +19,7 @@ from kd_ray.datasets import dataset_problems, given_root
 from kd_ray.errors import ClusterError, ConfigError
 from kd_ray.files import committed_file, is_stored, locked, remove_drafts, to_path
 from kd_ray.models import MODELS, build_model, model_problems
-from kd_ray.own_code import allow
+from kd_ray.own_code import allow, is_allowed, refusal
 from kd_ray.quant import quantize_
 from kd_ray.report.summary import Summary, summarize_results
 from kd_ray.result import Result
@@ -73,6 +73,9 @@ def catalogue_problems(recipe: Recipe) -> list[str]:
         schedules["teacher.train"] = teacher.train.schedule
     if recipe.specialists is not None:
         schedules["specialists.train"] = recipe.specialists.train.schedule
+    found = [refusal(name) for name in sorted(recipe.own_code) if not is_allowed(name)]
+    if found:
+        return found
     found = dataset_problems("data", recipe.data)
     for place, model in models.items():
         found += model_problems(place, model)

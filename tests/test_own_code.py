@@ -56,6 +56,7 @@ def test_a_module_beside_the_recipe_comes_before_one_on_the_path(tmp_path: Path)
     allow(["own_nets:f"], tmp_path / "near")
     assert imported("own_nets:f") == "near"
     del sys.modules["own_nets"]
+    own_code._allowed.clear()
     allow(["own_nets:f"], tmp_path)
     assert imported("own_nets:f") == "far"
 

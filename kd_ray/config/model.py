@@ -64,6 +64,19 @@ class ModelOptions(Named):
         """Where its weights lie, if that is a file."""
         return None if self.weights == LIBRARY else self.weights
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a model of transformers, if that is here and no name on the hub."""
+        path = Path(self.name.removeprefix("hf/"))
+        return path if self.name.startswith("hf/") and path.is_dir() else None
+
+    @property
+    def sources(self) -> list[str]:
+        """Files whose content determines its weights."""
+        if self.weights == LIBRARY and self.folder is not None:
+            return [str(self.folder / "model.safetensors")]
+        return [self.weights_file] if self.weights_file else []
+
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Models without weights are what they were before there were any: so are identities.
@@ -74,16 +87,21 @@ class ModelOptions(Named):
     @property
     def determining(self) -> dict[str, Any]:
         """What determines the model, as plain values; of a file of weights, its content does."""
-        table = self.model_dump(mode="json")
-        return table | ({"weights": "file"} if self.weights_file else {})
+        weights = {"weights": "file"} if self.weights_file else {}
+        return self.model_dump(mode="json") | {"name": self.shown_name} | weights
+
+    @property
+    def shown_name(self) -> str:
+        """Its name without the place of its folder, which determines nothing."""
+        return f"hf/{self.folder.resolve().name}" if self.folder else self.name
 
     def with_absolute_paths(self) -> "ModelOptions":
         """The same model for processes with another working directory."""
         changed = {}
         if self.weights_file and "://" not in self.weights_file:
             changed["weights"] = str(Path(self.weights_file).absolute())
-        if self.name.startswith("hf/") and Path(self.name[3:]).is_dir():
-            changed["name"] = f"hf/{Path(self.name[3:]).absolute()}"
+        if self.folder is not None:
+            changed["name"] = f"hf/{self.folder.absolute()}"
         return self.model_copy(update=changed)
 
 

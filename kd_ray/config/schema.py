@@ -124,6 +124,10 @@ class Resources(Table):
     max_failures: int = Field(default=3, ge=0)
     """Lost workers to replace before giving up."""
 
+    packages: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] | None = None
+    """Further modules that own code imports, beside the recipe or on Python's path: they are sent
+    to a cluster's machines along with those that dotted paths name."""
+
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.elastic and not 1 <= self.elastic[0] <= self.elastic[1] <= 10_000:
@@ -227,7 +231,7 @@ class Recipe(Table):
         names += [self.data.name, objective.name, (objective.options or {}).get("of")]
         for space in self.sweep.space.values() if self.sweep else []:
             names += space.choice or []
-        return set(filter(is_dotted, names))
+        return {*filter(is_dotted, names), *(self.resources.packages or [])}
 
     def _check_specialists(self, specialists: SpecialistOptions) -> None:
         if self.teacher is not None and specialists.generalist >= self.teacher.members:

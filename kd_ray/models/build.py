@@ -97,10 +97,10 @@ def new_model(
     if library is OWN:
         check_repeatable(network, build(), where, shape)
     if found is not None:
-        lay_on(network_in(network), found.state, where, list(head) if model.head else [])
+        lay_on(network_in(network), found.state, where, head, model.head is not None)
         around["weights"] = "file" if model.weights_file else model.weights
     parents = {"weights": found.sha256} if found else {}
-    return NewModel(network, {"name": model.name, **options, **around}, parents)
+    return NewModel(network, {"name": model.shown_name, **options, **around}, parents)
 
 
 def _pretrained(model: ModelOptions) -> Pretrained | None:
@@ -203,7 +203,8 @@ def build_model(
     """
     own = {key: value for key, value in options.items() if key not in AROUND}
     library, where = library_of(name), f"model '{name}'"
-    if problems := library.problems(where, name, own):
+    # With its configuration beside it, a model was checked when that was read.
+    if "config" not in own and (problems := library.problems(where, name, own)):
         raise ConfigError("; ".join(problems))
     wanted, columns = InputOptions.model_validate(options.get("input", {})), options.get("columns")
     inner, outputs = _inner(shape, wanted), classes if columns is None else options["outputs"]

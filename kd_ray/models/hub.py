@@ -3,6 +3,7 @@
 import importlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from kd_ray.config import InputOptions
 from kd_ray.errors import ConfigError
+from kd_ray.files import sha256_of
 from kd_ray.models.weights import Pretrained, state_sha256
 
 TIMM, HF = "timm/", "hf/"
@@ -158,6 +160,7 @@ def hf_model(
 def hf_weights(name: str, options: Mapping[str, Any]) -> Pretrained:
     """The weights in a folder or on the hub, with what its image processor says of the input."""
     transformers = _library("transformers", "hf")
+    transformers.logging.disable_progress_bar()
     where = name.removeprefix(HF)
     try:
         model = transformers.AutoModelForImageClassification.from_pretrained(
@@ -165,7 +168,9 @@ def hf_weights(name: str, options: Mapping[str, Any]) -> Pretrained:
         )
     except Exception as error:
         raise _not_had("transformers", error) from error
-    return _of_model(Classifier(model), model.config.num_labels, _hf_input(where, transformers))
+    found = _of_model(Classifier(model), model.config.num_labels, _hf_input(where, transformers))
+    file = Path(where) / "model.safetensors"
+    return replace(found, sha256=sha256_of(file)) if file.is_file() else found
 
 
 def _hf_input(where: str, transformers: Any) -> InputOptions:
@@ -185,5 +190,6 @@ def _hf_input(where: str, transformers: Any) -> InputOptions:
             "mean": known.get("image_mean") if normalizes else None,
             "std": known.get("image_std") if normalizes else None,
             "interpolation": kinds.get(known.get("resample", 2), "bicubic"),
-        }
+        },
+        strict=False,
     )

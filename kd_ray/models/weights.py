@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pickle import UnpicklingError
 from typing import Any
@@ -136,15 +136,27 @@ def without_prefix(state: Mapping[str, Tensor], own: Sequence[str]) -> dict[str,
 
 
 def lay_on(
-    network: nn.Module, state: Mapping[str, Tensor], where: str, new: Sequence[str] = ()
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    where: str,
+    head: Collection[str],
+    new_head: bool = False,
 ) -> None:
-    """Loads weights into a network, in place; `new` names those that keep the values they have.
+    """Loads weights into a network, in place.
+
+    Args:
+        network: changed.
+        state: name -> tensor.
+        where: the model, for messages.
+        head: names of the weights whose shape depends on the number of classes.
+        new_head: whether these keep the values they have.
 
     Raises:
         ConfigError: some are missing, too many or of another shape; the first of each are named.
     """
     own = network.state_dict()
     given = without_prefix(state, list(own))
+    new = head if new_head else ()
     kept = {name: tensor for name, tensor in given.items() if name not in new}
     missing = [name for name in own if name not in kept and name not in new]
     # Older files lack the counters of batch norm, which nothing depends on.
@@ -160,9 +172,18 @@ def lay_on(
     if told:
         raise ConfigError(
             f"{where}: the weights do not fit: {', '.join(told)}; name the model that they are of"
-            + (', or head = "new" where another number of classes is meant' * bool(shapes))
+            f"{_advice(kept, own, head)}"
         )
     network.load_state_dict(own | kept)
+
+
+def _advice(given: Mapping[str, Tensor], own: Mapping[str, Tensor], head: Collection[str]) -> str:
+    odd = [name for name in own if name in given and given[name].shape != own[name].shape]
+    if odd and set(odd) <= set(head):
+        return ', or set head = "new" where another number of classes is meant'
+    if odd and given[odd[0]].ndim == 4 and given[odd[0]].shape[1] > own[odd[0]].shape[1] == 1:
+        return ", or give input.mean and input.std three numbers where the images are grey"
+    return ""
 
 
 def _listed(names: Sequence[str]) -> str:

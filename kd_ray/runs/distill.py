@@ -10,7 +10,7 @@ from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.files import to_path
 from kd_ray.result import STUDENT
 from kd_ray.runs.combine import COMBINE
-from kd_ray.runs.fit import check_same, determining, sha256_of_file
+from kd_ray.runs.fit import check_same, determining, sha256_of_files
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.label import LABEL, labelled_parent, transfer_set_folder
 from kd_ray.runs.task import Request, Stage, Task
@@ -67,9 +67,7 @@ def _identity(task: Task) -> dict[str, Any]:
 
 
 def _parents(task: Task) -> dict[str, str]:
-    parents = labelled_parent(task) | sha256_of_file(
-        "weights", task.recipe.student.model.weights_file
-    )
+    parents = labelled_parent(task) | sha256_of_files(weights=task.recipe.student.model.sources)
     if (start := _continued(task)) is not None:
         meta = read_meta(start)
         parents["checkpoint"] = meta.files[WEIGHTS]

@@ -1,6 +1,6 @@
 """Whether what lies in a folder fits what is asked: what determines an artefact, compared."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,10 @@ def _is_later(key: str, value: Any) -> bool:
     return any(key == name and value == unused for name, unused in LATER)
 
 
-def sha256_of_file(name: str, file: str | None) -> dict[str, str]:
-    """The sha256 of a file that an artefact is made from, by its name, if there is such a file."""
-    path = to_path(file) if file else None
-    return {name: sha256_of(path)} if path is not None and path.is_file() else {}
+def sha256_of_files(**files: Sequence[str]) -> dict[str, str]:
+    """The sha256 of what an artefact is made from, by its name, where there is such a file."""
+    paths = [(name, to_path(file)) for name, some in files.items() for file in some]
+    return {name: sha256_of(path) for name, path in paths if path.is_file()}
 
 
 def identity(task: Task) -> dict[str, Any]:

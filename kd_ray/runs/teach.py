@@ -10,7 +10,7 @@ from kd_ray.config import Recipe, TeacherOptions
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 from kd_ray.result import TEACHER, Result, read_result
-from kd_ray.runs.fit import determining, result_model, sha256_of_file
+from kd_ray.runs.fit import determining, result_model, sha256_of_files
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.train import Setup, description, train
@@ -88,9 +88,8 @@ def _identity(task: Task) -> dict[str, Any]:
 
 def _parents(task: Task) -> dict[str, str]:
     teacher = _options(task)
-    parents = sha256_of_file("weights", teacher.model_of(task.member).weights_file)
-    names = teacher.columns if isinstance(teacher.columns, str) else None
-    return parents | sha256_of_file("columns", names)
+    names = [teacher.columns] if isinstance(teacher.columns, str) else []
+    return sha256_of_files(weights=teacher.model_of(task.member).sources, columns=names)
 
 
 def _needs(task: Task) -> None:
