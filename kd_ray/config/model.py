@@ -92,8 +92,8 @@ class ModelOptions(Named):
 
     @property
     def shown_name(self) -> str:
-        """Its name without the place of its folder, which determines nothing."""
-        return f"hf/{self.folder.resolve().name}" if self.folder else self.name
+        """Its name without the place of its folder, which determines nothing and may be gone."""
+        return f"hf/{Path(self.name).name}" if self.name.startswith("hf/") else self.name
 
     def with_absolute_paths(self) -> "ModelOptions":
         """The same model for processes with another working directory."""
