@@ -195,7 +195,8 @@ def _place(error: BaseException, name: str) -> str:
     """Where in own code an error came from: the innermost line that is no library's."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: "
-    source = source_of(name, _allowed.get(first_name(name)))
+    first = first_name(name)
+    source = source_of(name, _allowed.get(first)) or _on_path(first)
     home = str(source.parent) if source else None
     frames = traceback.extract_tb(error.__traceback__)
     own = [

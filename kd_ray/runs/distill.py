@@ -67,7 +67,7 @@ def _identity(task: Task) -> dict[str, Any]:
 
 
 def _parents(task: Task) -> dict[str, str]:
-    parents = labelled_parent(task) | sha256_of_files(weights=task.recipe.student.model.sources)
+    parents = labelled_parent(task) | sha256_of_files(**task.recipe.student.model.sources)
     if (start := _continued(task)) is not None:
         meta = read_meta(start)
         parents["checkpoint"] = meta.files[WEIGHTS]

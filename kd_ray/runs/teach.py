@@ -89,7 +89,7 @@ def _identity(task: Task) -> dict[str, Any]:
 def _parents(task: Task) -> dict[str, str]:
     teacher = _options(task)
     names = [teacher.columns] if isinstance(teacher.columns, str) else []
-    return sha256_of_files(weights=teacher.model_of(task.member).sources, columns=names)
+    return sha256_of_files(**teacher.model_of(task.member).sources, columns=names)
 
 
 def _needs(task: Task) -> None:
