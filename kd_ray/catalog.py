@@ -16,7 +16,13 @@ from pydantic_core import ErrorDetails
 from kd_ray.errors import UnknownNameError, shown
 
 T = TypeVar("T")
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+STRICT = ConfigDict(
+    strict=True,
+    extra="forbid",
+    allow_inf_nan=False,
+    protected_namespaces=(),
+    arbitrary_types_allowed=True,
+)
 # Where a value may be one of several types, pydantic adds each type to the place of its problem.
 TYPE_IN_PLACE = re.compile(r"bool|int|float|str|(constrained|function|list|literal|tuple)[-\[].*")
 
@@ -56,20 +62,27 @@ def call_problems(
 
     Args:
         where: prefix of every sentence, the dotted place in the recipe.
-        function: a catalogue entry with annotated keyword parameters.
+        function: a catalogue entry with annotated keyword parameters; one of a user's own may lack
+            annotations, or have such as cannot be checked.
         options: the table from the recipe.
         given: parameters that the program itself passes; a recipe must not name them.
     """
     hidden = set(given)
-    parameters = {
-        name: (
-            parameter.annotation,
-            ... if parameter.default is inspect.Parameter.empty else parameter.default,
-        )
-        for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
-        if name not in hidden
-    }
-    schema: Any = create_model("Options", __config__=STRICT, **parameters)  # type: ignore[call-overload]
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError:  # an annotation that is only imported for type checkers
+        signature = inspect.signature(function)
+    empty, parameters, extra = inspect.Parameter.empty, {}, "forbid"
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            extra = "allow"
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL and name not in hidden:
+            checked = (
+                not isinstance(parameter.annotation, str) and parameter.annotation is not empty
+            )
+            default = ... if parameter.default is empty else parameter.default
+            parameters[name] = parameter.annotation if checked else Any, default
+    schema: Any = create_model("Options", __config__=STRICT | {"extra": extra}, **parameters)  # type: ignore[call-overload]
     try:
         schema.model_validate(dict(options))
     except ValidationError as error:

@@ -7,6 +7,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 import logging
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def nothing_allowed() -> Iterator[None]:
+    """The test begins with no permission for own code, and leaves none of its modules behind."""
+    from kd_ray import own_code
+
+    before, modules, path = dict(own_code._allowed), set(sys.modules), list(sys.path)
+    own_code._allowed.clear()
+    yield
+    own_code._allowed.clear()
+    own_code._allowed.update(before)
+    for name in set(sys.modules) - modules:
+        if name.startswith("own_"):  # others, once loaded, cannot be loaded again
+            del sys.modules[name]
+    sys.path[:] = path
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,36 +82,32 @@ def new_model(
         options = library.described(model.name, model.options)
         found = _pretrained(model)
     wanted = _merged(found.input if found else InputOptions(), model.input)
-    inner = _inner(shape, wanted)
+    given = {"input": wanted.model_dump(mode="json", exclude_none=True)}
+    around: dict[str, Any] = given if wanted != InputOptions() else {}
+
+    def build(classes: int, seed: int, around: Mapping[str, Any] = around) -> nn.Module:
+        described = {**options, **around}
+        return build_model(
+            model.name, described, shape=shape, classes=classes, seed=seed, mean=mean, std=std
+        )
 
     @cache
-    def head() -> dict[str, int]:  # most models need not be built twice more to find it
-        with _named(where):
-            return head_of(partial(_plain, model.name, options, inner), classes)
+    def head() -> dict[str, int]:  # it takes two more networks, which most models can do without
+        return head_of(lambda number: network_in(build(number, seed)), classes)
 
-    around: dict[str, Any] = {}
-    if wanted != InputOptions():
-        around["input"] = wanted.model_dump(mode="json", exclude_none=True)
+    outputs = classes
     if columns is not None:
-        around |= {"columns": list(columns.numbers), "outputs": _outputs(found, head, columns)}
-    network = build_model(
-        model.name,
-        {**options, **around},
-        shape=shape,
-        classes=classes,
-        seed=seed,
-        mean=mean,
-        std=std,
-    )
+        outputs = _outputs(found, head, columns)
+        around = {**around, "columns": list(columns.numbers), "outputs": outputs}
+    network = build(classes, seed, around)
     if library is OWN:
-        outputs = around.get("outputs", classes)
         with _named(where), explained(model.name):
             check_repeatable(
-                lambda seed: _plain(model.name, options, inner, outputs, seed), seed, inner
+                lambda seed: network_in(build(outputs, seed)), seed, _inner(shape, wanted)
             )
     if found is not None:
         lay_on(network_in(network), found.state, where, head, model.head is not None)
-        around["weights"] = "file" if model.weights_file else model.weights
+        around = {**around, "weights": "file" if model.weights_file else model.weights}
     parents = {"weights": found.sha256} if found else {}
     return NewModel(network, {"name": model.shown_name, **options, **around}, parents)
 
@@ -216,13 +212,6 @@ def _made(library: Library, name: str, options: Options, shape: Shape, classes: 
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(f"it cannot be made ({reason}); correct its options") from error
-
-
-def _plain(name: str, options: Options, shape: Shape, classes: int, seed: int = 0) -> nn.Module:
-    """The network alone, to look at it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return library_of(name).build(name, options, shape, classes)
 
 
 def model_problems(where: str, model: ModelOptions) -> list[str]:

@@ -47,7 +47,8 @@ def check_outputs(network: nn.Module, shape: Shape, classes: int, *, on_meta: bo
         )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError("it must have weights, but has none to train; give it a layer")
-    weights = _copies(network, lambda tensor: tensor.to(images.device, copy=True))
+    tensors = chain(network.named_parameters(), network.named_buffers())
+    weights = {name: tensor.detach().to(images.device, copy=True) for name, tensor in tensors}
     with torch.no_grad():
         answers.append(functional_call(network, weights, images))
     for logits in answers:
@@ -62,11 +63,6 @@ def check_outputs(network: nn.Module, shape: Shape, classes: int, *, on_meta: bo
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
-
-
-def _copies(network: nn.Module, copy: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    tensors = chain(network.named_parameters(), network.named_buffers())
-    return {name: copy(tensor.detach()) for name, tensor in tensors}
 
 
 @contextmanager
@@ -136,23 +132,19 @@ def keep_order_(network: nn.Module, shape: Shape) -> None:
 
     Such as one that has `x.view(len(x), -1)` behind a convolution.
     """
-
-    def channels_last(tensor: Tensor) -> Tensor:
-        order = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
-        return tensor.clone(memory_format=order)
-
-    images = channels_last(torch.zeros(TRIED_IMAGES, *shape))
     was = network.training
     try:
-        with torch.no_grad():
-            functional_call(network.eval(), _copies(network, channels_last), images)
+        with torch.no_grad(), ChannelsLast():
+            network.eval()(torch.zeros(TRIED_IMAGES, *shape))
         fits = all(tensor.ndim != 5 for tensor in network.state_dict().values())
     except RuntimeError:
         fits = False
     network.train(was)
     if not fits:
         setattr(network, IN_ORDER, True)
-        network.register_forward_pre_hook(lambda module, given: (given[0].contiguous(),))
+        # Of one channel, `contiguous` would take either order for its own.
+        order = torch.contiguous_format
+        network.register_forward_pre_hook(lambda _, given: (given[0].clone(memory_format=order),))
 
 
 def placed(model: nn.Module, device: torch.device) -> nn.Module:
@@ -170,3 +162,15 @@ class NothingDrawn(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         return args[0] if func in DRAWS else func(*args, **(kwargs or {}))
+
+
+class ChannelsLast(TorchFunctionMode):
+    """Puts channels last in everything, as convolutions do on some machines but not on all."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if _is_tensor(made) and made.ndim == 4:
+            return made.contiguous(memory_format=torch.channels_last)
+        return made

@@ -1,5 +1,6 @@
 """Models of timm and of Hugging Face transformers, which are optional."""
 
+import difflib
 import importlib
 import json
 from collections.abc import Mapping
@@ -50,13 +51,11 @@ def timm_problems(where: str, name: str, options: Mapping[str, Any]) -> list[str
         timm = _library("timm", "timm")
     except ConfigError as error:
         return [f"{where}.name: {error}"]
-    architecture = name.removeprefix(TIMM)
-    if not timm.is_model(architecture.partition(".")[0]):
-        near = timm.list_models(f"*{architecture.partition('.')[0][:6]}*")[:3]
-        return [
-            f"{where}.name: timm has no model {architecture[:60]!r}"
-            f"{'; did you mean ' * bool(near)}{', '.join(near)}"
-        ]
+    architecture = name.removeprefix(TIMM).partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        guess = f"; did you mean {', '.join(near)}?" if near else "; choose one of its own"
+        return [f"{where}.name: timm has no model {shown(architecture)}{guess}"]
     return _set_here(where, options)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pickle import UnpicklingError
@@ -55,7 +56,8 @@ def read_weights(file: str) -> Pretrained:
             if path.suffix == ".safetensors":
                 return Pretrained(load_file(copy), sha256)
             # Nothing but tensors and plain values is built; whatever else a pickle asks for is not.
-            content = torch.load(copy, map_location="cpu", weights_only=True, mmap=False)
+            with warnings.catch_warnings(action="ignore"):  # of older formats, which are read
+                content = torch.load(copy, map_location="cpu", weights_only=True, mmap=False)
     except UnpicklingError as error:
         raise ConfigError(
             f"weights: {file} holds more than tensors{_asked_for(error)}, which could be code and "
