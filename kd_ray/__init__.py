@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kd_ray.artefacts import audit_transfer_set, evaluate_checkpoint
     from kd_ray.config import Recipe
+    from kd_ray.datasets import open_dataset
     from kd_ray.errors import KdRayError
     from kd_ray.pipeline import Run, open_recipe, run
     from kd_ray.report.summary import Summary
+    from kd_ray.runs.imported import write_transfer_set
     from kd_ray.training.saved_model import load_model
     from kd_ray.transfer_set import open_transfer_set
 
@@ -24,9 +26,11 @@ __all__ = [
     "audit_transfer_set",
     "evaluate_checkpoint",
     "load_model",
+    "open_dataset",
     "open_recipe",
     "open_transfer_set",
     "run",
+    "write_transfer_set",
 ]
 
 _HOMES = {
@@ -37,9 +41,11 @@ _HOMES = {
     "audit_transfer_set": "kd_ray.artefacts",
     "evaluate_checkpoint": "kd_ray.artefacts",
     "load_model": "kd_ray.training.saved_model",
+    "open_dataset": "kd_ray.datasets",
     "open_recipe": "kd_ray.pipeline",
     "open_transfer_set": "kd_ray.transfer_set",
     "run": "kd_ray.pipeline",
+    "write_transfer_set": "kd_ray.runs.imported",
 }
 
 

@@ -18,6 +18,7 @@ CLASS_GROUPS, SWEEP = "class groups", "sweep"
 KINDS = {
     "teach": TEACHER,
     "label": TRANSFER_SET,
+    "import": TRANSFER_SET,
     "cluster": CLASS_GROUPS,
     "specialize": SPECIALIST,
     "combine": JOINT_SET,
@@ -98,7 +99,17 @@ def _is_of_classes(groups: _ClassGroups) -> bool:
     return fits and set(groups["of_class"]) <= set(range(len(groups["special"])))
 
 
+class _Origin(TypedDict):
+    origin: str
+    teachers: list[dict[str, Number]]
+
+
+class _ImportedSet(TypedDict, total=False):  # a set that was labelled has none
+    imported: _Origin
+
+
 DETAILS: dict[str, Any] = {
+    TRANSFER_SET: _ImportedSet,
     JOINT_SET: _JointSet,
     CLASS_GROUPS: Annotated[_ClassGroups, ruled("groups are of their classes", _is_of_classes)],
 }

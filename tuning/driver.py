@@ -95,7 +95,7 @@ def sweep(
     folder = run.folder / SWEEP
     transfer_set = transfer_set_folder(opened, run.folder).absolute()
     manifest = read_manifest(transfer_set)
-    if not manifest.plan.splits["validation"].rows:
+    if not manifest.plan.splits["validation"].dataset_rows:
         _check_held_out(opened, f"{transfer_set} has none")
     with locked(folder):
         remove_drafts(folder)
