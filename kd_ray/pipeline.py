@@ -201,9 +201,9 @@ def nothing_to(stage: str, recipe: Recipe) -> str:
     if recipe.transfer_set.path is not None:
         has, advice = "transfer_set.path: names a finished transfer set", "leave it out to make one"
     elif recipe.teacher is not None:
-        has, advice = "teacher: is what labels the transfer set", "leave [teacher] out"
+        has, advice = "teacher: labels the transfer set itself", "leave this table out"
     else:
-        has, advice = "teacher: is left out, so that logits are imported", "add [teacher]"
+        has, advice = "teacher: this table is left out", "add it"
     return f"{has}, so there is nothing to {stage}; {advice}"
 
 

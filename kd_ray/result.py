@@ -18,7 +18,6 @@ CLASS_GROUPS, SWEEP = "class groups", "sweep"
 KINDS = {
     "teach": TEACHER,
     "label": TRANSFER_SET,
-    "import": TRANSFER_SET,
     "cluster": CLASS_GROUPS,
     "specialize": SPECIALIST,
     "combine": JOINT_SET,

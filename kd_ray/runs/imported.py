@@ -217,7 +217,9 @@ def import_lines(result: Result) -> Sequence[str]:
     lines = []
     for number, figures in enumerate(about["teachers"]):
         known = [
-            f"{what} accuracy {figures[name]:.4f}" if name in figures else f"{what} accuracy unknown"
+            f"{what} accuracy {figures[name]:.4f}"
+            if name in figures
+            else f"{what} accuracy unknown"
             for name, what in (("train_accuracy", "training"), ("accuracy", "test"))
         ]
         lines.append(f"teacher {number}: {', '.join([about['origin'], *known])}")
