@@ -206,7 +206,8 @@ class Summary:
 def summarize_results(folder: Path, results: Sequence[Result]) -> Summary:
     """Groups the results of a run, the records of everything that is finished, by kind of model."""
     groups: dict[str, list[Result]] = {}
-    transfer_set, imported = None, []
+    transfer_set = None
+    imported: list[dict[str, float]] = []
     for result in results:
         if result.kind == TRANSFER_SET:
             transfer_set = {**result.metrics, "seconds": result.seconds}
@@ -217,8 +218,12 @@ def summarize_results(folder: Path, results: Sequence[Result]) -> Summary:
     places = {"teacher": 0, "distilled": 2, "specialized": 3}
     order = sorted(groups, key=lambda name: places.get(name, 1))
     rows = [_row(name, groups[name]) for name in order]
-    if any("accuracy" in figures for figures in imported):
-        metrics = {key: Figure.of([one[key] for one in imported]) for key in imported[0]}
+    if imported and all({"accuracy", "errors"} <= figures.keys() for figures in imported):
+        metrics = {
+            key: Figure.of([figures[key] for figures in imported])
+            for key in imported[0]
+            if all(key in figures for figures in imported)
+        }
         rows.insert(0, Row("teacher", metrics, 0, Figure.of([0.0] * len(imported))))
     if ensemble := _ensemble(results, len(imported)):
         rows.insert(1, ensemble)

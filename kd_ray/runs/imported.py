@@ -213,9 +213,8 @@ def _make(task: Task, worker: Worker, source: Imported) -> Generator[Event, None
 
 def import_lines(result: Result) -> Sequence[str]:
     """A line for each teacher: where its logits came from, and how good they are."""
-    about = result.details["imported"]
-    lines = []
-    for number, figures in enumerate(about["teachers"]):
+    about, lines = result.details.get("imported", {}), []
+    for number, figures in enumerate(about.get("teachers", [])):
         known = [
             f"{what} accuracy {figures[name]:.4f}"
             if name in figures
