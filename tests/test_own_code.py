@@ -1,7 +1,6 @@
 """Laws of own code: who may ask for it, where it is found, how its mistakes are told."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,7 @@ from kd_ray import own_code
 from kd_ray.errors import ConfigError
 from kd_ray.own_code import allow, allow_file, imported, is_dotted
 
-
-@pytest.fixture(autouse=True)
-def nothing_allowed() -> Iterator[None]:
-    """Each test begins with no permission, and leaves no module behind."""
-    before, modules, path = dict(own_code._allowed), set(sys.modules), list(sys.path)
-    own_code._allowed.clear()
-    yield
-    own_code._allowed.clear()
-    own_code._allowed.update(before)
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
-    sys.path[:] = path
+pytestmark = pytest.mark.usefixtures("no_own_code")
 
 
 def written(folder: Path, text: str, name: str = "own_nets.py") -> Path:
