@@ -4,6 +4,7 @@ It runs only where somebody has said so, by opening a recipe that names it or wi
 checkpoint, a manifest or a sweep that was sent names is no permission.
 """
 
+import hashlib
 import importlib.util
 import re
 import sys
@@ -52,6 +53,22 @@ def allow(names: Iterable[str], folder: str | Path | None = None) -> None:
 def is_allowed(name: str) -> bool:
     """Whether this process may import the module of a dotted path."""
     return first_name(name) in _allowed
+
+
+def fingerprints(names: Iterable[Any]) -> dict[str, str]:
+    """What own code an artefact is made with: "code MODULE" -> sha256, of dotted names alone.
+
+    Blank lines and lines of comments do not count. What is installed has a version instead.
+    """
+    found = {}
+    for first in sorted({first_name(name) for name in names if is_dotted(name)}):
+        source = source_of(first, _allowed.get(first)) or _on_path(first)
+        if source is not None:
+            files = sorted(source.rglob("*.py")) if source.is_dir() else [source]
+            lines = [line for file in files for line in file.read_text("utf-8").splitlines()]
+            told = [line.rstrip() for line in lines if line.strip()[:1] not in ("", "#")]
+            found[f"code {first}"] = hashlib.sha256("\n".join(told).encode()).hexdigest()
+    return found
 
 
 def sources() -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.files import to_path
+from kd_ray.own_code import fingerprints
 from kd_ray.result import STUDENT
 from kd_ray.runs.combine import COMBINE
 from kd_ray.runs.fit import check_same, determining, sha256_of_files
@@ -67,7 +68,9 @@ def _identity(task: Task) -> dict[str, Any]:
 
 
 def _parents(task: Task) -> dict[str, str]:
-    parents = labelled_parent(task) | sha256_of_files(weights=task.recipe.student.model.sources)
+    model, objective = task.recipe.student.model, task.recipe.objective
+    parents = labelled_parent(task) | sha256_of_files(weights=model.sources)
+    parents |= fingerprints([model.name, objective.name, (objective.options or {}).get("of")])
     if (start := _continued(task)) is not None:
         meta = read_meta(start)
         parents["checkpoint"] = meta.files[WEIGHTS]
