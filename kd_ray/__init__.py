@@ -11,17 +11,20 @@ if TYPE_CHECKING:
     from kd_ray.artefacts import audit_transfer_set, evaluate_checkpoint
     from kd_ray.config import Recipe
     from kd_ray.errors import KdRayError
+    from kd_ray.objects import Distilled, distill
     from kd_ray.pipeline import Run, open_recipe, run
     from kd_ray.report.summary import Summary
     from kd_ray.training.saved_model import load_model
     from kd_ray.transfer_set import open_transfer_set
 
 __all__ = [
+    "Distilled",
     "KdRayError",
     "Recipe",
     "Run",
     "Summary",
     "audit_transfer_set",
+    "distill",
     "evaluate_checkpoint",
     "load_model",
     "open_recipe",
@@ -30,6 +33,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Distilled": "kd_ray.objects",
+    "distill": "kd_ray.objects",
     "KdRayError": "kd_ray.errors",
     "Recipe": "kd_ray.config",
     "Run": "kd_ray.pipeline",
