@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kd_ray.artefacts import audit_transfer_set, evaluate_checkpoint
     from kd_ray.config import Recipe
+    from kd_ray.datasets import Dataset, Split
     from kd_ray.errors import KdRayError
     from kd_ray.pipeline import Run, open_recipe, run
     from kd_ray.report.summary import Summary
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from kd_ray.transfer_set import open_transfer_set
 
 __all__ = [
+    "Dataset",
     "KdRayError",
     "Recipe",
     "Run",
+    "Split",
     "Summary",
     "audit_transfer_set",
     "evaluate_checkpoint",
@@ -30,9 +33,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Dataset": "kd_ray.datasets",
     "KdRayError": "kd_ray.errors",
     "Recipe": "kd_ray.config",
     "Run": "kd_ray.pipeline",
+    "Split": "kd_ray.datasets",
     "Summary": "kd_ray.report.summary",
     "audit_transfer_set": "kd_ray.artefacts",
     "evaluate_checkpoint": "kd_ray.artefacts",

@@ -54,20 +54,24 @@ def call_problems(
 
     Args:
         where: prefix of every sentence, the dotted place in the recipe.
-        function: a catalogue entry with annotated keyword parameters.
+        function: a catalogue entry, or a user's own; what is not annotated takes any value.
         options: the table from the recipe.
         given: parameters that the program itself passes; a recipe must not name them.
     """
-    hidden = set(given)
+    hidden, empty = set(given), inspect.Parameter.empty
+    signature = inspect.signature(function, eval_str=True).parameters
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in signature.values())
     parameters = {
         name: (
-            parameter.annotation,
-            ... if parameter.default is inspect.Parameter.empty else parameter.default,
+            Any if parameter.annotation is empty else parameter.annotation,
+            ... if parameter.default is empty else parameter.default,
         )
-        for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
+        for name, parameter in signature.items()
         if name not in hidden
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
-    schema: Any = create_model("Options", __config__=STRICT, **parameters)  # type: ignore[call-overload]
+    config = STRICT | {"extra": "allow" if open_ended else "forbid"}
+    schema: Any = create_model("Options", __config__=config, **parameters)  # type: ignore[call-overload]
     try:
         schema.model_validate(dict(options))
     except ValidationError as error:

@@ -93,6 +93,7 @@ def with_test_share(
     """A dataset that has no test split of its own: a fixed share of every class becomes that."""
     # The seed is part of what the dataset is: figures on it are comparable across recipes.
     test = sample_of_each_class(everything.labels, share, 0, TEST)
+    test &= everything.labels != UNLABELLED
     splits = everything.part("train", ~test), everything.part("test", test)
     return Dataset.of_two(name, class_names, *splits)
 
@@ -101,7 +102,7 @@ def validation_rows(labels: Tensor, rows: int, seed: int) -> Tensor:
     """Exactly so many rows, spread over the classes as evenly as the classes themselves are.
 
     Args:
-        labels: `(N,)` int64, 0 to K - 1.
+        labels: `(N,)` int64, 0 to K - 1; rows that are `UNLABELLED` are none of them.
         rows: how many.
         seed: chooses the rows.
 
@@ -109,18 +110,20 @@ def validation_rows(labels: Tensor, rows: int, seed: int) -> Tensor:
         `(N,)` bool, true for the validation rows.
 
     Raises:
-        ConfigError: no training row would be left.
+        ConfigError: no labelled training row would be left.
     """
-    if rows >= len(labels):
+    labelled = labels != UNLABELLED
+    if rows >= (there := int(labelled.sum())):
         raise ConfigError(
-            f"data.validation: must leave at least one of the {len(labels)} training rows, "
+            f"data.validation: must leave at least one of the {there} training rows with labels, "
             f"but got {rows}; lower it"
         )
-    ranks, counts = _ranks(labels, seed, VALIDATION)
+    groups = labels - UNLABELLED
+    ranks, counts = _ranks(groups, seed, VALIDATION)
     order = _shuffled(len(labels), seed, VALIDATION)
     # A row's place within its class, in (0, 1): the lowest n are n / N of every class. Equal
     # classes tie, and the shuffle then says which of them gives one row more.
-    places = (ranks.double() + 0.5) / counts[labels]
+    places = ((ranks.double() + 0.5) / counts[groups]).where(labelled, torch.inf)
     first = order[torch.argsort(places[order], stable=True)][:rows]
     return torch.zeros(len(labels), dtype=torch.bool).index_fill(0, first, True)
 
