@@ -82,7 +82,7 @@ class DataOptions(Table):
     def _rules(self) -> Self:
         own, tables = is_dotted(self.name), self.name in TABLES
         goes_with = {
-            "root": (not own, "a dataset that kd-ray reads itself"),
+            "root": (not own, "data that kd-ray reads itself"),
             "image_size": (
                 own or tables or self.name == "imagefolder",
                 f"imagefolder, {', '.join(TABLES)} and functions of your own",
@@ -92,7 +92,10 @@ class DataOptions(Table):
         }
         for key, (fits, what) in goes_with.items():
             if not fits and getattr(self, key) is not None:
-                raise ValueError(f"{key} goes with {what}, but got it beside name = {self.name!r}")
+                raise ValueError(
+                    f"the key {key} is for {what}, but got it beside name = {self.name!r}; "
+                    "leave it out"
+                )
         return self
 
 

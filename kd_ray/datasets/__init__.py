@@ -96,12 +96,7 @@ def open_dataset(options: DataOptions) -> Dataset:
 
 def _of_classes(dataset: Dataset, classes: list[str]) -> Dataset:
     """The rows of these classes, with labels renumbered from 0 in the order of all classes."""
-    if bare := int((dataset.train.labels == UNLABELLED).sum()):
-        raise DataError(
-            f"data.classes: chooses pictures by their labels, but {bare} training pictures have "
-            "none; leave it out, or take these pictures away"
-        )
-    kept = torch.tensor(class_numbers(dataset.class_names, classes))
+    kept = torch.tensor(class_numbers(dataset.train.labels, dataset.class_names, classes))
 
     def part(split: Split) -> Split:
         few = split.part(split.name, torch.isin(split.labels, kept))

@@ -19,12 +19,18 @@ from kd_ray.errors import ConfigError, UnknownNameError
 TEST, VALIDATION, FRACTION, HIDDEN, KNOWN = 100, 101, 102, 103, 104
 
 
-def class_numbers(class_names: Sequence[str], classes: Sequence[str]) -> list[int]:
+def class_numbers(labels: Tensor, class_names: Sequence[str], classes: Sequence[str]) -> list[int]:
     """Labels of the classes with these names, in the order of `class_names`.
 
     Raises:
         UnknownNameError: a name is not among `class_names`.
+        ConfigError: of some rows nobody knows whether they are of these classes.
     """
+    if bare := int((labels == UNLABELLED).sum()):
+        raise ConfigError(
+            f"classes: chooses images by their labels, but {bare} training images have none; leave "
+            "it out, or take these images away"
+        )
     if unknown := [name for name in classes if name not in class_names]:
         tail = suggestion(unknown[0], class_names)
         raise UnknownNameError(f"classes: unknown class '{unknown[0]}'; {tail}")
@@ -42,7 +48,7 @@ def choose_rows(
     """Rows of the given classes, and of each the given share, at least one row.
 
     Args:
-        labels: `(N,)` int64, 0 to K - 1; `UNLABELLED` rows are of no class by name.
+        labels: `(N,)` int64, 0 to K - 1, or `UNLABELLED`.
         class_names: K names.
         classes: names of the classes to keep; None for all.
         fraction: share to keep of every class, rounded to whole rows.
@@ -53,10 +59,11 @@ def choose_rows(
 
     Raises:
         UnknownNameError: a name is not among `class_names`.
+        ConfigError: classes are to be kept, but some rows are `UNLABELLED`.
     """
     keep = sample_of_each_class(labels, fraction, seed, FRACTION)
     if classes is not None:
-        keep &= torch.isin(labels, torch.tensor(class_numbers(class_names, classes)))
+        keep &= torch.isin(labels, torch.tensor(class_numbers(labels, class_names, classes)))
     return keep.nonzero().flatten()
 
 
