@@ -1,5 +1,6 @@
 """Recipes: their schema and the strict reader."""
 
+from kd_ray.config.model import LIBRARY, InputOptions, ModelOptions
 from kd_ray.config.objective import Objective, SoftWeight
 from kd_ray.config.quantizer import QuantizerOptions
 from kd_ray.config.read import load_recipe, parse_recipe, recipe_names, recipe_text

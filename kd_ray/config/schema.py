@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from kd_ray.config.model import ModelEntry
 from kd_ray.config.objective import Objective
 from kd_ray.config.quantizer import QuantizerOptions
 from kd_ray.config.sweep import SweepOptions
-from kd_ray.config.table import Count, EachOnce, Entry, Name, Seed, Share, Table
+from kd_ray.config.table import Count, EachOnce, Name, Seed, Share, Table
 from kd_ray.config.training import (
     SpecialistOptions,
     StudentTrain,
@@ -102,8 +103,8 @@ class DataOptions(Table):
 class StudentOptions(Table):
     """`[student]`: the model that learns, and what it is compared with."""
 
-    model: Entry
-    """A key of the model catalogue with its options, or a torchvision classification model."""
+    model: ModelEntry
+    """A model with its options and the weights it starts from."""
 
     quantizer: QuantizerOptions | None = None
     """Weights and activations of few bits; none for a float student."""
@@ -158,6 +159,10 @@ class Resources(Table):
 
     max_failures: int = Field(default=3, ge=0)
     """Lost workers to replace before giving up."""
+
+    packages: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] | None = None
+    """Further modules that own code imports, beside the recipe or on Python's path: they are sent
+    to a cluster's machines along with those that dotted paths name."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -255,12 +260,14 @@ class Recipe(Table):
     def own_code(self) -> set[str]:
         """Dotted paths of the user's own functions, also of those that a sweep tries."""
         teacher, objective = self.teacher, self.objective
-        models = [self.student.model, *(teacher.models or [teacher.model] if teacher else [])]
-        names: list[Any] = [model.name for model in models if model is not None]
+        models = [self.student.model]
+        if teacher is not None:
+            models += [teacher.model_of(member) for member in range(teacher.members)]
+        names: list[Any] = [model.name for model in models]
         names += [self.data.name, objective.name, (objective.options or {}).get("of")]
         for space in self.sweep.space.values() if self.sweep else []:
             names += space.choice or []
-        return set(filter(is_dotted, names))
+        return {*filter(is_dotted, names), *(self.resources.packages or [])}
 
     def _check_specialists(self, specialists: SpecialistOptions) -> None:
         if self.teacher is not None and specialists.generalist >= self.teacher.members:

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 from kd_ray.config import (
     Augment,
     DataOptions,
-    Named,
     Objective,
     Recipe,
     Resources,
@@ -202,7 +201,7 @@ def test_a_recipes_name_is_one_harmless_folder_name(name: str):
 
 
 def test_an_entry_is_a_name_or_a_name_with_options():
-    assert StudentOptions.model_validate({"model": "mlp"}).model == Named(name="mlp")
+    assert StudentOptions.model_validate({"model": "mlp"}).model.name == "mlp"
     table = {"model": {"name": "mlp", "hidden": [3]}}
     assert StudentOptions.model_validate(table).model.options == {"hidden": [3]}
 
