@@ -22,15 +22,33 @@ from kd_ray.config.training import (
 )
 from kd_ray.own_code import is_dotted
 
+TABLES = ("parquet", "csv")
+"""Datasets that are files of rows."""
+
+
+class ColumnNames(Table):
+    """`[data.columns]`: which columns of Parquet and CSV files are meant."""
+
+    image: str = "image"
+    """Pictures as files hold them, or paths below the folder of the table."""
+
+    label: str = "label"
+    """Numbers or names of classes; null, an empty text or -1 where the label is not known."""
+
+    split: str = "split"
+    """Which split a row is of: train, test, validation or unlabelled; needed where it is named."""
+
 
 class DataOptions(Table):
     """`[data]`: which images, and how they are split."""
 
     name: str = Field(max_length=100)
-    """A key of the dataset catalogue, such as digits, mnist, svhn or imagefolder."""
+    """A key of the dataset catalogue, such as digits, mnist, svhn, imagefolder, parquet or csv, or
+    a function of your own, such as my_data:load."""
 
     root: str | None = None
-    """Folder of the files; else the environment variable KD_RAY_DATA, else the user's cache."""
+    """Folder of the files, for parquet and csv also one file or a URL such as s3://bucket/pictures;
+    else the environment variable KD_RAY_DATA, else the user's cache."""
 
     validation: int = Field(default=0, ge=0)
     """Rows carved from the training split for choosing among epochs; 0 for none."""
@@ -52,15 +70,33 @@ class DataOptions(Table):
     """Feed models pixels of mean 0 and deviation 1 in each channel; else from 0 (black) to 1."""
 
     image_size: int | None = Field(default=None, ge=4, le=1024)
-    """Side in pixels to which `imagefolder` resizes pictures; needed there, refused elsewhere."""
+    """Side in pixels to which pictures are resized, of imagefolder, parquet, csv and functions of
+    your own; none where all of them have one size already."""
+
+    columns: ColumnNames | None = None
+    """Columns of parquet and csv, where they are others than image, label and split."""
+
+    options: dict[str, Any] | None = None
+    """Arguments of a function of your own, checked against its signature."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        if (self.name == "imagefolder") != (self.image_size is not None):
-            raise ValueError(
-                'image_size goes with name = "imagefolder", and is needed there, '
-                f"but got name = {self.name!r} and image_size = {self.image_size}"
-            )
+        own, tables = is_dotted(self.name), self.name in TABLES
+        goes_with = {
+            "root": (not own, "data that kd-ray reads itself"),
+            "image_size": (
+                own or tables or self.name == "imagefolder",
+                f"imagefolder, {', '.join(TABLES)} and functions of your own",
+            ),
+            "columns": (tables, " and ".join(TABLES)),
+            "options": (own, "a function of your own, such as my_data:load"),
+        }
+        for key, (fits, what) in goes_with.items():
+            if not fits and getattr(self, key) is not None:
+                raise ValueError(
+                    f"the key {key} is for {what}, but got it beside name = {self.name!r}; "
+                    "leave it out"
+                )
         return self
 
 

@@ -123,7 +123,6 @@ def test_soft_weight_of_an_objective_is_unscaled_only_where_the_recipe_says_so()
         (DataOptions, {"name": "digits", "classes": ["1"]}),
         (DataOptions, {"name": "digits", "classes": ["1", "1"]}),
         (DataOptions, {"name": "digits", "image_size": 32}),
-        (DataOptions, {"name": "imagefolder"}),
         (TransferSetOptions, {"dtype": "float64"}),
         (TransferSetOptions, {"views": 0}),
         (TransferSetOptions, {"views": 2}),
@@ -154,6 +153,7 @@ def test_a_table_refuses_a_value_that_breaks_a_rule(table: Any, values: dict[str
         (TransferSetOptions, {"unlabelled": 1.0}),
         (Resources, {"gpus_per_worker": 0, "cpus_per_worker": "auto"}),
         (DataOptions, {"name": "imagefolder", "image_size": 32}),
+        (DataOptions, {"name": "imagefolder"}),
     ],
 )
 def test_a_table_takes_a_value_at_the_edge_of_a_rule(table: Any, values: dict[str, Any]):
