@@ -4,7 +4,8 @@ It runs only where somebody has said so, by opening a recipe that names it or wi
 checkpoint, a manifest or a sweep that was sent names is no permission.
 """
 
-import importlib
+import hashlib
+import importlib.util
 import re
 import sys
 import traceback
@@ -19,8 +20,14 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)
 SOURCES = ("{}.py", "{}/__init__.py")
 """What a module is, beside a recipe."""
 
+INSTALLED = {"site-packages", "dist-packages", Path(re.__file__).parents[1].name}
+"""Folders of what is installed, and of Python itself."""
+
 _allowed: dict[str, Path | None] = {}
 """First name of each module that may be imported -> the folder where it is looked for first."""
+HERE = "object"
+_objects: dict[str, Any] = {}
+"""Objects of this process that have a dotted path, so that a recipe can name them."""
 
 
 def is_dotted(name: Any) -> bool:
@@ -39,8 +46,56 @@ def allow(names: Iterable[str], folder: str | Path | None = None) -> None:
         names: such as `my_nets:tiny`, or names of modules.
         folder: where they are looked for first; None for Python's path alone.
     """
-    for name in names:
-        _allowed[first_name(name)] = Path(folder).absolute() if folder else None
+    home = Path(folder).absolute() if folder else None
+    for name in set(names) - set(_objects):
+        # One that was found before is not given up for a folder that has none of this name.
+        if first_name(name) not in _allowed or source_of(name, home):
+            _allowed[first_name(name)] = home
+
+
+def offer(name: str, value: Any) -> str:
+    """Gives an object of this process a dotted path, which holds in this process alone."""
+    _objects[path := f"{HERE}:{name}"] = value
+    return path
+
+
+def is_allowed(name: str) -> bool:
+    """Whether this process may import the module of a dotted path."""
+    return name in _objects or first_name(name) in _allowed
+
+
+def fingerprints(names: Iterable[Any]) -> dict[str, str]:
+    """What own code an artefact is made with: "code MODULE" -> sha256, of dotted names alone.
+
+    Blank lines and lines of comments do not count. What is installed has a version instead.
+    """
+    found = {}
+    dotted = [name for name in names if is_dotted(name) and name not in _objects]
+    for first in sorted(set(map(first_name, dotted))):
+        source = source_of(first, _allowed.get(first)) or _on_path(first)
+        if source is not None:
+            files = sorted(source.rglob("*.py")) if source.is_dir() else [source]
+            lines = [line for file in files for line in file.read_text("utf-8").splitlines()]
+            told = [line.rstrip() for line in lines if line.strip()[:1] not in ("", "#")]
+            found[f"code {first}"] = hashlib.sha256("\n".join(told).encode()).hexdigest()
+    return found
+
+
+def sources() -> list[Path]:
+    """Files and package folders of all code that may be imported here, to send to other machines.
+
+    What is installed is left out: other machines have it as they have this project's libraries.
+    """
+    found = [source_of(name, folder) or _on_path(name) for name, folder in _allowed.items()]
+    return [source for source in found if source is not None]
+
+
+def _on_path(name: str) -> Path | None:
+    spec = importlib.util.find_spec(name)
+    file = Path(spec.origin) if spec and spec.origin else Path()
+    if file.suffix != ".py" or set(file.parts) & INSTALLED:
+        return None
+    return file.parent if file.name == "__init__.py" else file
 
 
 def allow_file(text: str) -> None:
@@ -58,6 +113,14 @@ def allow_file(text: str) -> None:
         raise ConfigError(
             f"--code {shown(text)}: must be a Python file that is there, or a module's name"
         )
+
+
+def refusal(name: str) -> str:
+    """The sentence about code that nobody has allowed."""
+    return (
+        f"{shown(name)}: is somebody's own code, which a file cannot ask for by itself; if it is "
+        f"yours, add --code {first_name(name)}.py"
+    )
 
 
 def first_name(name: str) -> str:
@@ -85,13 +148,12 @@ def imported(name: str) -> Any:
     Raises:
         ConfigError: nobody has allowed it, or it cannot be imported; with the file and the line.
     """
+    if name in _objects:
+        return _objects[name]
     module_name, _, attribute = name.partition(":")
     first = first_name(name)
-    if first not in _allowed:
-        raise ConfigError(
-            f"{shown(name)}: is somebody's own code, which a file cannot ask for by itself; "
-            f"if it is yours, add --code {first}.py"
-        )
+    if not is_allowed(name):
+        raise ConfigError(refusal(name))
     folder = _allowed[first]
     source = source_of(name, folder)
     with explained(name):

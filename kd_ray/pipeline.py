@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import tomli_w
 import torch
@@ -19,7 +19,7 @@ from kd_ray.datasets import dataset_problems, given_root
 from kd_ray.errors import ClusterError, ConfigError
 from kd_ray.files import committed_file, is_stored, locked, remove_drafts, to_path
 from kd_ray.models import MODELS, build_model, model_problems
-from kd_ray.own_code import allow
+from kd_ray.own_code import allow, is_allowed, refusal
 from kd_ray.quant import quantize_
 from kd_ray.report.summary import Summary, summarize_results
 from kd_ray.result import Result
@@ -30,6 +30,7 @@ from kd_ray.runs import (
     Task,
     commands_of,
     finished_result,
+    nothing_to,
     perform_all,
     tasks_of,
 )
@@ -58,7 +59,7 @@ def open_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def allowed(recipe: Recipe) -> list[str]:
-    """Lets the code run that a recipe names, as whoever opens one means it to; a rule that holds."""
+    """Lets the code run that a recipe names, which whoever opens it means; no problem is found."""
     allow(recipe.own_code, recipe.code)
     return []
 
@@ -73,9 +74,12 @@ def catalogue_problems(recipe: Recipe) -> list[str]:
         schedules["teacher.train"] = teacher.train.schedule
     if recipe.specialists is not None:
         schedules["specialists.train"] = recipe.specialists.train.schedule
+    found = [refusal(name) for name in sorted(recipe.own_code) if not is_allowed(name)]
+    if found:
+        return found
     found = dataset_problems("data", recipe.data)
     for place, model in models.items():
-        found += model_problems(place, model.name, model.options)
+        found += model_problems(place, model)
     for place, schedule in schedules.items():
         found += schedule_problems(f"{place}.schedule", schedule.name, schedule.options)
     objective = recipe.objective
@@ -86,11 +90,13 @@ def catalogue_problems(recipe: Recipe) -> list[str]:
 def quantizer_problems(recipe: Recipe) -> list[str]:
     """What is wrong with `[student.quantizer]` on the student, whatever the images' size."""
     quantizer, student = recipe.student.quantizer, recipe.student.model
-    if quantizer is None or model_problems("", student.name, student.options):
-        return []
-    shape = (3, 64, 64) if student.name in MODELS else (3, 224, 224)
+    if quantizer is None or model_problems("", student) or set(student.name) & set(":/"):
+        return []  # of libraries and own code the shape of the images is to be known
+    side = (student.input and student.input.size) or (64 if student.name in MODELS else 224)
+    shape = (3, side, side)
     try:
-        model = build_model(student.name, student.options, shape=shape, classes=2, seed=0)
+        options = student.model_dump(include={"input"}) | student.options
+        model = build_model(student.name, options, shape=shape, classes=2, seed=0)
         quantize_(model, quantizer, shape)
     except ConfigError as error:
         return [f"student.quantizer: {error}"]
@@ -196,17 +202,6 @@ class Run:
         return perform_parallel(tasks, resources, address=self.address, verbose=self.verbose)
 
 
-def nothing_to(stage: str, recipe: Recipe) -> str:
-    """The message where a recipe has no artefact that a stage makes."""
-    if recipe.transfer_set.path is not None:
-        has, advice = "transfer_set.path: names a finished transfer set", "leave it out to make one"
-    elif recipe.teacher is not None:
-        has, advice = "teacher: labels the transfer set itself", "leave this table out"
-    else:
-        has, advice = "teacher: this table is left out", "add it"
-    return f"{has}, so there is nothing to {stage}; {advice}"
-
-
 def write_recipe(folder: Path, recipe: Recipe) -> None:
     """Writes a recipe beside what is made of it."""
     table = recipe.model_dump(mode="json", exclude_none=True)
@@ -222,9 +217,15 @@ def absolute_root(recipe: Recipe) -> str | None:
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same recipe for workers elsewhere, which have another working directory."""
-    changed = {}
+    changed: dict[str, Any] = {
+        "student": recipe.student.model_copy(
+            update={"model": recipe.student.model.with_absolute_paths()}
+        )
+    }
+    if recipe.teacher is not None:
+        changed["teacher"] = recipe.teacher.with_absolute_paths()
     for table, key in (("transfer_set", "path"), ("student", "continues"), ("teacher", "path")):
-        options = getattr(recipe, table)
+        options = changed.get(table, getattr(recipe, table))
         if (path := getattr(options, key, None)) is not None:
             changed[table] = options.model_copy(update={key: str(to_path(path).absolute())})
     return recipe.model_copy(update=changed)

@@ -1,27 +1,15 @@
 """Laws of own code: who may ask for it, where it is found, how its mistakes are told."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kd_ray import own_code
 from kd_ray.errors import ConfigError
-from kd_ray.own_code import allow, allow_file, imported, is_dotted
+from kd_ray.own_code import allow, allow_file, fingerprints, imported, is_dotted, sources
 
-
-@pytest.fixture(autouse=True)
-def nothing_allowed() -> Iterator[None]:
-    """Each test begins with no permission, and leaves no module behind."""
-    before, modules, path = dict(own_code._allowed), set(sys.modules), list(sys.path)
-    own_code._allowed.clear()
-    yield
-    own_code._allowed.clear()
-    own_code._allowed.update(before)
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
-    sys.path[:] = path
+pytestmark = pytest.mark.usefixtures("no_own_code")
 
 
 def written(folder: Path, text: str, name: str = "own_nets.py") -> Path:
@@ -56,6 +44,7 @@ def test_a_module_beside_the_recipe_comes_before_one_on_the_path(tmp_path: Path)
     allow(["own_nets:f"], tmp_path / "near")
     assert imported("own_nets:f") == "near"
     del sys.modules["own_nets"]
+    own_code._allowed.clear()
     allow(["own_nets:f"], tmp_path)
     assert imported("own_nets:f") == "far"
 
@@ -110,3 +99,22 @@ def test_an_option_names_a_file_or_a_module(tmp_path: Path) -> None:
     for wrong in ("no_such.py", "a;b", "../x"):
         with pytest.raises(ConfigError, match="--code"):
             allow_file(wrong)
+
+
+def test_fingerprints_are_of_the_code_and_not_of_its_comments(tmp_path: Path) -> None:
+    written(tmp_path, "# one\n\nf = 1  \n")
+    allow(["own_nets:f"], tmp_path)
+    first = fingerprints(["own_nets:f", "mlp", None, "os:path"])
+    assert list(first) == ["code own_nets"]  # what Python has is told by its version
+    written(tmp_path, "f = 1\n  # two\n")
+    assert fingerprints(["own_nets:f"]) == first
+    written(tmp_path, "f = 2\n")
+    assert fingerprints(["own_nets:f"]) != first
+
+
+def test_what_travels_is_named_code_alone(tmp_path: Path) -> None:
+    file = written(tmp_path, "f = 1")
+    written(tmp_path, "secret = 1", "neighbour.py")
+    package = written(tmp_path / "own_package", "", "__init__.py").parent
+    allow(["own_nets:f", "own_package.inner:g", "json:loads", "torch:nn"], tmp_path)
+    assert sources() == [file, package]

@@ -29,7 +29,7 @@ from kd_ray.result import SWEEP as SWEEP_KIND
 from kd_ray.result import Result, read_result, write_result
 from kd_ray.runs import Event, Inputs, Task, result_model, transfer_set_folder
 from kd_ray.runs.distill import quantizer_table
-from kd_ray.runs.fit import determining, flattened
+from kd_ray.runs.fit import determining, flattened, sha256_of_files
 from kd_ray.runs.folder import RECIPE
 from kd_ray.training.loop import evaluate
 from kd_ray.training.saved_model import load_model
@@ -102,8 +102,8 @@ def sweep(
         _check_held_out(opened, f"{transfer_set} has none")
     elif not validation.rows and opened.sweep and {*opened.sweep.metrics} & OF_TEACHER:
         raise ConfigError(
-            f"recipe {opened.name}: {' and '.join(sorted(OF_TEACHER))} are with the teacher's logits of "
-            f"validation rows, but {transfer_set} has none of them; choose another sweep.metric, "
+            f"recipe {opened.name}: {' and '.join(sorted(OF_TEACHER))} compare with the teacher's "
+            f"logits of validation rows, but {transfer_set} has none; choose another sweep.metric, "
             "or import them, too"
         )
     with locked(folder):
@@ -171,10 +171,10 @@ def _sweep_at(folder: Path, recipe: Recipe, study: "Study") -> Sweep:
 def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """What determines the trials of a sweep: dotted key -> value."""
     assert recipe.sweep is not None
-    left_out = {"trials", "max_failures"}
+    model, left_out = recipe.student.model, {"trials", "max_failures"}
     left_out |= set() if recipe.sweep.hold_out else {"hold_out"}  # as it was before there was one
     parts: dict[str, Any] = {
-        "student.model": recipe.student.model.model_dump(mode="json"),
+        "student.model": model.determining | sha256_of_files(weights=model.sources),
         "objective": determining(recipe.objective),
         "train": recipe.train.model_dump(mode="json", exclude={"seeds"}),
         "sweep": recipe.sweep.model_dump(mode="json", exclude=left_out, exclude_none=True),
