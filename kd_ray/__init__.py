@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kd_ray.objects import Distilled, distill
     from kd_ray.pipeline import Run, open_recipe, run
     from kd_ray.report.summary import Summary
+    from kd_ray.runs.imported import write_transfer_set
     from kd_ray.training.saved_model import load_model
     from kd_ray.transfer_set import open_transfer_set
 
@@ -34,6 +35,7 @@ __all__ = [
     "open_recipe",
     "open_transfer_set",
     "run",
+    "write_transfer_set",
 ]
 
 _HOMES = {
@@ -52,6 +54,7 @@ _HOMES = {
     "open_recipe": "kd_ray.pipeline",
     "open_transfer_set": "kd_ray.transfer_set",
     "run": "kd_ray.pipeline",
+    "write_transfer_set": "kd_ray.runs.imported",
 }
 
 
