@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from kd_ray.cli.run import run_with_display
-from kd_ray.config import Recipe, parse_recipe
+from kd_ray.config import DataOptions, Recipe, parse_recipe
 from kd_ray.config.read import apply_override
-from kd_ray.datasets import Dataset
+from kd_ray.datasets.own import read_own
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 from kd_ray.models.weights import state_sha256, write_weights
@@ -26,7 +26,7 @@ from kd_ray.runs.variants import own_variant
 from kd_ray.training.saved_model import load_model
 
 Model = nn.Module | Callable[..., nn.Module] | str | Mapping[str, Any]
-GIVEN = "given"
+DATA, GIVEN = "object:data", "given"
 """Folder of the weights of networks that were handed over, below the run's."""
 
 
@@ -65,8 +65,8 @@ def distill(
         teacher: a trained network; or a function or class that makes one, or a recipe's `model`
             table, to be trained first.
         student: as the teacher; a network starts from the weights that it has.
-        data: a `Dataset`; `(train, test)` of ordinary torch datasets of (picture or tensor, label);
-            or a recipe's `[data]` table.
+        data: a `Dataset`; `(train, test)`, or a table of these, of ordinary torch datasets of
+            (picture or tensor, label); or a recipe's `[data]` table.
         objective: name of a soft term, a function of (z, v, y, T, ...) as in `training.objectives`,
             or a recipe's `[objective]` table, in which `name` may be such a function.
         name: of the run.
@@ -79,13 +79,17 @@ def distill(
     home = to_path(runs).absolute() / name
     table: dict[str, Any] = {
         "name": name,
-        "data": _data(data),
+        "data": {"name": data} if isinstance(data, str) else data,
         "teacher": {"model": _model("teacher", teacher, home)},
         "student": {"model": _model("student", student, home)},
         "objective": _objective(objective),
     }
+    is_named = isinstance(data, str) or (isinstance(data, Mapping) and "name" in data)
+    table["data"] = dict(table["data"]) if is_named else {"name": DATA}
     for override in overrides:
         apply_override(table, override)
+    if not is_named:
+        table["data"]["name"] = _data(data, table["data"])
     recipe: Recipe = parse_recipe(table, "distill", [allowed, catalogue_problems])
     summary = run_with_display(partial(run, recipe, runs=runs, local=True))
     folder = home / "student" / own_variant(recipe) / f"seed-{recipe.train.seeds[0]}"
@@ -110,12 +114,11 @@ def _model(role: str, given: Model, home: Path) -> Any:
     return given
 
 
-def _data(given: Any) -> Any:
-    if isinstance(given, str | Mapping):
-        return {"name": given} if isinstance(given, str) else dict(given)
-    if callable(given) and not isinstance(given, Dataset):
-        return {"name": offer(f"data_{_code_mark(given)}", given)}
-    return {"name": offer(f"data_{id(given)}", lambda: given)}
+def _data(given: Any, table: Mapping[str, Any]) -> str:
+    """A name for data, by its content: it is read here, once."""
+    options = DataOptions(name=offer("data", lambda: given), image_size=table.get("image_size"))
+    read = read_own(options)
+    return offer(f"data_{read.fingerprint[:12]}", lambda: read)
 
 
 def _objective(given: Callable[..., Any] | str | Mapping[str, Any]) -> dict[str, Any]:
@@ -146,6 +149,7 @@ def _code_mark(function: Callable[..., Any]) -> str:
     seen = {}
     if inspect.isfunction(inner):
         found = inspect.getclosurevars(inner)
-        seen = {**found.nonlocals, **found.globals}
+        defaults = {"": inner.__defaults__, "*": tuple((inner.__kwdefaults__ or {}).items())}
+        seen = {**found.nonlocals, **found.globals, **defaults}
     plain = {k: v for k, v in sorted(seen.items()) if isinstance(v, int | float | str | tuple)}
     return _mark(text, bound, repr(plain))
