@@ -12,7 +12,7 @@ import torch
 from tiny_pictures import encoded, save
 
 from kd_ray.config import DataOptions
-from kd_ray.datasets import Dataset, open_dataset
+from kd_ray.datasets import Dataset, given_root, open_dataset
 from kd_ray.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.usefixtures("no_root")
@@ -147,7 +147,11 @@ def test_numbers_of_classes_without_names_are_names_in_their_order(tmp_path: Pat
 
 
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
-    table = {"img": [encoded(1), encoded(2)], "coarse": [5, 5], "fine": [1, 0]}
+    table = {
+        "img": [{"bytes": encoded(1)}, {"bytes": encoded(2)}],
+        "coarse": [5, 5],
+        "fine": [1, 0],
+    }
     for split in ("train", "test"):
         pq.write_table(pa.table(table), tmp_path / f"{split}.parquet")
     columns = {"image": "img", "label": "fine"}
@@ -252,6 +256,7 @@ def test_a_csv_file_that_is_none_is_named(tmp_path: Path, text: str, told: str) 
 @pytest.mark.parametrize(
     ("cell", "told"),
     [
+        (b"", "row 1: must be a picture"),
         (None, "row 1: a picture must be bytes, or a path below the table's folder, but is unset"),
         (b"no picture", r"row 1: must be a picture, .* a picture of none of BMP"),
         (encoded(1, (60, 60))[:90], "row 1: must be a picture, but cannot be read"),
@@ -295,3 +300,13 @@ def test_tables_in_an_object_store_are_read_like_those_on_a_disk(
     (stored_folder / "train-0.parquet").write_bytes(b"x" * 99)
     with pytest.raises(DataError, match=r"s3://.*/train-0\.parquet: must be a Parquet file"):
         opened(stored_folder)
+
+
+def test_a_root_is_the_same_place_for_every_process(
+    tmp_path: Path, stored_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for root, place in (("a/b.csv", tmp_path / "a/b.csv"), (stored_folder, stored_folder)):
+        assert str(given_root(DataOptions(name="csv", root=str(root)))) == str(place)
+    monkeypatch.setenv("KD_RAY_DATA", str(stored_folder))
+    assert str(given_root(DataOptions(name="csv"))) == str(stored_folder)
