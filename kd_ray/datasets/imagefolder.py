@@ -46,7 +46,7 @@ def read_imagefolder(options: DataOptions) -> Dataset:
             f"{', '.join(odd)}; add or remove these"
         )
     more = _pictures(root / UNLABELLED_FOLDER)
-    train += Listed(more, [None] * len(more), more)
+    train = Listed.of([train, Listed(more, [None] * len(more), more)])
     return dataset_of(options.name, root, train, test, classes=names, size=options.image_size)
 
 

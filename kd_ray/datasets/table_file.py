@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,12 +92,7 @@ def opened_table(
     Raises:
         DataError: it is no such file, or a column is missing or holds something else.
     """
-
-    @contextmanager
-    def reading() -> Iterator[None]:
-        with readable(path, KINDS[kind], "write it again"):
-            yield
-
+    reading = partial(readable, path, KINDS[kind], "write it again")
     with local_copy(path) as here:
         with reading():
             check_regular(here)

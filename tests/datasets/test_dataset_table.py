@@ -135,6 +135,14 @@ def test_an_empty_label_of_a_csv_file_is_one_that_is_not_known(tmp_path: Path) -
         opened(table, "csv", classes=["1", "9"])
 
 
+def test_a_csv_file_may_come_from_a_spreadsheet(tmp_path: Path) -> None:
+    names = pictures(tmp_path)
+    rows = "".join(f'"{name}","007{n % 2}"\r\n' for n, name in enumerate(names))
+    text = "\ufeffimage,label\r\n" + rows  # with the mark that spreadsheets put first
+    (tmp_path / "all.csv").write_bytes(text.encode())
+    assert opened(tmp_path, "csv").class_names == ("0070", "0071")
+
+
 def test_numbers_of_classes_without_names_are_names_in_their_order(tmp_path: Path) -> None:
     hub(tmp_path / "train.parquet", [10, 9, 30])
     hub(tmp_path / "test.parquet", [30])
@@ -170,7 +178,9 @@ def test_categories_are_names_and_sizes_are_made_one(tmp_path: Path) -> None:
     found = opened(tmp_path, image_size=8)
     assert found.train.labels.tolist() == [1, 0, 1]
     assert values(found, "train") == [1, 2, 3]
-    with pytest.raises(DataError, match=r"row 1: all pictures .* 9 x 20 .*set data\.image_size"):
+    with pytest.raises(
+        DataError, match=r"row 1: all pictures .* 9 x 20 .*data\.image_size resizes"
+    ):
         opened(tmp_path)
 
 
@@ -179,6 +189,8 @@ def test_categories_are_names_and_sizes_are_made_one(tmp_path: Path) -> None:
     [
         ([0, 2], ["cat", "dog"], None, r"train\.parquet, row 1: the label must be from 0 to 1"),
         ([0, -2], ["cat", "dog"], None, "must be from 0 to 1, or -1 .* but is -2"),
+        ([0, -100], None, None, "row 1: .* a name, or a number from 0, or -1 .* but is -100"),
+        (["0", "-2"], None, None, "row 1: .* a number from 0, or -1 .* but is '-2'"),
         ([0.0, 1.0], None, None, "whole numbers or names of classes, but is 'double'; numbers are"),
         ([True, False], None, None, "whole numbers or names of classes, but is 'bool'"),
         (["a", "1.0"], None, None, "row 1: .* is 1.0, as numbers are written where some"),
