@@ -194,7 +194,8 @@ class Recipe(Table):
     """Which images."""
 
     teacher: TeacherOptions | None = None
-    """The model that is distilled; needed unless transfer_set.path names a finished set."""
+    """The model that is distilled; left out where transfer_set.path names a finished set, or where
+    kd-ray import brings logits from elsewhere."""
 
     transfer_set: TransferSetOptions = TransferSetOptions()
     """The teacher's stored logits."""
@@ -224,7 +225,7 @@ class Recipe(Table):
     @model_validator(mode="after")
     def _rules_across_tables(self) -> Self:
         if self.teacher is None and self.transfer_set.path is None:
-            raise ValueError("teacher: this table is required unless transfer_set.path is set")
+            self._check_nothing_runs_a_teacher()
         trains: dict[str, Train] = {"train": self.train}
         if self.teacher is not None:
             trains["teacher.train"] = self.teacher.train
@@ -255,6 +256,18 @@ class Recipe(Table):
                 f"{self.data.validation} rows of data.validation; set one of the two to 0"
             )
         return self
+
+    def _check_nothing_runs_a_teacher(self) -> None:
+        uses = {
+            "student.teacher_in_every_step": self.student.teacher_in_every_step,
+            'student.baselines: "online"': "online" in self.student.baselines,
+            "specialists": self.specialists is not None,
+        }
+        if place := next((place for place, used in uses.items() if used), None):
+            raise ValueError(
+                f"{place}: needs a teacher that can be run, but there is no [teacher], only logits "
+                "that were imported; add [teacher], or leave it out"
+            )
 
     @property
     def own_code(self) -> set[str]:

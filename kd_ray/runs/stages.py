@@ -5,13 +5,15 @@ from kd_ray.config import Recipe
 from kd_ray.runs.combine import COMBINE
 from kd_ray.runs.distill import DISTILL
 from kd_ray.runs.group_classes import GROUP_CLASSES
+from kd_ray.runs.imported import IMPORT
 from kd_ray.runs.label import LABEL
 from kd_ray.runs.specialize import SPECIALIZE
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import TEACH
 
 STAGES: dict[str, Stage] = {
-    stage.name: stage for stage in (TEACH, LABEL, GROUP_CLASSES, SPECIALIZE, COMBINE, DISTILL)
+    stage.name: stage
+    for stage in (TEACH, LABEL, IMPORT, GROUP_CLASSES, SPECIALIZE, COMBINE, DISTILL)
 }
 
 

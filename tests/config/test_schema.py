@@ -186,16 +186,24 @@ def test_a_recipe_chooses_among_epochs_only_with_validation_rows(train: dict[str
     assert Recipe.model_validate(table).data.validation == 10
 
 
-def test_a_recipe_needs_a_teacher_or_a_finished_transfer_set():
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"student": {"model": "mlp", "teacher_in_every_step": True}}, "teacher_in_every_step"),
+        ({"student": {"model": "mlp", "baselines": ["online"]}}, 'student.baselines: "online"'),
+        ({"specialists": {"count": 2}}, "specialists"),
+    ],
+)
+def test_a_recipe_without_a_teacher_has_nothing_that_runs_one(changes: dict[str, Any], place: str):
     table: dict[str, Any] = {
         "name": "tiny",
         "data": {"name": "digits"},
         "student": {"model": "mlp"},
     }
-    with pytest.raises(ValidationError, match=r"required unless transfer_set\.path is set"):
-        Recipe.model_validate(table)
-    table["transfer_set"] = {"path": "somewhere"}
     assert Recipe.model_validate(table).teacher is None
+    with pytest.raises(ValidationError, match=f"{place}: needs a teacher that can be run"):
+        Recipe.model_validate(table | changes)
+    Recipe.model_validate(table | changes | {"transfer_set": {"path": "somewhere"}})
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../up", "-x", "a b", "x" * 101])
