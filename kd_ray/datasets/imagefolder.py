@@ -17,8 +17,8 @@ UNLABELLED_FOLDER = "unlabelled"
 def read_imagefolder(options: DataOptions) -> Dataset:
     """Pictures in `root/train/CLASS` and `root/test/CLASS`, or in `root/CLASS`.
 
-    In the second layout a fixed fifth of every class becomes the test split. Beside train and test
-    a folder `unlabelled` may hold pictures, at any depth, that are of the training split without a
+    In the second layout a fixed fifth of every class becomes the test split. In both a folder
+    `root/unlabelled` may hold pictures, at any depth, that are of the training split without a
     label. See `listed` for how pictures are read.
 
     Raises:
@@ -33,27 +33,26 @@ def read_imagefolder(options: DataOptions) -> Dataset:
             f"{root}: must hold both train and test, or class folders and neither of them, but "
             "only one of the two is there; add the other, or name the folder of the classes"
         )
-    if not (root / "train").is_dir():
-        names, everything = _listed(root)
-        return dataset_of(
-            options.name, root, everything, None, classes=names, size=options.image_size
-        )
-    names, train = _listed(root / "train")
-    test_names, test = _listed(root / "test")
-    if odd := sorted(set(names) ^ set(test_names)):
-        raise DataError(
-            f"{root}: train and test must have the same class folders, but only one of them has "
-            f"{', '.join(odd)}; add or remove these"
-        )
+    test = None
+    if (root / "train").is_dir():
+        names, train = _listed(root / "train")
+        test_names, test = _listed(root / "test")
+        if odd := sorted(set(names) ^ set(test_names)):
+            raise DataError(
+                f"{root}: train and test must have the same class folders, but only one of them "
+                f"has {', '.join(odd)}; add or remove these"
+            )
+    else:
+        names, train = _listed(root, but=UNLABELLED_FOLDER)
     more = _pictures(root / UNLABELLED_FOLDER)
-    train += Listed(more, [None] * len(more), more)
+    train = Listed.of([train, Listed(more, [None] * len(more), more)])
     return dataset_of(options.name, root, train, test, classes=names, size=options.image_size)
 
 
-def _listed(folder: Path) -> tuple[list[str], Listed]:
-    """Class names, sorted, and the pictures of a folder, sorted by path."""
+def _listed(folder: Path, but: str = "") -> tuple[list[str], Listed]:
+    """Class names, sorted, and the pictures of a folder, sorted by path; without one subfolder."""
     with readable(folder, "a folder", "make it readable"), os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
+        names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name != but)
     check_names(folder, names)
     found = [_pictures(folder / name) for name in names]
     if not names or not all(found):

@@ -1,5 +1,6 @@
 """Labels as people write them: numbers or names of classes, or nothing where they are not known."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import DataError, shown
+
+NEGATIVE = re.compile(r"-\d+")
 
 Label: TypeAlias = int | str | None
 """The number or the name of a class, or None where it is not known."""
@@ -32,7 +35,7 @@ def class_names_of(labels: Iterable[Label]) -> tuple[str, ...]:
     (('9', '10'), ('10', '9', 'b'))
     """
     names = {str(label) for label in labels if label is not None}
-    if all(name.removeprefix("-").isdecimal() for name in names):
+    if all(name.isdecimal() and len(name) < 100 for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
@@ -72,8 +75,10 @@ def numbers_of(
     for row, label in enumerate(labels):
         if label is None:
             continue
-        if isinstance(label, int) and are_numbers:
+        if are_numbers and isinstance(label, int):
             number, rule = label, f"must be from 0 to {len(names) - 1}, or -1 where it is not known"
+        elif NEGATIVE.fullmatch(str(label)):
+            number, rule = -1, "must be a name, or a number from 0, or -1 where it is not known"
         else:
             number = number_of.get(str(label), len(names))
             rule = f"must be one of the {len(names)} classes of the training pictures"

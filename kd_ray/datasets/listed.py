@@ -15,7 +15,7 @@ from torch import Tensor
 from kd_ray.batch import UNLABELLED
 from kd_ray.datasets.dataset import Dataset, Split
 from kd_ray.datasets.labels import Label, check_names, class_names_of, numbers_of
-from kd_ray.datasets.picture import read_picture
+from kd_ray.datasets.picture import Pixels, read_picture
 from kd_ray.datasets.selection import with_test_share
 from kd_ray.errors import DataError
 
@@ -44,11 +44,13 @@ class Listed:
     labels: Sequence[Label]
     pictures: Iterable[Picture]
 
-    def __add__(self, other: "Listed") -> "Listed":
-        return Listed(
-            [*self.places, *other.places],
-            [*self.labels, *other.labels],
-            chain(self.pictures, other.pictures),
+    @classmethod
+    def of(cls, parts: "Sequence[Listed]") -> "Listed":
+        """All of them, one after the other."""
+        return cls(
+            [place for part in parts for place in part.places],
+            [label for part in parts for label in part.labels],
+            chain.from_iterable(part.pictures for part in parts),
         )
 
 
@@ -158,18 +160,17 @@ def pixels_of(train: Listed, test: Listed | None, size: int | None) -> Tensor:
     Raises:
         DataError: one cannot be read, or has another size than the first.
     """
-    listed = train if test is None else train + test
+    listed = train if test is None else Listed.of([train, test])
 
-    def decoded(row: tuple[object, Picture]) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    def decoded(row: tuple[object, Picture]) -> Pixels:
         place, picture = row
         if isinstance(picture, Tensor):
             return picture.numpy()
-        return read_picture(picture, size, None if isinstance(picture, Path) else place).transpose(
-            2, 0, 1
-        )
+        name = None if isinstance(picture, Path) else place
+        return read_picture(picture, size, name).transpose(2, 0, 1)
 
     rows = zip(listed.places, listed.pictures, strict=True)
-    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None = None
+    pixels: Pixels | None = None
     done = 0
     with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without the interpreter lock
         while some := list(islice(rows, AT_ONCE)):
@@ -179,8 +180,8 @@ def pixels_of(train: Listed, test: Listed | None, size: int | None) -> Tensor:
                 if picture.shape != pixels.shape[1:]:
                     raise DataError(
                         f"{listed.places[done]}: all pictures must have the size of the first one, "
-                        f"{_size(pixels.shape[1:])}, but this is {_size(picture.shape)}; set "
-                        "data.image_size, to which pictures are resized"
+                        f"{_size(pixels.shape[1:])}, but this is {_size(picture.shape)}; make "
+                        "them one size (data.image_size resizes pictures)"
                     )
                 pixels[done] = picture
                 done += 1
@@ -188,7 +189,7 @@ def pixels_of(train: Listed, test: Listed | None, size: int | None) -> Tensor:
     return torch.from_numpy(pixels)
 
 
-def _room(rows: int, shape: tuple[int, ...]) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def _room(rows: int, shape: tuple[int, ...]) -> Pixels:
     needed, has = rows * int(np.prod(shape)), psutil.virtual_memory().total
     if needed > has:
         raise DataError(

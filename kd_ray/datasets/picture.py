@@ -3,7 +3,7 @@
 import io
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -12,13 +12,15 @@ from kd_ray.datasets.storage import readable
 if TYPE_CHECKING:
     from PIL import Image
 
+Pixels: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
+
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What may be decoded, whatever a file's name says: none is a program, as PostScript is."""
 
 
 def read_picture(
     source: "Path | bytes | Image.Image", size: int | None, place: object = None
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+) -> Pixels:
     """A picture as `(H, W, 3)` uint8, upright and RGB.
 
     With a size it becomes `(size, size, 3)`: the shorter side is resized to it (bilinear,

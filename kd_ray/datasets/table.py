@@ -6,8 +6,6 @@ How one file is read, `table_file` knows.
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import reduce
-from operator import add
 from pathlib import Path
 
 from kd_ray.config import ColumnNames, DataOptions
@@ -58,15 +56,16 @@ def read_table(options: DataOptions) -> Dataset:
             )
 
         def listed(*wanted: str | None) -> Listed:
-            parts = [_listed(f, some, wanted) for f, some in zip(files, splits, strict=True)]
-            return reduce(add, parts)
+            rows = zip(files, splits, strict=True)
+            return Listed.of([_listed(file, some, wanted) for file, some in rows])
 
         train, test = listed(TRAIN, None), None
         if tested := next((split for split in (TEST, VALIDATION) if split in there), None):
             test = listed(tested)
         if UNLABELLED_ROWS in there:
             more = listed(UNLABELLED_ROWS)
-            train += Listed(more.places, [None] * len(more.places), more.pictures)
+            more = Listed(more.places, [None] * len(more.places), more.pictures)
+            train = Listed.of([train, more])
         names = _class_names(files)
         return dataset_of(options.name, root, train, test, classes=names, size=options.image_size)
 

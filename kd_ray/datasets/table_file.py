@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -64,10 +65,10 @@ class TableFile:
     def _picture(self, cell: Any, row: int) -> Picture:
         """The bytes in a cell, or the file that it names."""
         if isinstance(cell, dict):
-            cell = cell["path"] if cell["bytes"] is None else cell["bytes"]
+            cell = cell.get("path") if cell["bytes"] is None else cell["bytes"]
         if isinstance(cell, bytes):
             return cell
-        named = PurePosixPath(cell or "/")
+        named = PurePosixPath(cell if isinstance(cell, str) and cell else "/")
         if named.is_absolute() or ".." in named.parts:
             raise DataError(
                 f"{Place(self.path, row)}: a picture must be bytes, or a path below the table's "
@@ -91,12 +92,7 @@ def opened_table(
     Raises:
         DataError: it is no such file, or a column is missing or holds something else.
     """
-
-    @contextmanager
-    def reading() -> Iterator[None]:
-        with readable(path, KINDS[kind], "write it again"):
-            yield
-
+    reading = partial(readable, path, KINDS[kind], "write it again")
     with local_copy(path) as here:
         with reading():
             check_regular(here)
@@ -170,15 +166,11 @@ def _column(
 def _check_pictures(path: Path, field: pa.Field) -> None:
     kind = field.type
     if pa.types.is_struct(kind):
-        parts = {part.name: part.type for part in kind}
-        good = set(parts) == {"bytes", "path"} and _is_binary(parts["bytes"])
-        good &= _is_text(parts.get("path"))
-    else:
-        good = _is_binary(kind) or _is_text(kind)
-    if not good:
+        kind = next((part.type for part in kind if part.name == "bytes"), None)
+    if not (_is_binary(kind) or _is_text(field.type)):
         raise DataError(
             f"{path}: the column {field.name!r} must hold pictures as files hold them (binary, or "
-            f"struct<bytes, path>) or paths of them (text), but is {shown(str(kind))}; name "
+            f"struct<bytes, path>) or paths of them (text), but is {shown(str(field.type))}; name "
             'another one with data.columns = { image = "..." }'
         )
 

@@ -123,6 +123,10 @@ def test_soft_weight_of_an_objective_is_unscaled_only_where_the_recipe_says_so()
         (DataOptions, {"name": "digits", "classes": ["1"]}),
         (DataOptions, {"name": "digits", "classes": ["1", "1"]}),
         (DataOptions, {"name": "digits", "image_size": 32}),
+        (DataOptions, {"name": "imagefolder", "columns": {"image": "img"}}),
+        (DataOptions, {"name": "csv", "columns": {"picture": "img"}}),
+        (DataOptions, {"name": "csv", "options": {}}),
+        (DataOptions, {"name": "my_data:load", "root": "pictures"}),
         (TransferSetOptions, {"dtype": "float64"}),
         (TransferSetOptions, {"views": 0}),
         (TransferSetOptions, {"views": 2}),
@@ -154,6 +158,8 @@ def test_a_table_refuses_a_value_that_breaks_a_rule(table: Any, values: dict[str
         (Resources, {"gpus_per_worker": 0, "cpus_per_worker": "auto"}),
         (DataOptions, {"name": "imagefolder", "image_size": 32}),
         (DataOptions, {"name": "imagefolder"}),
+        (DataOptions, {"name": "parquet", "image_size": 4}),
+        (DataOptions, {"name": "my_data:load", "image_size": 4, "options": {"a": [1]}}),
     ],
 )
 def test_a_table_takes_a_value_at_the_edge_of_a_rule(table: Any, values: dict[str, Any]):

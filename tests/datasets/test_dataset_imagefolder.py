@@ -154,6 +154,13 @@ def test_imagefolder_takes_pictures_without_labels_for_training_alone(tmp_path: 
     assert found.train.labels.tolist() == [*plain.train.labels.tolist(), -1, -1, -1]
     assert found.train.images[-3:, 0, 0, 0].tolist() == [200, 201, 202]
     assert found.test.fingerprint == plain.test.fingerprint
+    carved = tmp_path / "train"
+    plain = opened(carved)
+    (tmp_path / "unlabelled").rename(carved / "unlabelled")
+    found = opened(carved)
+    assert found.class_names == plain.class_names
+    assert found.train.labels.tolist() == [*plain.train.labels.tolist(), -1, -1, -1]
+    assert found.test.fingerprint == plain.test.fingerprint
 
 
 def test_imagefolder_without_a_size_needs_pictures_of_one_size(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Laws of a dataset that is a function of the user's own: what it may return, and what not."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import refused, tiny_file
 
 from kd_ray import own_code
 from kd_ray.config import DataOptions
 from kd_ray.datasets import Dataset, dataset_problems, open_dataset
 from kd_ray.errors import ConfigError, DataError, KdRayError
 from kd_ray.own_code import allow
+from kd_ray.pipeline import open_recipe, run
+from kd_ray.transfer_set import read_manifest
 
 START = """
 import numpy as np
@@ -214,6 +218,24 @@ def test_a_dataset_that_breaks_a_rule_is_one_sentence(
 ) -> None:
     with pytest.raises(DataError, match=told):
         opened(tmp_path, f"return Dataset('x', ('a', 'b'), {train}, split('x'), split('x'))")
+
+
+def test_a_recipe_runs_with_the_module_beside_it(tmp_path: Path) -> None:
+    body = "    return Dataset.of_two('x', ('dark', 'light'), split(), split('test'))\n"
+    (tmp_path / "own_data.py").write_text(START + body)
+    recipe = tiny_file(tmp_path, "data.name=own_data:load", "data.fraction=1.0")
+    summary = run(open_recipe(recipe), runs=tmp_path / "runs", local=True)
+    assert summary.row("distilled").metrics["errors"].mean <= 6
+    manifest = read_manifest(summary.folder / "transfer_set")
+    assert manifest.plan.class_names == ("dark", "light")
+
+
+def test_a_recipe_whose_function_fails_makes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "own_data.py").write_text(START + "    raise OSError('no disk')\n")
+    recipe = tiny_file(tmp_path, "data.name=own_data:load", "data.fraction=1.0")
+    answer = refused("run", recipe, "--local", "--runs", tmp_path / "runs", at_once=False)
+    assert re.search(r"own_data\.py, line \d+: OSError: no disk; mend it there", answer)
+    assert not list((tmp_path / "runs").rglob("result.json"))
 
 
 def test_a_dataset_may_have_validation_rows_of_its_own(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from tiny_pictures import encoded, save
 
 from kd_ray.config import DataOptions
-from kd_ray.datasets import Dataset, open_dataset
+from kd_ray.datasets import Dataset, given_root, open_dataset
 from kd_ray.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.usefixtures("no_root")
@@ -135,6 +135,14 @@ def test_an_empty_label_of_a_csv_file_is_one_that_is_not_known(tmp_path: Path) -
         opened(table, "csv", classes=["1", "9"])
 
 
+def test_a_csv_file_may_come_from_a_spreadsheet(tmp_path: Path) -> None:
+    names = pictures(tmp_path)
+    rows = "".join(f'"{name}","007{n % 2}"\r\n' for n, name in enumerate(names))
+    text = "\ufeffimage,label\r\n" + rows  # with the mark that spreadsheets put first
+    (tmp_path / "all.csv").write_bytes(text.encode())
+    assert opened(tmp_path, "csv").class_names == ("0070", "0071")
+
+
 def test_numbers_of_classes_without_names_are_names_in_their_order(tmp_path: Path) -> None:
     hub(tmp_path / "train.parquet", [10, 9, 30])
     hub(tmp_path / "test.parquet", [30])
@@ -147,7 +155,11 @@ def test_numbers_of_classes_without_names_are_names_in_their_order(tmp_path: Pat
 
 
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
-    table = {"img": [encoded(1), encoded(2)], "coarse": [5, 5], "fine": [1, 0]}
+    table = {
+        "img": [{"bytes": encoded(1)}, {"bytes": encoded(2)}],
+        "coarse": [5, 5],
+        "fine": [1, 0],
+    }
     for split in ("train", "test"):
         pq.write_table(pa.table(table), tmp_path / f"{split}.parquet")
     columns = {"image": "img", "label": "fine"}
@@ -166,7 +178,9 @@ def test_categories_are_names_and_sizes_are_made_one(tmp_path: Path) -> None:
     found = opened(tmp_path, image_size=8)
     assert found.train.labels.tolist() == [1, 0, 1]
     assert values(found, "train") == [1, 2, 3]
-    with pytest.raises(DataError, match=r"row 1: all pictures .* 9 x 20 .*set data\.image_size"):
+    with pytest.raises(
+        DataError, match=r"row 1: all pictures .* 9 x 20 .*data\.image_size resizes"
+    ):
         opened(tmp_path)
 
 
@@ -175,6 +189,8 @@ def test_categories_are_names_and_sizes_are_made_one(tmp_path: Path) -> None:
     [
         ([0, 2], ["cat", "dog"], None, r"train\.parquet, row 1: the label must be from 0 to 1"),
         ([0, -2], ["cat", "dog"], None, "must be from 0 to 1, or -1 .* but is -2"),
+        ([0, -100], None, None, "row 1: .* a name, or a number from 0, or -1 .* but is -100"),
+        (["0", "-2"], None, None, "row 1: .* a number from 0, or -1 .* but is '-2'"),
         ([0.0, 1.0], None, None, "whole numbers or names of classes, but is 'double'; numbers are"),
         ([True, False], None, None, "whole numbers or names of classes, but is 'bool'"),
         (["a", "1.0"], None, None, "row 1: .* is 1.0, as numbers are written where some"),
@@ -252,6 +268,7 @@ def test_a_csv_file_that_is_none_is_named(tmp_path: Path, text: str, told: str) 
 @pytest.mark.parametrize(
     ("cell", "told"),
     [
+        (b"", "row 1: must be a picture"),
         (None, "row 1: a picture must be bytes, or a path below the table's folder, but is unset"),
         (b"no picture", r"row 1: must be a picture, .* a picture of none of BMP"),
         (encoded(1, (60, 60))[:90], "row 1: must be a picture, but cannot be read"),
@@ -295,3 +312,13 @@ def test_tables_in_an_object_store_are_read_like_those_on_a_disk(
     (stored_folder / "train-0.parquet").write_bytes(b"x" * 99)
     with pytest.raises(DataError, match=r"s3://.*/train-0\.parquet: must be a Parquet file"):
         opened(stored_folder)
+
+
+def test_a_root_is_the_same_place_for_every_process(
+    tmp_path: Path, stored_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for root, place in (("a/b.csv", tmp_path / "a/b.csv"), (stored_folder, stored_folder)):
+        assert str(given_root(DataOptions(name="csv", root=str(root)))) == str(place)
+    monkeypatch.setenv("KD_RAY_DATA", str(stored_folder))
+    assert str(given_root(DataOptions(name="csv"))) == str(stored_folder)
