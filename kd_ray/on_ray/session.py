@@ -9,15 +9,30 @@ import importlib.util
 import logging
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kd_ray.errors import ClusterError
-from kd_ray.on_ray.orphans import orphans_ended
-from kd_ray.on_ray.private import ANSWERED, TOKEN_WRONG, head_answer, hush_lost_nodes, own_sigterm
+from kd_ray.on_ray.orphans import TAG, orphans_ended
+from kd_ray.on_ray.private import (
+    ANSWERED,
+    TOKEN_WRONG,
+    head_answer,
+    hush_lost_nodes,
+    own_interpreter,
+    own_sigterm,
+)
 
 CONNECT_S, ANSWER_S = 4.0, 10.0
+OWN_HEAD_S, HEAD_S = 4.0, 45.0
+"""For the head to answer again, of a driver's own Ray and of a cluster, whose head may be replaced.
+
+After 60 s Ray ends this process without a word.
+"""
+RETRY_S, LOOK_S = 0.5, 2.0
 PACKAGES = ("kd_ray", "tuning", "cluster")
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -116,7 +131,7 @@ def _begin(options: dict[str, Any], address: str | None) -> None:
     import ray
 
     try:
-        with own_sigterm():
+        with own_sigterm(), own_interpreter():
             ray.init(**options)
     except Exception as error:  # Ray raises this very class where it does not start in time
         hint = "check the address" if address else "run it again when this machine is less busy"
@@ -126,6 +141,73 @@ def _begin(options: dict[str, Any], address: str | None) -> None:
             f"{address or 'this machine'}: Ray must start or answer, but: "
             f"{' '.join(str(error).split())[:300]}; {hint}, or use --local for no Ray"
         ) from error
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """The connected cluster's living nodes, as Ray describes them; see `check_head` for errors."""
+    import ray
+
+    check_head()
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def check_head() -> None:
+    """Waits until the connected cluster's head can be asked something.
+
+    Raises:
+        ClusterError: it has gone; Ray would wait for it too, and then end this process.
+    """
+    import ray
+
+    # One that is connected by ray:// does not know it, and speaks with a server beside it.
+    head = getattr(ray.get_runtime_context(), "gcs_address", None)
+    patience_s = OWN_HEAD_S if TAG in os.environ else HEAD_S
+    deadline = time.monotonic() + patience_s
+    while head and (silence := _silence(head)):
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"{head}: Ray's head, its process gcs_server, must stay alive, but for "
+                f"{patience_s:.0f} s nothing has answered there ({silence}); look for a lack of "
+                "memory, then run the same again to go on from the last epoch"
+            )
+        time.sleep(RETRY_S)
+
+
+@contextlib.contextmanager
+def ended_without_head() -> Iterator[None]:
+    """Ends this process with a sentence and exit status 2 if the head goes for good in the block.
+
+    For code of Ray's that asks the head for itself: nothing interrupts it while it waits for an
+    answer, and then Ray ends the process in this way too, with a status of its own.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(LOOK_S):
+            try:
+                check_head()
+            except ClusterError as error:
+                if not over.is_set():
+                    os.write(2, f"\nkd-ray: {error}\n".encode())
+                    os._exit(2)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _silence(address: str) -> str:
+    """Why nothing listens at HOST:PORT; empty if something does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def shipped_code() -> dict[str, Any]:
@@ -145,13 +227,11 @@ def check_cluster(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit() or not host:
         raise ClusterError(f"--address {address}: must be HOST:PORT, such as 10.0.0.4:6379")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-    except OSError as error:
+    if silence := _silence(f"{host}:{port}"):
         raise ClusterError(
-            f"--address {address}: a Ray cluster must answer there, but {error.strerror or error}; "
+            f"--address {address}: a Ray cluster must answer there, but {silence}; "
             "start one (kd-ray cluster up), or leave --address out to use this machine"
-        ) from error
+        )
     if address.startswith("ray://"):
         return
     answer = head_answer(f"{host}:{port}", ANSWER_S)

@@ -164,6 +164,21 @@ def test_trials_on_ray_survive_actor_and_driver(recipe: Path, tmp_path: Path) ->
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_a_sweep_whose_head_of_ray_is_killed_ends_with_a_sentence_and_goes_on(
+    recipe: Path, tmp_path: Path
+) -> None:
+    process = tune(recipe, tmp_path)
+    lines_until(process, "finished after")
+    (head,) = workers(process, b"gcs_server")
+    os.kill(head, signal.SIGKILL)
+    output = finish(process, 2)
+    assert "Ray's head, its process gcs_server, must stay alive" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    assert "sweep: goes on after" in finish(tune(recipe, tmp_path))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_sweep_on_ray_that_goes_on(recipe: Path, tmp_path: Path) -> None:
     process = tune(recipe, tmp_path)
     lines_until(process, "trial 0: finished")
