@@ -15,7 +15,7 @@ from typing import Any
 
 from kd_ray.config import Resources
 from kd_ray.files import scratch_folder
-from kd_ray.on_ray import check_nodes, connected, ended_without_head, perform_on_ray, trial_slots
+from kd_ray.on_ray import check_nodes, connected, perform_on_ray, trial_slots
 from kd_ray.runs import Inputs, Task, perform_interleaved
 from kd_ray.training.workers import Worker
 from tuning.trial import TrialEnd, TrialEpoch, told
@@ -96,12 +96,10 @@ def perform_on_tune(trials: Trials, address: str | None, verbose: bool) -> None:
     Raises:
         ClusterError: a trial does not fit the cluster, or its process died too often.
         KdRayError: of the machine that a trial or the ledger is on; those that ran are in flight.
-
-    Without Ray's head this process ends, see `ended_without_head`.
     """
     # Tune's snapshots must not take the place of checkpoints, where that is scarce.
     home = tempfile.TemporaryDirectory(prefix="kd-ray-tune-", ignore_cleanup_errors=True)
-    with connected(address, verbose), ended_without_head(), home as snapshots:
+    with connected(address, verbose), home as snapshots:
         from ray import tune
 
         placement, slots = trial_slots(trials.recipe.resources)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError
-from kd_ray.on_ray.session import living_nodes
+from kd_ray.on_ray.head import living_nodes
 
 
 @dataclass(frozen=True)

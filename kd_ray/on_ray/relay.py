@@ -9,8 +9,8 @@ from typing import Any
 
 from kd_ray.errors import ClusterError, KdRayError, StorageError
 from kd_ray.files import is_stored, to_path
+from kd_ray.on_ray.head import living_nodes
 from kd_ray.on_ray.placement import Placement
-from kd_ray.on_ray.session import living_nodes
 from kd_ray.runs.events import Event, Waiting
 from kd_ray.runs.task import Task
 

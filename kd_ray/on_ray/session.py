@@ -8,15 +8,13 @@ import contextlib
 import importlib.util
 import logging
 import os
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kd_ray.errors import ClusterError
-from kd_ray.on_ray.orphans import TAG, orphans_ended
+from kd_ray.on_ray.head import head_watched, silence_at
+from kd_ray.on_ray.orphans import orphans_ended
 from kd_ray.on_ray.private import (
     ANSWERED,
     TOKEN_WRONG,
@@ -26,13 +24,7 @@ from kd_ray.on_ray.private import (
     own_sigterm,
 )
 
-CONNECT_S, ANSWER_S = 4.0, 10.0
-OWN_HEAD_S, HEAD_S = 4.0, 45.0
-"""For the head to answer again, of a driver's own Ray and of a cluster, whose head may be replaced.
-
-After 60 s Ray ends this process without a word.
-"""
-RETRY_S, LOOK_S = 0.5, 2.0
+ANSWER_S = 10.0
 PACKAGES = ("kd_ray", "tuning", "cluster")
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -124,6 +116,7 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
         _begin(options, address)
         if not verbose:
             hush_lost_nodes()
+        ending.enter_context(head_watched())
         yield
 
 
@@ -143,73 +136,6 @@ def _begin(options: dict[str, Any], address: str | None) -> None:
         ) from error
 
 
-def living_nodes() -> list[dict[str, Any]]:
-    """The connected cluster's living nodes, as Ray describes them; see `check_head` for errors."""
-    import ray
-
-    check_head()
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
-def check_head() -> None:
-    """Waits until the connected cluster's head can be asked something.
-
-    Raises:
-        ClusterError: it has gone; Ray would wait for it too, and then end this process.
-    """
-    import ray
-
-    # One that is connected by ray:// does not know it, and speaks with a server beside it.
-    head = getattr(ray.get_runtime_context(), "gcs_address", None)
-    patience_s = OWN_HEAD_S if TAG in os.environ else HEAD_S
-    deadline = time.monotonic() + patience_s
-    while head and (silence := _silence(head)):
-        if time.monotonic() > deadline:
-            raise ClusterError(
-                f"{head}: Ray's head, its process gcs_server, must stay alive, but for "
-                f"{patience_s:.0f} s nothing has answered there ({silence}); look for a lack of "
-                "memory, then run the same again to go on from the last epoch"
-            )
-        time.sleep(RETRY_S)
-
-
-@contextlib.contextmanager
-def ended_without_head() -> Iterator[None]:
-    """Ends this process with a sentence and exit status 2 if the head goes for good in the block.
-
-    For code of Ray's that asks the head for itself: nothing interrupts it while it waits for an
-    answer, and then Ray ends the process in this way too, with a status of its own.
-    """
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(LOOK_S):
-            try:
-                check_head()
-            except ClusterError as error:
-                if not over.is_set():
-                    os.write(2, f"\nkd-ray: {error}\n".encode())
-                    os._exit(2)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-
-
-def _silence(address: str) -> str:
-    """Why nothing listens at HOST:PORT; empty if something does."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
-
-
 def shipped_code() -> dict[str, Any]:
     """A runtime environment that gives a cluster's workers the very code that runs here."""
     found = [importlib.util.find_spec(name) for name in PACKAGES]
@@ -227,7 +153,7 @@ def check_cluster(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit() or not host:
         raise ClusterError(f"--address {address}: must be HOST:PORT, such as 10.0.0.4:6379")
-    if silence := _silence(f"{host}:{port}"):
+    if silence := silence_at(f"{host}:{port}"):
         raise ClusterError(
             f"--address {address}: a Ray cluster must answer there, but {silence}; "
             "start one (kd-ray cluster up), or leave --address out to use this machine"
