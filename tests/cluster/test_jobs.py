@@ -127,6 +127,10 @@ def test_a_job_that_is_terminated_says_how_to_go_on_and_who_watches_it_gets_its_
     assert "go on with: kd-ray run recipe.toml" in output
     assert "Traceback" not in output
 
+    elsewhere = ("--", "run", recipe, "--runs", tmp_path / "elsewhere")
+    other = kd_ray("cluster", "submit", "--name", two_nodes.name, *elsewhere)
+    assert "tiny-2: submitted" in other.stdout, other.stderr  # another run of the same name
+
 
 @pytest.mark.slow
 def test_logical_gpus_are_placed_and_more_than_there_are_is_refused(
