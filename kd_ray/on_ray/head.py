@@ -1,7 +1,7 @@
 """Ray's head, which is its process `gcs_server`, and the end of a driver that has lost it.
 
 A call of Ray's that asks the head waits for it, and nothing interrupts that, be it a signal. After
-a minute Ray ends the process, with a status and in words of its own.
+a minute Ray ends the process, with a status and in words of its own, so this project is earlier.
 """
 
 import contextlib
@@ -17,10 +17,13 @@ from kd_ray.errors import ClusterError
 from kd_ray.on_ray.orphans import TAG
 
 CONNECT_S, RETRY_S, LOOK_S = 4.0, 0.5, 2.0
-OWN_HEAD_S, HEAD_S = 4.0, 45.0
-"""For the head to answer again: of a driver's own Ray; of a cluster, where it may be replaced."""
-UNWIND_S = 8.0
-"""For who asks by `check_head` to raise; then the process is ended that waits inside Ray."""
+OWN_HEAD_S = 4.0
+"""For the head of a driver's own Ray to answer again."""
+RAYS_PATIENCE, RAYS_PATIENCE_S = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0
+"""Where it is set how long Ray waits for a cluster's head, which may be replaced; the default."""
+EARLIER_S, UNWIND_S = 15.0, 8.0
+"""By how much this project gives up before Ray; and for who asks by `check_head` to raise, after
+which the process is ended that waits inside Ray."""
 
 
 def living_nodes() -> list[dict[str, Any]]:
@@ -48,7 +51,9 @@ def _head() -> str | None:
 
 
 def _patience_s() -> float:
-    return OWN_HEAD_S if TAG in os.environ else HEAD_S
+    if TAG in os.environ:
+        return OWN_HEAD_S
+    return float(os.environ.get(RAYS_PATIENCE, RAYS_PATIENCE_S)) - EARLIER_S
 
 
 def _await(head: str | None, patience_s: float) -> None:
