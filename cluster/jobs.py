@@ -1,7 +1,7 @@
 """Ray Jobs: a command that a user would type, run beside the head of a cluster.
 
-What travels is the package and the recipe, a few hundred kilobytes; data, runs and environments are
-the cluster's own.
+What travels is the package, the recipe and the code of the user's own that it names, a few hundred
+kilobytes; data, weights, runs and environments are the cluster's own.
 """
 
 import asyncio
@@ -101,11 +101,14 @@ def _luggage(recipe: Recipe | None) -> Iterator[Path]:
     """A folder with what travels."""
     with tempfile.TemporaryDirectory(prefix="kd-ray-job-") as name:
         folder = Path(name)
-        for package in map(Path, shipped_code()["py_modules"]):
-            hidden = shutil.ignore_patterns("__pycache__", ".*")
-            shutil.copytree(package, folder / package.name, ignore=hidden)
+        hidden = shutil.ignore_patterns("__pycache__", ".*")
+        for source in map(Path, shipped_code()["py_modules"]):
+            if source.is_dir():
+                shutil.copytree(source, folder / source.name, ignore=hidden)
+            else:
+                shutil.copy(source, folder)
         if recipe is not None:
-            table = recipe.model_dump(mode="json", exclude_none=True)
+            table = recipe.model_dump(mode="json", exclude_none=True, exclude={"code"})
             (folder / RECIPE_FILE).write_text(tomli_w.dumps(table), encoding="utf-8")
         yield folder
 

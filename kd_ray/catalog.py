@@ -10,13 +10,19 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from kd_ray.errors import UnknownNameError, shown
 
 T = TypeVar("T")
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+STRICT = ConfigDict(
+    strict=True,
+    extra="forbid",
+    allow_inf_nan=False,
+    protected_namespaces=(),
+    arbitrary_types_allowed=True,
+)
 # Where a value may be one of several types, pydantic adds each type to the place of its problem.
 TYPE_IN_PLACE = re.compile(r"bool|int|float|str|(constrained|function|list|literal|tuple)[-\[].*")
 
@@ -28,6 +34,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     "did you mean 'resnet20'? known: mlp, resnet20"
     """
     names = sorted(known)
+    if not names:
+        return "there are none here; leave it out"
     near = difflib.get_close_matches(name, names, n=1)
     guess = f"did you mean '{near[0]}'? " if near else ""
     return f"{guess}known: {', '.join(names)}"
@@ -58,21 +66,34 @@ def call_problems(
         options: the table from the recipe.
         given: parameters that the program itself passes; a recipe must not name them.
     """
-    hidden = set(given)
-    parameters = {
-        name: (
-            parameter.annotation,
-            ... if parameter.default is inspect.Parameter.empty else parameter.default,
-        )
-        for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
-        if name not in hidden
-    }
-    schema: Any = create_model("Options", __config__=STRICT, **parameters)  # type: ignore[call-overload]
+    schema = _schema(function, set(given))
+    parameters = schema.model_fields
     try:
         schema.model_validate(dict(options))
     except ValidationError as error:
         return value_problems(error, where, lambda path: [] if path else list(parameters))
     return []
+
+
+def _schema(function: Callable[..., Any], hidden: set[str]) -> type[BaseModel]:
+    """The options of a function as a table; a user's own may have any, or no, annotations."""
+    try:
+        found = inspect.signature(function, eval_str=True).parameters
+    except NameError:
+        found = inspect.signature(function).parameters
+    config, parameters = STRICT, {}
+    for name, each in found.items():
+        if each.kind is each.VAR_KEYWORD:
+            config = ConfigDict(**{**STRICT, "extra": "allow"})
+        elif name not in hidden and each.kind is not each.VAR_POSITIONAL:
+            kind = (
+                Any
+                if each.annotation is each.empty or isinstance(each.annotation, str)
+                else each.annotation
+            )
+            parameters[name] = (kind, ... if each.default is each.empty else each.default)
+    made: type[BaseModel] = create_model("Options", __config__=config, **parameters)  # type: ignore[call-overload]
+    return made
 
 
 def value_problems(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import tomli_w
 import torch
@@ -19,6 +19,7 @@ from kd_ray.datasets import dataset_problems, given_root
 from kd_ray.errors import ClusterError, ConfigError
 from kd_ray.files import committed_file, is_stored, locked, remove_drafts, to_path
 from kd_ray.models import MODELS, build_model, model_problems
+from kd_ray.own_code import allow, is_allowed, refusal
 from kd_ray.quant import quantize_
 from kd_ray.report.summary import Summary, summarize_results
 from kd_ray.result import Result
@@ -53,7 +54,13 @@ def open_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: one message with every problem found.
     """
-    return load_recipe(source, overrides, rules=[catalogue_problems])
+    return load_recipe(source, overrides, rules=[allowed, catalogue_problems])
+
+
+def allowed(recipe: Recipe) -> list[str]:
+    """Lets the code run that a recipe names, which whoever opens it means; no problem is found."""
+    allow(recipe.own_code, recipe.code)
+    return []
 
 
 def catalogue_problems(recipe: Recipe) -> list[str]:
@@ -66,9 +73,12 @@ def catalogue_problems(recipe: Recipe) -> list[str]:
         schedules["teacher.train"] = teacher.train.schedule
     if recipe.specialists is not None:
         schedules["specialists.train"] = recipe.specialists.train.schedule
+    found = [refusal(name) for name in sorted(recipe.own_code) if not is_allowed(name)]
+    if found:
+        return found
     found = dataset_problems("data", recipe.data)
     for place, model in models.items():
-        found += model_problems(place, model.name, model.options)
+        found += model_problems(place, model)
     for place, schedule in schedules.items():
         found += schedule_problems(f"{place}.schedule", schedule.name, schedule.options)
     objective = recipe.objective
@@ -79,11 +89,13 @@ def catalogue_problems(recipe: Recipe) -> list[str]:
 def quantizer_problems(recipe: Recipe) -> list[str]:
     """What is wrong with `[student.quantizer]` on the student, whatever the images' size."""
     quantizer, student = recipe.student.quantizer, recipe.student.model
-    if quantizer is None or model_problems("", student.name, student.options):
-        return []
-    shape = (3, 64, 64) if student.name in MODELS else (3, 224, 224)
+    if quantizer is None or model_problems("", student) or set(student.name) & set(":/"):
+        return []  # of libraries and own code the shape of the images is to be known
+    side = (student.input and student.input.size) or (64 if student.name in MODELS else 224)
+    shape = (3, side, side)
     try:
-        model = build_model(student.name, student.options, shape=shape, classes=2, seed=0)
+        options = student.model_dump(include={"input"}) | student.options
+        model = build_model(student.name, options, shape=shape, classes=2, seed=0)
         quantize_(model, quantizer, shape)
     except ConfigError as error:
         return [f"student.quantizer: {error}"]
@@ -204,9 +216,15 @@ def absolute_root(recipe: Recipe) -> str | None:
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same recipe for workers elsewhere, which have another working directory."""
-    changed = {}
+    changed: dict[str, Any] = {
+        "student": recipe.student.model_copy(
+            update={"model": recipe.student.model.with_absolute_paths()}
+        )
+    }
+    if recipe.teacher is not None:
+        changed["teacher"] = recipe.teacher.with_absolute_paths()
     for table, key in (("transfer_set", "path"), ("student", "continues"), ("teacher", "path")):
-        options = getattr(recipe, table)
+        options = changed.get(table, getattr(recipe, table))
         if (path := getattr(options, key, None)) is not None:
             changed[table] = options.model_copy(update={key: str(to_path(path).absolute())})
     return recipe.model_copy(update=changed)

@@ -7,6 +7,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 import logging
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 import torch
 from hypothesis import settings
 from network import proxy
+
+from kd_ray import own_code
 
 # A shared machine may stall for longer than any deadline; examples are few and fast anyway.
 settings.register_profile("kd-ray", deadline=None)
@@ -40,6 +43,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_own_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A test that begins without permission for any own code, and leaves no module behind."""
+    home = str(tmp_path_factory.getbasetemp())
+    allowed, modules, path = dict(own_code._allowed), set(sys.modules), list(sys.path)
+    own_code._allowed.clear()
+    yield
+    own_code._allowed.clear()
+    own_code._allowed.update(allowed)
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(home):
+            del sys.modules[name]
+    sys.path[:] = path
 
 
 @pytest.fixture

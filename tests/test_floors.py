@@ -17,7 +17,7 @@ import kd_ray
 ROOT = Path(kd_ray.__file__).parent.parent
 FLOORS = [
     {"batch", "errors", "units", "versions"},
-    {"catalog", "files"},
+    {"catalog", "files", "own_code"},
     {"config", "result"},
     {"models", "transfer_set"},
     {"quant", "datasets"},
@@ -29,6 +29,7 @@ FLOORS = [
     {"tuning", "cluster"},
     {"studies"},
     {"cli"},
+    {"objects"},
     {"__main__", "__init__"},  # __init__ hands out names of all floors, lazily
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

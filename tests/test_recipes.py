@@ -70,7 +70,7 @@ def flat(model: torch.nn.Module) -> Tensor:
 
 def test_recipes_are_shipped_and_their_datasets_known():
     assert {"quickstart", "mnist", *(f"svhn-q{n}" for n in (1, 2, 3, 4))} <= set(recipe_names())
-    assert set(DATASETS) == {*SHAPES, "imagefolder"}
+    assert set(DATASETS) == {*SHAPES, "imagefolder", "parquet", "csv"}
 
 
 @recipes
@@ -140,7 +140,7 @@ def test_recipe_takes_a_step_with_its_teacher(name: str):
     plain = recipe.teacher.train.model_copy(update={"compile": False})
     options = recipe.teacher.model_copy(update={"train": plain})
     dataset = random_dataset(recipe)
-    model = new_teacher(options, dataset, member=0)
+    model = new_teacher(options, dataset, member=0).network
     before = flat(model)
     training = Training(model, make_optimizer(model, options.train))
     events = teach(training, options, dataset, 0, ALONE)
@@ -175,12 +175,12 @@ def test_recipe_takes_a_step_with_every_variant_of_its_student(name: str):
     feeds = StudentFeeds(train, None, feed)
     for variant in recipe_variants(recipe):
         own = variant.recipe
-        model = new_student(own.student, feeds, classes, seed=0)
+        model = new_student(own.student, feeds, classes, seed=0).network
         before = flat(model)
         training = Training(model, make_optimizer(model, own.train))
         teachers = []
         if own.student.teacher_in_every_step and recipe.teacher is not None:
-            teachers = [new_teacher(recipe.teacher, dataset, member=0).eval()]
+            teachers = [new_teacher(recipe.teacher, dataset, member=0).network.eval()]
         events = distill(training, own, 0, feeds, ALONE, teachers)
         epoch = next(event for event in events if isinstance(event, Epoch))
         assert math.isfinite(epoch.metrics["train_loss"])

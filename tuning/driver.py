@@ -29,7 +29,7 @@ from kd_ray.result import SWEEP as SWEEP_KIND
 from kd_ray.result import Result, read_result, write_result
 from kd_ray.runs import Event, Inputs, Task, result_model, transfer_set_folder
 from kd_ray.runs.distill import quantizer_table
-from kd_ray.runs.fit import determining, flattened
+from kd_ray.runs.fit import determining, flattened, sha256_of_files
 from kd_ray.runs.folder import RECIPE
 from kd_ray.training.loop import evaluate
 from kd_ray.training.saved_model import load_model
@@ -162,10 +162,10 @@ def _sweep_at(folder: Path, recipe: Recipe, study: "Study") -> Sweep:
 def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """What determines the trials of a sweep: dotted key -> value."""
     assert recipe.sweep is not None
-    left_out = {"trials", "max_failures"}
+    model, left_out = recipe.student.model, {"trials", "max_failures"}
     left_out |= set() if recipe.sweep.hold_out else {"hold_out"}  # as it was before there was one
     parts: dict[str, Any] = {
-        "student.model": recipe.student.model.model_dump(mode="json"),
+        "student.model": model.determining | sha256_of_files(weights=model.sources),
         "objective": determining(recipe.objective),
         "train": recipe.train.model_dump(mode="json", exclude={"seeds"}),
         "sweep": recipe.sweep.model_dump(mode="json", exclude=left_out, exclude_none=True),

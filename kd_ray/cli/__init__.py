@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from kd_ray.catalog import suggestion
 from kd_ray.cli.cluster import cluster
 from kd_ray.cli.options import (
+    CodeOption,
     DataOption,
     RecipeArgument,
     SetOption,
@@ -134,6 +135,7 @@ def check(recipe: RecipeArgument, overrides: SetOption = None) -> None:
 def evaluate(
     path: Annotated[str, typer.Argument(help="Checkpoint, or folder of a finished training.")],
     data_root: DataOption = None,
+    code: CodeOption = None,
 ) -> None:
     """Evaluate a checkpoint on the test split of its dataset."""
     from rich.console import Console
@@ -156,6 +158,7 @@ def audit(
     every: Annotated[bool, typer.Option("--all", help="Compare all rows, not a sample.")] = False,
     seed: Annotated[int, typer.Option(help="Seed that chooses the rows.")] = 0,
     data_root: DataOption = None,
+    code: CodeOption = None,
 ) -> None:
     """Re-run the teacher on sampled rows; exit 1 if a stored logit is not the teacher's."""
     from kd_ray.artefacts import audit_transfer_set
@@ -180,6 +183,7 @@ def audit(
 @answered
 def inspect(
     path: Annotated[str, typer.Argument(help="Run folder, checkpoint or transfer set.")],
+    code: CodeOption = None,
 ) -> None:
     """Describe what lies at a path."""
     from rich.console import Console

@@ -29,6 +29,28 @@ SetOption = Annotated[
 RunsOption = Annotated[
     str, typer.Option(metavar="PLACE", help="Folder of run folders, or its URL.")
 ]
+
+
+def _allow(values: list[str] | None) -> list[str] | None:
+    from kd_ray.own_code import allow_file
+
+    for value in values or []:
+        try:
+            allow_file(value)
+        except ConfigError as error:
+            raise typer.BadParameter(str(error)) from None
+    return values
+
+
+CodeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--code",
+        metavar="FILE",
+        help="Python file, or module, that may run where this names it; may be repeated.",
+        callback=_allow,
+    ),
+]
 DataOption = Annotated[
     str | None, typer.Option(help="Folder of the dataset's files; as in the recipe by default.")
 ]

@@ -2,11 +2,12 @@
 
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kd_ray.cli.options import (
+    CodeOption,
     PlacementOptions,
     RecipeArgument,
     TrainingOptions,
@@ -39,6 +40,12 @@ class TrialOptions(PlacementOptions):
             help="Folder of run folders, or its URL; the one that the sweep lies in by default.",
         ),
     ] = None
+    code: CodeOption = None
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """All but the code, which was allowed when it was read."""
+        return {name: value for name, value in asdict(self).items() if name != "code"}
 
 
 @tune.command("run")
@@ -88,7 +95,7 @@ def resume(
     from kd_ray.cli.run import run_with_display
     from tuning.carry_on import resume_trial
 
-    run_with_display(partial(resume_trial, sweep, epochs, **asdict(options)))
+    run_with_display(partial(resume_trial, sweep, epochs, **options.how))
 
 
 @tune.command()
@@ -113,4 +120,4 @@ def retrain(
     from tuning.carry_on import retrain_trial
 
     fresh = None if seeds is None else whole_numbers_in("--seeds", seeds)
-    run_with_display(partial(retrain_trial, sweep, fresh, epochs=epochs, **asdict(options)))
+    run_with_display(partial(retrain_trial, sweep, fresh, epochs=epochs, **options.how))

@@ -54,6 +54,8 @@ def load_recipe(
 ) -> Recipe:
     """Reads a recipe, applies `key.path=value` overrides in order, and checks everything.
 
+    Where it names own code, `code` becomes the absolute folder of that.
+
     Args:
         source: path of a TOML file, or the name of a shipped recipe.
         overrides: values are TOML; a bare word is a string.
@@ -69,7 +71,11 @@ def load_recipe(
         raise ConfigError(f"{place}: must be TOML, but {error}") from error
     for override in overrides:
         apply_override(table, override)
-    return parse_recipe(table, place, rules)
+    recipe = parse_recipe(table, place)
+    if recipe.own_code:
+        code = Path(place).absolute().parent / (recipe.code or "")
+        recipe = recipe.model_copy(update={"code": str(code)})
+    return _ruled(recipe, place, rules)
 
 
 DEEPEST, MOST, LONGEST = 16, 10_000, 4_000
@@ -105,8 +111,11 @@ def parse_recipe(table: dict[str, Any], place: str, rules: Iterable[Rule] = ()) 
         recipe = Recipe.model_validate(table)
     except ValidationError as error:
         raise ConfigError(_listed(place, value_problems(error, "", _keys_at))) from None
-    problems = [problem for rule in rules for problem in rule(recipe)]
-    if problems:
+    return _ruled(recipe, place, rules)
+
+
+def _ruled(recipe: Recipe, place: str, rules: Iterable[Rule]) -> Recipe:
+    if problems := [problem for rule in rules for problem in rule(recipe)]:
         raise ConfigError(_listed(place, problems))
     return recipe
 

@@ -4,14 +4,15 @@ Values are checked here as far as they stand alone. Names of models and schedule
 that go with them, are checked by the floors that have the catalogues, against their signatures.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from kd_ray.config.model import ModelEntry
 from kd_ray.config.objective import Objective
 from kd_ray.config.quantizer import QuantizerOptions
 from kd_ray.config.sweep import SweepOptions
-from kd_ray.config.table import Count, EachOnce, Entry, Name, Seed, Share, Table
+from kd_ray.config.table import Count, EachOnce, Name, Seed, Share, Table
 from kd_ray.config.training import (
     SpecialistOptions,
     StudentTrain,
@@ -19,16 +20,35 @@ from kd_ray.config.training import (
     Train,
     TransferSetOptions,
 )
+from kd_ray.own_code import is_dotted
+
+TABLES = ("parquet", "csv")
+"""Datasets that are files of rows."""
+
+
+class ColumnNames(Table):
+    """`[data.columns]`: which columns of Parquet and CSV files are meant."""
+
+    image: str = "image"
+    """Pictures as files hold them, or paths below the folder of the table."""
+
+    label: str = "label"
+    """Numbers or names of classes; null, an empty text or -1 where the label is not known."""
+
+    split: str = "split"
+    """Which split a row is of: train, test, validation or unlabelled; needed where it is named."""
 
 
 class DataOptions(Table):
     """`[data]`: which images, and how they are split."""
 
     name: str = Field(max_length=100)
-    """A key of the dataset catalogue, such as digits, mnist, svhn or imagefolder."""
+    """A key of the dataset catalogue, such as digits, mnist, svhn, imagefolder, parquet or csv, or
+    a function of your own, such as my_data:load."""
 
     root: str | None = None
-    """Folder of the files; else the environment variable KD_RAY_DATA, else the user's cache."""
+    """Folder of the files, for parquet and csv also one file or a URL such as s3://bucket/pictures;
+    else the environment variable KD_RAY_DATA, else the user's cache."""
 
     validation: int = Field(default=0, ge=0)
     """Rows carved from the training split for choosing among epochs; 0 for none."""
@@ -50,23 +70,41 @@ class DataOptions(Table):
     """Feed models pixels of mean 0 and deviation 1 in each channel; else from 0 (black) to 1."""
 
     image_size: int | None = Field(default=None, ge=4, le=1024)
-    """Side in pixels to which `imagefolder` resizes pictures; needed there, refused elsewhere."""
+    """Side in pixels to which pictures are resized, of imagefolder, parquet, csv and functions of
+    your own; none where all of them have one size already."""
+
+    columns: ColumnNames | None = None
+    """Columns of parquet and csv, where they are others than image, label and split."""
+
+    options: dict[str, Any] | None = None
+    """Arguments of a function of your own, checked against its signature."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        if (self.name == "imagefolder") != (self.image_size is not None):
-            raise ValueError(
-                'image_size goes with name = "imagefolder", and is needed there, '
-                f"but got name = {self.name!r} and image_size = {self.image_size}"
-            )
+        own, tables = is_dotted(self.name), self.name in TABLES
+        goes_with = {
+            "root": (not own, "data that kd-ray reads itself"),
+            "image_size": (
+                own or tables or self.name == "imagefolder",
+                f"imagefolder, {', '.join(TABLES)} and functions of your own",
+            ),
+            "columns": (tables, " and ".join(TABLES)),
+            "options": (own, "a function of your own, such as my_data:load"),
+        }
+        for key, (fits, what) in goes_with.items():
+            if not fits and getattr(self, key) is not None:
+                raise ValueError(
+                    f"the key {key} is for {what}, but got it beside name = {self.name!r}; "
+                    "leave it out"
+                )
         return self
 
 
 class StudentOptions(Table):
     """`[student]`: the model that learns, and what it is compared with."""
 
-    model: Entry
-    """A key of the model catalogue with its options, or a torchvision classification model."""
+    model: ModelEntry
+    """A model with its options and the weights it starts from."""
 
     quantizer: QuantizerOptions | None = None
     """Weights and activations of few bits; none for a float student."""
@@ -122,6 +160,10 @@ class Resources(Table):
     max_failures: int = Field(default=3, ge=0)
     """Lost workers to replace before giving up."""
 
+    packages: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] | None = None
+    """Further modules that own code imports, beside the recipe or on Python's path: they are sent
+    to a cluster's machines along with those that dotted paths name."""
+
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.elastic and not 1 <= self.elastic[0] <= self.elastic[1] <= 10_000:
@@ -175,6 +217,10 @@ class Recipe(Table):
     sweep: SweepOptions | None = None
     """What `kd-ray tune` searches."""
 
+    code: str | None = None
+    """Folder of the modules that dotted paths such as `my_nets:tiny` name; else the recipe's own,
+    and then Python's path."""
+
     @model_validator(mode="after")
     def _rules_across_tables(self) -> Self:
         if self.teacher is None and self.transfer_set.path is None:
@@ -209,6 +255,19 @@ class Recipe(Table):
                 f"{self.data.validation} rows of data.validation; set one of the two to 0"
             )
         return self
+
+    @property
+    def own_code(self) -> set[str]:
+        """Dotted paths of the user's own functions, also of those that a sweep tries."""
+        teacher, objective = self.teacher, self.objective
+        models = [self.student.model]
+        if teacher is not None:
+            models += [teacher.model_of(member) for member in range(teacher.members)]
+        names: list[Any] = [model.name for model in models]
+        names += [self.data.name, objective.name, (objective.options or {}).get("of")]
+        for space in self.sweep.space.values() if self.sweep else []:
+            names += space.choice or []
+        return {*filter(is_dotted, names), *(self.resources.packages or [])}
 
     def _check_specialists(self, specialists: SpecialistOptions) -> None:
         if self.teacher is not None and specialists.generalist >= self.teacher.members:

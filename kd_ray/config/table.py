@@ -49,8 +49,9 @@ class Named(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
-def _named(value: Any) -> Any:
+def named(value: Any) -> Any:
+    """The table of a bare name; anything else as it is."""
     return {"name": value} if isinstance(value, str) else value
 
 
-Entry = Annotated[Named, BeforeValidator(_named)]
+Entry = Annotated[Named, BeforeValidator(named)]

@@ -1,10 +1,22 @@
 """How models are trained, which ones teach, and what they label; random views of their images."""
 
-from typing import Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.table import Count, Entry, Named, PartialShare, Seed, Seeds, Share, Table
+from kd_ray.config.model import ModelEntry, ModelOptions
+from kd_ray.config.table import (
+    Count,
+    EachOnce,
+    Entry,
+    Named,
+    PartialShare,
+    Seed,
+    Seeds,
+    Share,
+    Table,
+)
 
 
 class Augment(Table):
@@ -83,6 +95,9 @@ class Train(Table):
 class TeacherTrain(Train):
     """`[teacher.train]`: how a teacher is trained."""
 
+    epochs: int = Field(default=20, ge=0)
+    """As of `[train]`; 0 for a teacher that is finished and only labels."""
+
     seed: Seed = 0
     """Seed of member 0; member m has seed + m."""
 
@@ -104,10 +119,10 @@ class StudentTrain(Train):
 class TeacherOptions(Table):
     """`[teacher]`: the model that is distilled."""
 
-    model: Entry | None = None
-    """A key of the model catalogue with its options, or a torchvision classification model."""
+    model: ModelEntry | None = None
+    """A model with its options and the weights it starts from."""
 
-    models: list[Entry] | None = Field(default=None, min_length=1)
+    models: list[ModelEntry] | None = Field(default=None, min_length=1)
     """Instead of one model for all: the members' models, in turn."""
 
     members: int = Field(default=1, ge=1, le=1000)
@@ -116,8 +131,22 @@ class TeacherOptions(Table):
     path: str | None = None
     """A run folder that has these teachers already; they are checked, and not trained again."""
 
+    columns: Annotated[list[Annotated[int, Field(ge=0)]], EachOnce] | str | None = None
+    """Which of the models' outputs are the K classes: their numbers in the order of the classes, or
+    a file with the names of all outputs, a line each; none where they are just these."""
+
     train: TeacherTrain = TeacherTrain()
-    """How each member is trained."""
+    """How each member is trained. Left out where all models have weights, or with epochs = 0, they
+    are finished: evaluated, and then they label."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finished(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "train" not in values:
+            models = values.get("models") or [values.get("model")]
+            if all(isinstance(model, dict) and model.get("weights") for model in models):
+                return values | {"train": {"epochs": 0}}
+        return values
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -125,6 +154,15 @@ class TeacherOptions(Table):
             raise ValueError(
                 "either model or models is needed, the one for all members, the others in turn"
             )
+        for model in map(self.model_of, range(self.members)):
+            if not self.train.epochs and (model.weights is None or model.head is not None):
+                raise ValueError(
+                    f"train.epochs = 0 needs a finished teacher, but model {model.name!r} has "
+                    f"{'a new head' if model.weights else 'no weights'}; name a file with "
+                    "model.weights, or raise train.epochs"
+                )
+            if self.columns is not None and model.head is not None:
+                raise ValueError('columns picks trained outputs, but head = "new" has none')
         if self.models is not None and len(self.models) > self.members:
             raise ValueError(
                 f"models names {len(self.models)} models, but there are {self.members} members; "
@@ -132,7 +170,16 @@ class TeacherOptions(Table):
             )
         return self
 
-    def model_of(self, member: int) -> Named:
+    def with_absolute_paths(self) -> "TeacherOptions":
+        """The same teachers for processes with another working directory."""
+        models = self.models and [model.with_absolute_paths() for model in self.models]
+        model = self.model and self.model.with_absolute_paths()
+        columns = self.columns
+        if isinstance(columns, str) and "://" not in columns:
+            columns = str(Path(columns).absolute())
+        return self.model_copy(update={"models": models, "model": model, "columns": columns})
+
+    def model_of(self, member: int) -> ModelOptions:
         """The model of a member."""
         if self.models is not None:
             return self.models[member % len(self.models)]

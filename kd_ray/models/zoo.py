@@ -1,19 +1,22 @@
 """torchvision's classification models with a fresh head; importing them is slow, so it waits."""
 
+import inspect
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any
 
-import torch
 from torch import nn
 
+from kd_ray.catalog import suggestion
+from kd_ray.config import InputOptions
 from kd_ray.errors import ConfigError
+from kd_ray.models.weights import Pretrained, state_sha256
 
 # These answer with several tensors while they train, unless these arguments switch it off.
 _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
+GIVEN = ("num_classes", "aux_logits", "init_weights", "transform_input")
 
 
 def zoo_names() -> list[str]:
@@ -24,7 +27,22 @@ def zoo_names() -> list[str]:
     return names
 
 
-def zoo_model(name: str, *, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def zoo_problems(where: str, name: str, options: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the options of a torchvision model, one sentence each."""
+    import torchvision
+
+    network = inspect.signature(torchvision.models.get_model_builder(name)).return_annotation
+    known = [key for key in inspect.signature(network).parameters if key not in GIVEN]
+    return [
+        f"{where}.{key}: unknown key; {suggestion(key, known)}"
+        for key in options
+        if key not in known
+    ]
+
+
+def zoo_model(
+    name: str, options: Mapping[str, Any], shape: tuple[int, int, int], classes: int
+) -> nn.Module:
     """The torchvision model `name`, from `(N, C, H, W)` to logits `(N, K)`, with fresh weights.
 
     Raises:
@@ -35,22 +53,40 @@ def zoo_model(name: str, *, shape: tuple[int, int, int], classes: int) -> nn.Mod
     if shape[0] != 3:
         raise ConfigError(
             f"torchvision's models take images of 3 channels, but got {shape[0]}; "
-            "choose one of kd-ray's own models"
+            "choose one of kd-ray's own models, or give its input three means"
         )
     model: nn.Module = torchvision.models.get_model(
-        name, weights=None, num_classes=classes, **_ARGUMENTS.get(name, {})
+        name, weights=None, num_classes=classes, **_ARGUMENTS.get(name, {}), **options
     )
-    # It runs on the meta device, where only shapes are computed, whatever its size.
-    tensors = chain(model.named_parameters(), model.named_buffers())
-    weights = {name: tensor.detach().to("meta") for name, tensor in tensors}
-    images = torch.empty(2, *shape, device="meta")
-    try:
-        with torch.no_grad():
-            torch.func.functional_call(model, weights, images)
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".!")
-        raise ConfigError(
-            f"images of {shape[1]} x {shape[2]} pixels do not go through it ({reason}); "
-            "choose another model, or images of another size"
-        ) from error
     return model
+
+
+def zoo_weights(name: str, options: Mapping[str, Any]) -> Pretrained:
+    """The default weights of a torchvision model, from its cache or the network.
+
+    Raises:
+        ConfigError: it has none, or they cannot be had.
+    """
+    import torchvision
+
+    kinds = torchvision.models.get_model_weights(name)
+    if not len(kinds):
+        raise ConfigError("torchvision has no weights of it; name a file, or leave weights out")
+    chosen = kinds.DEFAULT
+    try:
+        state = chosen.get_state_dict(progress=False)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"its weights {chosen} are neither in torchvision's cache nor to be had ({error}); "
+            "download them where there is a network, and name the file"
+        ) from error
+    auxiliary = ("AuxLogits.", "aux1.", "aux2.")
+    state = {key: value for key, value in state.items() if not key.startswith(auxiliary)}
+    shown = chosen.transforms()
+    wanted = InputOptions(
+        size=shown.crop_size[0],
+        mean=list(shown.mean),
+        std=list(shown.std),
+        interpolation=shown.interpolation.value,
+    )
+    return Pretrained(state, state_sha256(state), len(chosen.meta["categories"]), wanted)

@@ -23,11 +23,13 @@ from kd_ray.on_ray.private import (
     own_interpreter,
     own_sigterm,
 )
+from kd_ray.own_code import sources
 
 ANSWER_S = 10.0
 PACKAGES = ("kd_ray", "tuning", "cluster")
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+EXCLUDED = ["**/__pycache__"]
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray where the driver is a Ray Job, which brought its own code along."""
 
@@ -109,6 +111,8 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
         if JOB not in os.environ:  # a job runs beside the head, and has its code from there
             check_cluster(address)
             options["runtime_env"] = shipped_code()
+    if address is None and (own := [str(source) for source in sources()]):
+        options["runtime_env"] = {"py_modules": own, "excludes": EXCLUDED}
     with contextlib.ExitStack() as ending:
         if address is None:
             ending.enter_context(orphans_ended())
@@ -137,10 +141,13 @@ def _begin(options: dict[str, Any], address: str | None) -> None:
 
 
 def shipped_code() -> dict[str, Any]:
-    """A runtime environment that gives a cluster's workers the very code that runs here."""
+    """A runtime environment that gives a cluster's workers the very code that runs here.
+
+    That is this project's, and what recipes that were opened name of the user's own.
+    """
     found = [importlib.util.find_spec(name) for name in PACKAGES]
     folders = [str(Path(spec.origin).parent) for spec in found if spec and spec.origin]
-    return {"py_modules": folders, "excludes": ["**/__pycache__"]}
+    return {"py_modules": [*folders, *map(str, sources())], "excludes": EXCLUDED}
 
 
 def check_cluster(address: str) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.files import to_path
+from kd_ray.own_code import fingerprints
 from kd_ray.result import STUDENT
 from kd_ray.runs.combine import COMBINE
-from kd_ray.runs.fit import check_same, determining
+from kd_ray.runs.fit import check_same, determining, sha256_of_files
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.label import LABEL, labelled_parent, transfer_set_folder
 from kd_ray.runs.task import Request, Stage, Task
@@ -51,7 +52,7 @@ def _tasks(request: Request) -> list[Task]:
 def _identity(task: Task) -> dict[str, Any]:
     recipe, student = task.recipe, task.recipe.student
     parts: dict[str, Any] = {
-        "student.model": student.model.model_dump(mode="json"),
+        "student.model": student.model.determining,
         "objective": {k: v for k, v in determining(recipe.objective).items() if v is not None},
         "train": determining(recipe.train, "seeds"),
         "seed": task.seed,
@@ -67,7 +68,9 @@ def _identity(task: Task) -> dict[str, Any]:
 
 
 def _parents(task: Task) -> dict[str, str]:
-    parents = labelled_parent(task)
+    model, objective = task.recipe.student.model, task.recipe.objective
+    parents = labelled_parent(task) | sha256_of_files(weights=model.sources)
+    parents |= fingerprints([model.name, objective.name, (objective.options or {}).get("of")])
     if (start := _continued(task)) is not None:
         meta = read_meta(start)
         parents["checkpoint"] = meta.files[WEIGHTS]
@@ -98,15 +101,16 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
         saved = [saved for saved, _ in load_teachers(recipe, task.run_folder, worker.device)]
         check_fit(transfer_set.manifest, teacher_sha256s=[teacher.sha256 for teacher in saved])
         teachers = [teacher.model for teacher in saved]
+    made = new_student(recipe.student, feeds, len(plan.class_names), task.seed)
     return Setup(
-        model=new_student(recipe.student, feeds, len(plan.class_names), task.seed),
+        model=made.network,
         about=description(
             task,
-            recipe.student.model.model_dump(mode="json"),
+            made.table,
             ModelInput(shape=plan.image_shape, mean=tuple(plan.mean), std=tuple(plan.std)),
             list(plan.class_names),
             quantizer=quantizer_table(recipe),
-            parents={"dataset": plan.dataset_fingerprint, **_parents(task)},
+            parents={"dataset": plan.dataset_fingerprint, **made.parents, **_parents(task)},
         ),
         options=recipe.train,
         events=lambda training: distill(training, recipe, task.seed, feeds, worker, teachers),

@@ -1,11 +1,12 @@
 """Whether what lies in a folder fits what is asked: what determines an artefact, compared."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kd_ray.config.table import Table
 from kd_ray.errors import CheckpointError, difference
+from kd_ray.files import sha256_of, to_path
 from kd_ray.result import JOINT_SET, RESULT, TRANSFER_SET, Result, read_result
 from kd_ray.runs.task import Task
 from kd_ray.training import checkpoint
@@ -18,6 +19,7 @@ LATER = {
     ("hold_out", 0.0),
     ("name", "hinton"),
     ("options", None),
+    ("columns", None),
     ("soft_warmup", 0.0),
 }
 """Keys that are younger than the first artefacts, and the value at which those still fit."""
@@ -46,6 +48,12 @@ def determining(table: Table, left_out: str | None = None) -> dict[str, Any]:
 
 def _is_later(key: str, value: Any) -> bool:
     return any(key == name and value == unused for name, unused in LATER)
+
+
+def sha256_of_files(**files: Sequence[str]) -> dict[str, str]:
+    """The sha256 of what an artefact is made from, by its name, where there is such a file."""
+    paths = [(name, to_path(file)) for name, some in files.items() for file in some]
+    return {name: sha256_of(path) for name, path in paths if path.is_file()}
 
 
 def identity(task: Task) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing, contextmanager
 import torch
 
 from kd_ray.files import locked
+from kd_ray.own_code import allow
 from kd_ray.runs.events import Event, Started
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.task import Task
@@ -31,6 +32,7 @@ def perform_all(
     torch.set_num_threads(worker.threads)
     inputs = inputs or Inputs()
     for task in tasks:
+        allow(task.recipe.own_code, task.recipe.code)
         with _writing(task, worker):
             for event in task.stage.perform(task, worker, inputs):
                 yield task, event
@@ -42,6 +44,8 @@ def perform_interleaved(
     """Performs trainings an epoch each in turn, so that none is far ahead; see `perform_all`."""
     torch.set_num_threads(worker.threads)
     inputs = inputs or Inputs()
+    for task in tasks:
+        allow(task.recipe.own_code, task.recipe.code)
     with _writing(tasks[0], worker), ExitStack() as stack:
         running = {}
         for task in tasks:

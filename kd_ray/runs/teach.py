@@ -9,8 +9,9 @@ import torch
 from kd_ray.config import Recipe, TeacherOptions
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
+from kd_ray.own_code import fingerprints
 from kd_ray.result import TEACHER, Result, read_result
-from kd_ray.runs.fit import determining, result_model
+from kd_ray.runs.fit import determining, result_model, sha256_of_files
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.train import Setup, description, train
@@ -72,14 +73,26 @@ def _options(task: Task) -> TeacherOptions:
 
 def _identity(task: Task) -> dict[str, Any]:
     teacher = _options(task)
+    columns = {} if teacher.columns is None else {"columns": teacher.columns}
+    if isinstance(teacher.columns, str):  # what is in it, the parents say
+        columns = {"columns": "file"}
     return {
         "data": determining(task.recipe.data, "root"),
         "teacher": {
-            "model": teacher.model_of(task.member).model_dump(mode="json"),
+            "model": teacher.model_of(task.member).determining,
             "train": teacher.train.model_dump(mode="json"),
+            **columns,
         },
         "member": task.member,
     }
+
+
+def _parents(task: Task) -> dict[str, str]:
+    teacher = _options(task)
+    names = [teacher.columns] if isinstance(teacher.columns, str) else []
+    model = teacher.model_of(task.member)
+    files = sha256_of_files(weights=model.sources, columns=names)
+    return files | fingerprints([model.name])
 
 
 def _needs(task: Task) -> None:
@@ -96,14 +109,15 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     teacher = _options(task)
     dataset = inputs.dataset(task.data)
     check_classes(task.recipe, dataset.class_names)
+    made = new_teacher(teacher, dataset, task.member)
     return Setup(
-        model=new_teacher(teacher, dataset, task.member),
+        model=made.network,
         about=description(
             task,
-            teacher.model_of(task.member).model_dump(mode="json"),
+            made.table,
             ModelInput(shape=dataset.image_shape, mean=dataset.mean, std=dataset.std),
             list(dataset.class_names),
-            parents={"dataset": dataset.fingerprint},
+            parents={"dataset": dataset.fingerprint, **made.parents, **_parents(task)},
         ),
         options=teacher.train,
         events=lambda training: teach(training, teacher, dataset, task.member, worker),
@@ -120,7 +134,7 @@ TEACH = Stage(
     title=lambda task: f"teacher {task.member}",
     folder=lambda task: teacher_folders(task.recipe, task.run_folder)[task.member],
     identity=_identity,
-    parents=lambda task: {},
+    parents=_parents,
     needs=_needs,
     perform=partial(train, _setup),
     summary=model_line,

@@ -139,6 +139,8 @@ def _resume(task: Task, setup: Setup, training: Training, worker: Worker) -> int
         remove_drafts(task.folder)
     path = latest_checkpoint(task.folder)
     if not from_first(int(path is not None), worker.device):
+        if worker.is_first and not setup.options.epochs:  # it is finished as it is
+            _checkpoint(task, setup, training)
         if setup.start is None:
             return None
         meta = restore(setup.start, training)
@@ -184,12 +186,12 @@ def _result(
         packed_bytes=cost.packed_bytes,
         bit_operations=cost.bit_operations,
         layers=[asdict(layer) for layer in cost.layers],
-        images_per_s=median(epoch["images_per_s"] for epoch in history),
+        images_per_s=median([epoch["images_per_s"] for epoch in history] or [0.0]),
         seconds=round(sum(epoch["seconds"] for epoch in history), 2),
         epochs=training.epoch,
         checkpoint=path.name,
         weights_sha256=read_meta(path).files[WEIGHTS],
-        dead_layers=dead_layers(history[-1].get("layers", {})),
+        dead_layers=dead_layers(history[-1].get("layers", {}) if history else {}),
         resumed_from=resumed_from,
         parents=setup.about.parents,
         history=history,

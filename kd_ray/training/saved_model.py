@@ -52,7 +52,15 @@ def load_model(where: str | Path, device: torch.device) -> SavedModel:
     options = {key: value for key, value in meta.model.items() if key != "name"}
     shape, classes = meta.input.shape, len(meta.class_names)
     try:
-        model = build_model(meta.model["name"], options, shape=shape, classes=classes, seed=0)
+        model = build_model(
+            meta.model["name"],
+            options,
+            shape=shape,
+            classes=classes,
+            seed=0,
+            mean=meta.input.mean,
+            std=meta.input.std,
+        )
         if meta.quantizer is not None:
             quantize_(model, QuantizerOptions.model_validate(meta.quantizer), shape)
     except (ConfigError, ValidationError) as error:

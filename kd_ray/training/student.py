@@ -11,7 +11,7 @@ from kd_ray.batch import UNLABELLED, Batch, Feed
 from kd_ray.config import Augment, Objective, Recipe, StudentOptions, StudentTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
-from kd_ray.models import build_model
+from kd_ray.models import NewModel, new_model
 from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
 from kd_ray.training.feed import TensorFeed, taken
 from kd_ray.training.loop import autocast, derived_seed, fit, objective_function
@@ -43,16 +43,22 @@ class StudentFeeds:
         return StudentFeeds(self.train.to(device), validation, self.test.to(device))
 
 
-def new_student(student: StudentOptions, feeds: StudentFeeds, classes: int, seed: int) -> nn.Module:
+def new_student(student: StudentOptions, feeds: StudentFeeds, classes: int, seed: int) -> NewModel:
     """The student before training, on the CPU; a function of its options, rows, K and seed."""
     channels, height, width = feeds.train.pixels.shape[-3:]
-    shape, name, options = (channels, height, width), student.model.name, student.model.options
-    seed = derived_seed(seed, "student weights")
-    model = build_model(name, options, shape=shape, classes=classes, seed=seed)
+    shape = channels, height, width
+    made = new_model(
+        student.model,
+        shape=shape,
+        classes=classes,
+        seed=derived_seed(seed, "student weights"),
+        mean=feeds.train.mean.tolist(),
+        std=feeds.train.std.tolist(),
+    )
     if student.quantizer is not None:
-        quantize_(model, student.quantizer, shape)
-        calibrate_(model, sample(feeds.train, CALIBRATION_ROWS).cpu())
-    return model
+        quantize_(made.network, student.quantizer, shape)
+        calibrate_(made.network, sample(feeds.train, CALIBRATION_ROWS).cpu())
+    return made
 
 
 def sample(feed: TensorFeed, rows: int) -> Tensor:

@@ -3,26 +3,25 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from torch import nn
-
 from kd_ray.config import TeacherOptions
 from kd_ray.datasets import Dataset
-from kd_ray.models import build_model
+from kd_ray.models import NewModel, columns_of, new_model
 from kd_ray.training.feed import feed_of, labelled
 from kd_ray.training.loop import derived_seed, fit, label_objective
 from kd_ray.training.progress import Epoch, Notice, Step, Training
 from kd_ray.training.workers import Worker
 
 
-def new_teacher(options: TeacherOptions, dataset: Dataset, member: int) -> nn.Module:
+def new_teacher(options: TeacherOptions, dataset: Dataset, member: int) -> NewModel:
     """Member `member` of the ensemble before training, with its own model and seed."""
-    model = options.model_of(member)
-    return build_model(
-        model.name,
-        model.options,
+    return new_model(
+        options.model_of(member),
         shape=dataset.image_shape,
         classes=len(dataset.class_names),
         seed=derived_seed(options.train.seed + member, "teacher weights"),
+        mean=dataset.mean,
+        std=dataset.std,
+        columns=columns_of(options.columns, dataset.class_names),
     )
 
 

@@ -184,3 +184,49 @@ def most_in_flight(output: str) -> int:
         (flying.discard if what == "finished" else flying.add)(number)
         most = max(most, len(flying))
     return most
+
+
+OWN_CODE = """
+import helper
+
+def tiny(shape, classes):
+    return helper.net(shape, classes, {width})
+
+def squares(z, v):
+    return {width} * (z - v).square().mean(dim=-1)
+"""
+HELPER = """
+from math import prod
+from torch import nn
+
+def net(shape, classes, width):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(prod(shape), width), nn.ReLU(), nn.Linear(width, classes)
+    )
+"""
+
+
+@pytest.mark.slow
+def test_own_code_travels_with_its_job_and_two_versions_of_it_do_not_mix(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    own = [
+        *("--set", 'student.model="own:tiny"', "--set", 'objective.name="own:squares"'),
+        *("--set", 'resources.packages=["helper"]', "--set", "train.epochs=3"),
+    ]
+    for width in (4, 6):
+        folder = tmp_path / f"width-{width}"
+        folder.mkdir()
+        (folder / "own.py").write_text(OWN_CODE.format(width=width))
+        (folder / "helper.py").write_text(HELPER)
+        (folder / "tiny.toml").write_text(recipe.read_text())
+        command = ["run", folder / "tiny.toml", *own, "--set", f"name=width-{width}"]
+        kd_ray(*command, "--local", "--runs", tmp_path / "here")
+        submitted = ["cluster", "submit", "--name", two_nodes.name, "--", *command]
+        assert kd_ray(*submitted, "--runs", tmp_path / "there").returncode == 0
+        shutil.rmtree(folder)  # where a cluster's nodes are, it is not
+    for name in ("width-4", "width-6"):
+        assert kd_ray("cluster", "logs", f"{name}-1", "--name", two_nodes.name, "--follow")
+        here, there = (fingerprints(tmp_path / place / name) for place in ("here", "there"))
+        assert len(here) == 3
+        assert there == here

@@ -113,8 +113,8 @@ def test_open_dataset_refuses_an_unknown_name() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'mnist'"):
         open_dataset(options)
     assert dataset_problems("data", options) == [
-        "data.name: unknown dataset 'mnits'; did you mean 'mnist'? known: cifar10, cifar100, "
-        "digits, fashion-mnist, imagefolder, mnist, svhn"
+        "data.name: unknown dataset 'mnits'; did you mean 'mnist'? known: cifar10, cifar100, csv, "
+        "digits, fashion-mnist, imagefolder, mnist, parquet, svhn"
     ]
     assert dataset_problems("data", DataOptions(name="mnist")) == []
 

@@ -8,10 +8,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from kd_ray.config import ModelOptions
 from kd_ray.errors import ConfigError, UnknownNameError
 from kd_ray.models import MODELS, build_model, model_problems, parameter_count
 
 OPTIONS: dict[str, dict[str, Any]] = {"mlp": {"hidden": [8], "dropout": [0.1, 0.2]}}
+
+
+def named(name: str, options: dict[str, Any]) -> ModelOptions:
+    return ModelOptions.model_validate({"name": name, **options})
 
 
 def built(name: str, shape: tuple[int, int, int] = (3, 8, 8), seed: int = 0) -> nn.Module:
@@ -75,7 +80,7 @@ def test_build_model_refuses_bad_options_and_names_the_model():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_model_problems_are_none_for_good_models(name: str):
-    assert model_problems("student.model", name, OPTIONS.get(name, {})) == []
+    assert model_problems("student.model", named(name, OPTIONS.get(name, {}))) == []
 
 
 @pytest.mark.parametrize(
@@ -93,19 +98,23 @@ def test_model_problems_are_none_for_good_models(name: str):
         ),
         ("resnet20", {"classes": 3}, "student.model.classes: unknown key; known: width"),
         ("resnet21", {}, "student.model.name: unknown model 'resnet21'; did you mean 'resnet"),
-        ("resnet18", {"width": 3}, "student.model.width: torchvision's models take no options"),
+        (
+            "resnet18",
+            {"width": 3},
+            "student.model.width: unknown key; known: block, groups",
+        ),
     ],
 )
 def test_model_problems_name_the_place_and_the_rule(
     name: str, options: dict[str, Any], sentence: str
 ):
-    (problem,) = model_problems("student.model", name, options)
+    (problem,) = model_problems("student.model", named(name, options))
     assert problem.startswith(sentence)
 
 
 def test_model_problems_of_an_enormous_model_need_neither_memory_nor_random_numbers():
     state = torch.get_rng_state()
-    (problem,) = model_problems("student.model", "mlp", {"hidden": [10**6, 10**6]})
+    (problem,) = model_problems("student.model", named("mlp", {"hidden": [10**6, 10**6]}))
     assert problem.startswith("student.model: its 1,000,004,000,002 weights need 4,000 GB")
     with pytest.raises(ConfigError, match=r"model 'mlp': its 100,175,000,002 weights need 401 GB"):
         build_model("mlp", {"hidden": [10**6]}, shape=(1, 316, 317), classes=2, seed=0)
@@ -115,8 +124,9 @@ def test_model_problems_of_an_enormous_model_need_neither_memory_nor_random_numb
 def test_own_models_do_not_import_torchvision():
     program = (
         "import sys\n"
+        "from kd_ray.config import ModelOptions\n"
         "from kd_ray.models import build_model, model_problems\n"
-        "assert not model_problems('model', 'convnet', {})\n"
+        "assert not model_problems('model', ModelOptions(name='convnet'))\n"
         "build_model('resnet20', {}, shape=(3, 8, 8), classes=2, seed=0)\n"
         "print('torchvision' in sys.modules)\n"
     )

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from kd_ray.config import ModelOptions
 from kd_ray.errors import ConfigError
 from kd_ray.models import build_model, model_problems
 
@@ -36,7 +37,7 @@ def test_torchvision_models_refuse_grey_images():
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "resnet18"])
 def test_torchvision_models_with_good_names_have_no_problems(name: str):
-    assert model_problems("teacher.model", name, {}) == []
+    assert model_problems("teacher.model", ModelOptions(name=name)) == []
 
 
 def test_torchvision_models_refuse_images_that_do_not_fit():
@@ -45,5 +46,5 @@ def test_torchvision_models_refuse_images_that_do_not_fit():
     assert str(caught.value).startswith(
         "model 'alexnet': images of 8 x 8 pixels do not go through it ("
     )
-    assert str(caught.value).endswith("choose another model, or images of another size")
+    assert str(caught.value).endswith("by model.input = { size = 224 }")
     assert "\n" not in str(caught.value)

@@ -24,7 +24,7 @@ HALF = tiny_recipe(
 def taught(recipe: Recipe, dataset: Dataset) -> list[Tensor]:
     """The weights of a teacher of a dataset."""
     assert recipe.teacher is not None
-    model = new_teacher(recipe.teacher, dataset, 0)
+    model = new_teacher(recipe.teacher, dataset, 0).network
     training = Training(model, make_optimizer(model, recipe.teacher.train))
     for _ in teach(training, recipe.teacher, dataset, 0, ALONE):
         pass
