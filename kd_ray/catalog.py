@@ -62,7 +62,8 @@ def call_problems(
 
     Args:
         where: prefix of every sentence, the dotted place in the recipe.
-        function: a catalogue entry with annotated keyword parameters.
+        function: a catalogue entry with annotated keyword parameters; one of a user's own may lack
+            annotations, or have such as cannot be checked.
         options: the table from the recipe.
         given: parameters that the program itself passes; a recipe must not name them.
     """

@@ -47,7 +47,7 @@ def allow(names: Iterable[str], folder: str | Path | None = None) -> None:
         folder: where they are looked for first; None for Python's path alone.
     """
     home = Path(folder).absolute() if folder else None
-    for name in set(names) - set(_objects):
+    for name in (name for name in names if name not in _objects):
         # One that was found before is not given up for a folder that has none of this name.
         if first_name(name) not in _allowed or source_of(name, home):
             _allowed[first_name(name)] = home
@@ -224,7 +224,8 @@ def _place(error: BaseException, name: str) -> str:
     """Where in own code an error came from: the innermost line that is no library's."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: "
-    source = source_of(name, _allowed.get(first_name(name)))
+    first = first_name(name)
+    source = source_of(name, _allowed.get(first)) or _on_path(first)
     home = str(source.parent) if source else None
     frames = traceback.extract_tb(error.__traceback__)
     own = [

@@ -174,7 +174,7 @@ def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     model, left_out = recipe.student.model, {"trials", "max_failures"}
     left_out |= set() if recipe.sweep.hold_out else {"hold_out"}  # as it was before there was one
     parts: dict[str, Any] = {
-        "student.model": model.determining | sha256_of_files(weights=model.sources),
+        "student.model": model.determining | sha256_of_files(**model.sources),
         "objective": determining(recipe.objective),
         "train": recipe.train.model_dump(mode="json", exclude={"seeds"}),
         "sweep": recipe.sweep.model_dump(mode="json", exclude=left_out, exclude_none=True),

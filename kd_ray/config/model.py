@@ -71,11 +71,15 @@ class ModelOptions(Named):
         return path if self.name.startswith("hf/") and path.is_dir() else None
 
     @property
-    def sources(self) -> list[str]:
-        """Files whose content determines its weights."""
-        if self.weights == LIBRARY and self.folder is not None:
-            return [str(self.folder / "model.safetensors")]
-        return [self.weights_file] if self.weights_file else []
+    def sources(self) -> dict[str, list[str]]:
+        """Files whose content determines it: what each is -> where it lies."""
+        files = {"weights": [self.weights_file]} if self.weights_file else {}
+        if self.folder is None:
+            return files
+        known = {"config": "config.json"}
+        if self.weights == LIBRARY:
+            known |= {"weights": "model.safetensors", "processor": "preprocessor_config.json"}
+        return files | {what: [str(self.folder / name)] for what, name in known.items()}
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from kd_ray.models.build import (
     NewModel,
     build_model,
-    columns_of,
     model_problems,
     new_model,
     parameter_count,
 )
+from kd_ray.models.checks import placed
+from kd_ray.models.columns import columns_of
 from kd_ray.models.library import MODELS
 from kd_ray.models.mlp import project_

@@ -1,9 +1,9 @@
 """Models by name: networks with fresh, seeded weights, or with those that a recipe names."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,8 +11,15 @@ from torch import nn
 
 from kd_ray.config import InputOptions, ModelOptions
 from kd_ray.errors import ConfigError, KdRayError, UnknownNameError
-from kd_ray.files import to_path
-from kd_ray.models.checks import NothingDrawn, check_memory, check_outputs, check_repeatable
+from kd_ray.models.checks import (
+    NothingDrawn,
+    check_memory,
+    check_outputs,
+    check_repeatable,
+    going_through,
+    keep_order_,
+)
+from kd_ray.models.columns import OutputColumns
 from kd_ray.models.library import BUILT_IN, OWN, TORCHVISION, Library, Options, Shape, library_of
 from kd_ray.models.prepared import Prepared, network_in
 from kd_ray.models.weights import (
@@ -23,6 +30,7 @@ from kd_ray.models.weights import (
     read_weights,
     without_prefix,
 )
+from kd_ray.own_code import explained
 
 # Large enough for every option that suits any image: only options are checked on it.
 _ANY_SHAPE = (3, 2**12, 2**12)
@@ -53,7 +61,7 @@ def new_model(
     seed: int,
     mean: Sequence[float],
     std: Sequence[float],
-    columns: Sequence[int] | None = None,
+    columns: OutputColumns | None = None,
 ) -> NewModel:
     """The model that a recipe describes, with new weights or with those that it names.
 
@@ -74,31 +82,32 @@ def new_model(
         options = library.described(model.name, model.options)
         found = _pretrained(model)
     wanted = _merged(found.input if found else InputOptions(), model.input)
-    inner, head = _inner(shape, wanted), dict[str, int]()
-    if found is not None:
-        with _named(where):
-            head = head_of(partial(_plain, model.name, options, inner), classes)
-    around: dict[str, Any] = {}
-    if wanted != InputOptions():
-        around["input"] = wanted.model_dump(mode="json", exclude_none=True)
+    given = {"input": wanted.model_dump(mode="json", exclude_none=True)}
+    around: dict[str, Any] = given if wanted != InputOptions() else {}
+
+    def build(classes: int, seed: int, around: Mapping[str, Any] = around) -> nn.Module:
+        described = {**options, **around}
+        return build_model(
+            model.name, described, shape=shape, classes=classes, seed=seed, mean=mean, std=std
+        )
+
+    @cache
+    def head() -> dict[str, int]:  # it takes two more networks, which most models can do without
+        return head_of(lambda number: network_in(build(number, seed)), classes)
+
+    outputs = classes
     if columns is not None:
-        around |= {"columns": list(columns), "outputs": _outputs(found, head, columns, where)}
-    build = partial(
-        build_model,
-        model.name,
-        {**options, **around},
-        shape=shape,
-        classes=classes,
-        seed=seed,
-        mean=mean,
-        std=std,
-    )
-    network = build()
+        outputs = _outputs(found, head, columns)
+        around = {**around, "columns": list(columns.numbers), "outputs": outputs}
+    network = build(classes, seed, around)
     if library is OWN:
-        check_repeatable(network, build(), where, shape)
+        with _named(where), explained(model.name):
+            check_repeatable(
+                lambda seed: network_in(build(outputs, seed)), seed, _inner(shape, wanted)
+            )
     if found is not None:
         lay_on(network_in(network), found.state, where, head, model.head is not None)
-        around["weights"] = "file" if model.weights_file else model.weights
+        around = {**around, "weights": "file" if model.weights_file else model.weights}
     parents = {"weights": found.sha256} if found else {}
     return NewModel(network, {"name": model.shown_name, **options, **around}, parents)
 
@@ -124,56 +133,21 @@ def _inner(shape: Shape, wanted: InputOptions) -> Shape:
 
 
 def _outputs(
-    found: Pretrained | None, head: Mapping[str, int], columns: Sequence[int], where: str
+    found: Pretrained | None, head: Callable[[], Mapping[str, int]], columns: OutputColumns
 ) -> int:
     """The number of outputs of a network of which some columns are the classes."""
     if found is None:
-        raise ConfigError(f"{where}: columns picks outputs of trained weights; name these, too")
-    state = without_prefix(found.state, list(head))
-    outputs = found.outputs or outputs_of(state, head) or 0
-    if max(columns) >= outputs:
         raise ConfigError(
-            f"teacher.columns: must be among the {outputs} outputs of {where}, counted from 0, but "
-            f"got {max(columns)}; correct it"
+            "teacher.columns: picks outputs of trained weights, but a model has none; name these"
+        )
+    outputs = found.outputs or outputs_of(without_prefix(found.state, head()), head()) or 0
+    if max(columns.numbers) >= outputs or columns.outputs not in (None, outputs):
+        got = columns.outputs and f"the file has {columns.outputs} names"
+        raise ConfigError(
+            f"teacher.columns: must be of the {outputs} outputs of the teacher, counted from 0, "
+            f"but {got or f'got {max(columns.numbers)}'}; correct it"
         )
     return outputs
-
-
-def columns_of(
-    columns: Sequence[int] | str | None, class_names: Sequence[str]
-) -> tuple[int, ...] | None:
-    """Which outputs of a teacher are the K classes, in their order; None where all are.
-
-    Args:
-        columns: their numbers, or a file with the names of all outputs, a line each.
-        class_names: K names.
-
-    Raises:
-        ConfigError: another number than K, a file that cannot be read, or lacks a class.
-    """
-    if columns is None:
-        return None
-    if isinstance(columns, str):
-        try:
-            lines = to_path(columns).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"teacher.columns: {columns} must be a text file with the name of each output, but "
-                f"cannot be read ({error}); correct the path"
-            ) from error
-        names = [line.strip() for line in lines]
-        if missing := [name for name in class_names if names.count(name) != 1]:
-            raise ConfigError(
-                f"teacher.columns: {columns} must have each class of the data in one line, but "
-                f"{missing[0]!r} is in {names.count(missing[0])}; give numbers instead"
-            )
-        return tuple(names.index(name) for name in class_names)
-    if len(columns) != len(class_names):
-        raise ConfigError(
-            f"teacher.columns: must be one for each of the {len(class_names)} classes, in their "
-            f"order, but there are {len(columns)}; correct it"
-        )
-    return tuple(columns)
 
 
 def build_model(
@@ -203,11 +177,12 @@ def build_model(
     """
     own = {key: value for key, value in options.items() if key not in AROUND}
     library, where = library_of(name), f"model '{name}'"
-    # With its configuration beside it, a model was checked when that was read.
-    if "config" not in own and (problems := library.problems(where, name, own)):
+    if problems := library.problems(where, name, own):
         raise ConfigError("; ".join(problems))
     wanted, columns = InputOptions.model_validate(options.get("input", {})), options.get("columns")
     inner, outputs = _inner(shape, wanted), classes if columns is None else options["outputs"]
+    # Attention's own way through evaluation would pass by the quantizers of its layers.
+    torch.backends.mha.set_fastpath_enabled(False)
     # Only the CPU's generator: torch.manual_seed would reseed the accelerators as well.
     with torch.random.fork_rng(devices=[]), _named(where):
         torch.default_generator.manual_seed(seed)
@@ -215,7 +190,10 @@ def build_model(
             check_memory(parameter_count(_weightless(name, inner, outputs, own)))
         network = _made(library, name, own, inner, outputs)
         if library is not BUILT_IN:
-            check_outputs(network, inner, outputs, on_meta=library is TORCHVISION)
+            with explained(name) if library is OWN else going_through(inner):
+                check_outputs(network, inner, outputs, on_meta=library is TORCHVISION)
+                if library is OWN:
+                    keep_order_(network, inner)
         if wanted == InputOptions() and columns is None:
             return network
         plain = [0.0] * shape[0], [1.0] * shape[0]
@@ -234,12 +212,6 @@ def _made(library: Library, name: str, options: Options, shape: Shape, classes: 
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(f"it cannot be made ({reason}); correct its options") from error
-
-
-def _plain(name: str, options: Options, shape: Shape, classes: int) -> nn.Module:
-    """The network alone, with any weights, to look at its shapes."""
-    with torch.random.fork_rng(devices=[]):
-        return library_of(name).build(name, options, shape, classes)
 
 
 def model_problems(where: str, model: ModelOptions) -> list[str]:

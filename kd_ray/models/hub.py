@@ -1,21 +1,25 @@
 """Models of timm and of Hugging Face transformers, which are optional."""
 
+import difflib
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from kd_ray.config import InputOptions
-from kd_ray.errors import ConfigError
+from kd_ray.errors import ConfigError, shown
 from kd_ray.files import sha256_of
 from kd_ray.models.weights import Pretrained, state_sha256
 
 TIMM, HF = "timm/", "hf/"
-SET_HERE = ("num_classes", "in_chans", "pretrained", "checkpoint_path", "num_labels", "config")
+SET_HERE = ("num_classes", "in_chans", "pretrained", "checkpoint_path", "num_labels")
+LEFT_OUT = {"id2label", "label2id", "auto_map", "quantization_config", "dtype", "torch_dtype"}
+"""Of a configuration: the names of classes are the data's matter, code in the folder is never run,
+and weights are trained in float32."""
 
 
 def _library(name: str, extra: str) -> Any:
@@ -47,13 +51,11 @@ def timm_problems(where: str, name: str, options: Mapping[str, Any]) -> list[str
         timm = _library("timm", "timm")
     except ConfigError as error:
         return [f"{where}.name: {error}"]
-    architecture = name.removeprefix(TIMM)
-    if not timm.is_model(architecture.partition(".")[0]):
-        near = timm.list_models(f"*{architecture.partition('.')[0][:6]}*")[:3]
-        return [
-            f"{where}.name: timm has no model {architecture[:60]!r}"
-            f"{'; did you mean ' * bool(near)}{', '.join(near)}"
-        ]
+    architecture = name.removeprefix(TIMM).partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        guess = f"; did you mean {', '.join(near)}?" if near else "; choose one of its own"
+        return [f"{where}.name: timm has no model {shown(architecture)}{guess}"]
     return _set_here(where, options)
 
 
@@ -82,12 +84,8 @@ def timm_weights(name: str, options: Mapping[str, Any]) -> Pretrained:
         std=list(known["std"]),
         interpolation=known["interpolation"],
     )
-    return _of_model(model, model.num_classes, wanted)
-
-
-def _of_model(model: nn.Module, outputs: int, wanted: InputOptions) -> Pretrained:
     state = model.state_dict()
-    return Pretrained(state, state_sha256(state), outputs, wanted)
+    return Pretrained(state, state_sha256(state), model.num_classes, wanted)
 
 
 def _not_had(library: str, error: Exception) -> ConfigError:
@@ -98,23 +96,16 @@ def _not_had(library: str, error: Exception) -> ConfigError:
     )
 
 
-class Classifier(nn.Module):
-    """An image classifier of transformers that answers with its logits alone."""
-
-    def __init__(self, classifier: nn.Module):
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        """`(N, C, H, W)` to logits `(N, K)`."""
-        logits: Tensor = self.classifier(pixel_values=images).logits
-        return logits
-
-
 def hf_problems(where: str, name: str, options: Mapping[str, Any]) -> list[str]:
     """What is wrong with a model of transformers and its options, one sentence each."""
     try:
-        hf_described(name, options)
+        config = hf_described(name, options)["config"]
+        kinds = _library("transformers", "hf").models.auto.modeling_auto
+        if config.get("model_type") not in kinds.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+            raise ConfigError(
+                f"transformers has no image classifier of type {shown(config.get('model_type'))}; "
+                "name one that is, or update it"
+            )
     except ConfigError as error:
         return [f"{where}.name: {error}"]
     return _set_here(where, options)
@@ -122,39 +113,41 @@ def hf_problems(where: str, name: str, options: Mapping[str, Any]) -> list[str]:
 
 def hf_described(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with the configuration that the folder, or the hub, has of the model."""
-    if "config" in options:
-        return dict(options)
     transformers = _library("transformers", "hf")
-    where = name.removeprefix(HF)
-    try:
-        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
-    except Exception as error:
-        raise _not_had("transformers", error) from error
-    plain = json.loads(config.to_json_string(use_diff=True))
-    # What names its classes is the data's matter.
-    plain = {k: v for k, v in plain.items() if k not in ("id2label", "label2id")}
-    return {**options, "config": plain}
+    config = options.get("config")
+    if config is None:
+        where = name.removeprefix(HF)
+        try:
+            found = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+        except Exception as error:
+            raise _not_had("transformers", error) from error
+        config = json.loads(found.to_json_string(use_diff=True))
+    if not isinstance(config, dict):
+        raise ConfigError(f"config must be a table, but is {shown(config)}; leave it out")
+    return {**options, "config": _harmless(config)}
+
+
+def _harmless(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what could have code fetched, or has no part in a classifier."""
+    plain = {k: v for k, v in config.items() if k not in LEFT_OUT and not k.startswith("_")}
+    return {k: v for k, v in plain.items() if not k.endswith("attn_implementation")}
 
 
 def hf_model(
     name: str, options: Mapping[str, Any], shape: tuple[int, int, int], classes: int
 ) -> nn.Module:
-    """An image classifier of transformers with fresh weights."""
+    """An image classifier of transformers with fresh weights, which answers with its logits."""
     transformers = _library("transformers", "hf")
     own = hf_described(name, options)
-    config = own.pop("config")
-    kind = config["model_type"]
-    if kind not in transformers.models.auto.CONFIG_MAPPING:
-        raise ConfigError(f"transformers has no model of type {kind!r}; update it")
     made = transformers.AutoConfig.for_model(
-        **{**config, "num_labels": classes, "num_channels": shape[0], **own}
+        **{**own.pop("config"), "num_labels": classes, "num_channels": shape[0], **own}
     )
-    try:
-        return Classifier(transformers.AutoModelForImageClassification.from_config(made))
-    except ValueError as error:
-        raise ConfigError(
-            f"transformers has no image classifier of type {kind!r}; name one that is"
-        ) from error
+    model: nn.Module = transformers.AutoModelForImageClassification.from_config(
+        made, dtype=torch.float32, trust_remote_code=False
+    )
+    # Rather than a module around it, so that weights keep the names they have in files.
+    model.register_forward_hook(lambda module, images, answer: answer.logits)
+    return model
 
 
 def hf_weights(name: str, options: Mapping[str, Any]) -> Pretrained:
@@ -163,21 +156,26 @@ def hf_weights(name: str, options: Mapping[str, Any]) -> Pretrained:
     transformers.logging.disable_progress_bar()
     where = name.removeprefix(HF)
     try:
-        model = transformers.AutoModelForImageClassification.from_pretrained(
-            where, use_safetensors=True, trust_remote_code=False
+        model, about = transformers.AutoModelForImageClassification.from_pretrained(
+            where, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:
         raise _not_had("transformers", error) from error
-    found = _of_model(Classifier(model), model.config.num_labels, _hf_input(where, transformers))
+    # It draws what the files lack, such as the head of a model that was never a classifier.
+    lacking = set(about["missing_keys"])
+    state = {key: value for key, value in model.state_dict().items() if key not in lacking}
     file = Path(where) / "model.safetensors"
-    return replace(found, sha256=sha256_of(file)) if file.is_file() else found
+    sha256 = sha256_of(file) if file.is_file() else state_sha256(state)
+    return Pretrained(state, sha256, model.config.num_labels, _hf_input(where, transformers))
 
 
 def _hf_input(where: str, transformers: Any) -> InputOptions:
     if Path(where).is_dir() and not (Path(where) / "preprocessor_config.json").is_file():
         return InputOptions()
     try:
-        known = transformers.AutoImageProcessor.from_pretrained(where).to_dict()
+        known = transformers.AutoImageProcessor.from_pretrained(
+            where, trust_remote_code=False
+        ).to_dict()
     except Exception as error:
         raise _not_had("transformers", error) from error
     size = known.get("crop_size") or known.get("size") or {}

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,10 @@ from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from kd_ray.config import InputOptions
-from kd_ray.errors import ConfigError
+from kd_ray.errors import ConfigError, shown
 from kd_ray.files import committed_file, local_copy, reason_of, sha256_of, to_path
 
-WRAPPINGS = ("state_dict", "model_state_dict", "model", "ema")
+WRAPPINGS = ("state_dict", "model_state_dict", "model", "module", "ema")
 """Keys under which programs keep the weights in a larger table."""
 PREFIXES = ("module.", "_orig_mod.", "network.", "model.")
 """What data parallelism, compiling and wrapping put before the names of all weights."""
@@ -51,13 +52,14 @@ def read_weights(file: str) -> Pretrained:
     path = to_path(file)
     try:
         if not path.is_file():
-            raise FileNotFoundError("there is no such file")
+            raise FileNotFoundError("it is no file" if path.exists() else "there is no such file")
         with local_copy(path) as copy:
             sha256 = sha256_of(copy)
             if path.suffix == ".safetensors":
                 return Pretrained(load_file(copy), sha256)
             # Nothing but tensors and plain values is built; whatever else a pickle asks for is not.
-            content = torch.load(copy, map_location="cpu", weights_only=True, mmap=False)
+            with warnings.catch_warnings(action="ignore"):  # of older formats, which are read
+                content = torch.load(copy, map_location="cpu", weights_only=True, mmap=False)
     except UnpicklingError as error:
         raise ConfigError(
             f"weights: {file} holds more than tensors{_asked_for(error)}, which could be code and "
@@ -93,19 +95,20 @@ def _asked_for(error: Exception) -> str:
 
 
 def _unwrapped(content: Any, file: str) -> dict[str, Tensor]:
-    for key in WRAPPINGS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    for _ in WRAPPINGS:  # a table may be in itself
+        inner = [content.get(key) for key in WRAPPINGS] if isinstance(content, dict) else []
+        content = next((each for each in inner if isinstance(each, dict)), content)
     if not isinstance(content, dict) or not content:
         raise ConfigError(
             f"weights: {file} must hold a state_dict, names and tensors, but holds "
             f"{type(content).__name__}; save model.state_dict()"
         )
-    if odd := [name for name, value in content.items() if not isinstance(value, Tensor)]:
-        raise ConfigError(
-            f"weights: {file} must hold names and tensors alone, but {str(odd[0])[:60]!r} is "
-            f"{type(content[odd[0]]).__name__}; save model.state_dict()"
-        )
+    for name, value in content.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise ConfigError(
+                f"weights: {file} must hold names and tensors alone, but {shown(name)} is "
+                f"{type(value).__name__}; save model.state_dict()"
+            )
     return content
 
 
@@ -138,21 +141,25 @@ def outputs_of(state: Mapping[str, Tensor], head: Mapping[str, int]) -> int | No
     return None
 
 
-def without_prefix(state: Mapping[str, Tensor], own: Sequence[str]) -> dict[str, Tensor]:
-    """Weights under the network's `own` names: without what stands before all of theirs."""
-    found = dict(state)
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in found)), None):
-        if any(name.startswith(prefix) for name in own):
+def without_prefix(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Weights without what stands before all of their names, as far as the network has them so.
+
+    A network may have a `model.` of its own: as much is taken off as makes most names its `own`.
+    """
+    ways = [dict(state)]
+    while ways[-1]:
+        prefix = next((p for p in PREFIXES if all(n.startswith(p) for n in ways[-1])), None)
+        if prefix is None:
             break
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return found
+        ways.append({name.removeprefix(prefix): each for name, each in ways[-1].items()})
+    return max(ways, key=lambda way: len(way.keys() & set(own)))  # the first of equal ones
 
 
 def lay_on(
     network: nn.Module,
     state: Mapping[str, Tensor],
     where: str,
-    head: Collection[str],
+    head: Callable[[], Collection[str]],
     new_head: bool = False,
 ) -> None:
     """Loads weights into a network, in place.
@@ -161,19 +168,25 @@ def lay_on(
         network: changed.
         state: name -> tensor.
         where: the model, for messages.
-        head: names of the weights whose shape depends on the number of classes.
+        head: gives the names of the weights whose shape depends on the number of classes.
         new_head: whether these keep the values they have.
 
     Raises:
         ConfigError: some are missing, too many or of another shape; the first of each are named.
     """
     own = network.state_dict()
-    given = without_prefix(state, list(own))
-    new = head if new_head else ()
+    given = without_prefix(state, own)
+    new = head() if new_head else ()
     kept = {name: tensor for name, tensor in given.items() if name not in new}
-    missing = [name for name in own if name not in kept and name not in new]
-    # Older files lack the counters of batch norm, which nothing depends on.
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    there = {tensor.data_ptr() for name, tensor in own.items() if name in kept}
+    # Of tied weights some files have but one; older ones lack the counters of batch norm, which
+    # nothing depends on.
+    missing = [
+        name
+        for name, tensor in own.items()
+        if not (name in kept or name in new or name.endswith("num_batches_tracked"))
+        and not (tensor.numel() and tensor.data_ptr() in there)
+    ]
     unknown = [name for name in kept if name not in own]
     shapes = [
         f"{name} {list(kept[name].shape)} instead of {list(own[name].shape)}"
@@ -190,9 +203,11 @@ def lay_on(
     network.load_state_dict(own | kept)
 
 
-def _advice(given: Mapping[str, Tensor], own: Mapping[str, Tensor], head: Collection[str]) -> str:
+def _advice(
+    given: Mapping[str, Tensor], own: Mapping[str, Tensor], head: Callable[[], Collection[str]]
+) -> str:
     odd = [name for name in own if name in given and given[name].shape != own[name].shape]
-    if odd and set(odd) <= set(head):
+    if odd and set(odd) <= set(head()):
         return ', or set head = "new" where another number of classes is meant'
     if odd and given[odd[0]].ndim == 4 and given[odd[0]].shape[1] > own[odd[0]].shape[1] == 1:
         return ", or give input.mean and input.std three numbers where the images are grey"

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from pickle import UnpicklingError
 from typing import Any
 
 from torch import nn
@@ -74,8 +75,8 @@ def zoo_weights(name: str, options: Mapping[str, Any]) -> Pretrained:
         raise ConfigError("torchvision has no weights of it; name a file, or leave weights out")
     chosen = kinds.DEFAULT
     try:
-        state = chosen.get_state_dict(progress=False)
-    except (OSError, RuntimeError) as error:
+        state = chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError) as error:
         raise ConfigError(
             f"its weights {chosen} are neither in torchvision's cache nor to be had ({error}); "
             "download them where there is a network, and name the file"
@@ -83,10 +84,12 @@ def zoo_weights(name: str, options: Mapping[str, Any]) -> Pretrained:
     auxiliary = ("AuxLogits.", "aux1.", "aux2.")
     state = {key: value for key, value in state.items() if not key.startswith(auxiliary)}
     shown = chosen.transforms()
+    # With these weights torchvision's own loader has the two turn their input into such.
+    centre = [0.5, 0.5, 0.5] if name in _ARGUMENTS else None
     wanted = InputOptions(
         size=shown.crop_size[0],
-        mean=list(shown.mean),
-        std=list(shown.std),
+        mean=centre or list(shown.mean),
+        std=centre or list(shown.std),
         interpolation=shown.interpolation.value,
     )
     return Pretrained(state, state_sha256(state), len(chosen.meta["categories"]), wanted)

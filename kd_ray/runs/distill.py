@@ -70,7 +70,7 @@ def _identity(task: Task) -> dict[str, Any]:
 
 def _parents(task: Task) -> dict[str, str]:
     model, objective = task.recipe.student.model, task.recipe.objective
-    parents = labelled_parent(task) | sha256_of_files(weights=model.sources)
+    parents = labelled_parent(task) | sha256_of_files(**model.sources)
     parents |= fingerprints([model.name, objective.name, (objective.options or {}).get("of")])
     if (start := _continued(task)) is not None:
         meta = read_meta(start)

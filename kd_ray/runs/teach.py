@@ -91,7 +91,7 @@ def _parents(task: Task) -> dict[str, str]:
     teacher = _options(task)
     names = [teacher.columns] if isinstance(teacher.columns, str) else []
     model = teacher.model_of(task.member)
-    files = sha256_of_files(weights=model.sources, columns=names)
+    files = sha256_of_files(**model.sources, columns=names)
     return files | fingerprints([model.name])
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from torch import nn
 
 from kd_ray.config import Train
 from kd_ray.files import remove_drafts
-from kd_ray.models import parameter_count
+from kd_ray.models import parameter_count, placed
 from kd_ray.quant import dead_layers, model_cost
 from kd_ray.result import Result, write_result
 from kd_ray.runs.events import Event, Finished, Started
@@ -81,8 +80,7 @@ def train(
         yield Finished(result, existed=True)
         return
     with together(worker.device):
-        # Convolutions are half as fast again with channels last, on CPUs and GPUs alike.
-        model = setup.model.to(worker.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = placed(setup.model, worker.device)
         training = Training(model, make_optimizer(model, setup.options))
         resumed_from = _resume(task, setup, training, worker)
     yield Started(setup.options.epochs, training.epoch, list(training.history))

@@ -259,7 +259,14 @@ def restore(path: Path, training: Training) -> Meta:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     # Written by Python, because a full disk is then an OSError like anywhere else.
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, value in tensors.items():
+        own = value.detach().cpu().contiguous()
+        # Weights that have two names are written twice, as safetensors knows no sharing.
+        place = own.untyped_storage().data_ptr()
+        plain[name] = own.clone() if place in memory else own
+        memory.add(place)
     path.write_bytes(serialized(plain))
 
 

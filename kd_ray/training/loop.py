@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from kd_ray.batch import UNLABELLED, Batch, Feed
 from kd_ray.config import Objective, Train
@@ -28,7 +27,7 @@ from kd_ray.training.schedule import Schedule, make_schedule
 from kd_ray.training.workers import (
     Worker,
     average_buffers,
-    buffers_unsent,
+    distributed,
     summed,
     summed_with_gradient,
 )
@@ -216,10 +215,7 @@ def _runnable(model: nn.Module, options: Train, worker: Worker) -> Callable[[Ten
     if options.compile:
         network = torch.compile(network)
     if worker.world > 1:
-        # Buffers are averaged once an epoch (`average_buffers`), so no step has to send them.
-        network = DistributedDataParallel(
-            network, gradient_as_bucket_view=True, **buffers_unsent(DistributedDataParallel)
-        )
+        network = distributed(network, model)
     return network  # type: ignore[no-any-return]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kd_ray.config import QuantizerOptions
 from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.files import reason_of, to_path
-from kd_ray.models import build_model
+from kd_ray.models import build_model, placed
 from kd_ray.models.dustbin import Specialist
 from kd_ray.quant import quantize_
 from kd_ray.training.checkpoint import MEND, META, WEIGHTS, Meta, load_weights, read_meta
@@ -69,8 +69,7 @@ def load_model(where: str | Path, device: torch.device) -> SavedModel:
     if meta.special is not None:
         model = Specialist(model, meta.special, classes)
     load_weights(path, meta, model)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return SavedModel(path, meta, model.eval())
+    return SavedModel(path, meta, placed(model, device).eval())
 
 
 def raw_logits(models: Sequence[SavedModel], images: Tensor, device: torch.device) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kd_ray.errors import KdRayError
 
@@ -80,8 +81,10 @@ def average_buffers(model: nn.Module) -> None:
     """
     if not _grouped():
         return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
+    stored = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        # Others are constants, which a sum of three that is divided by three need not give back.
+        if name in stored and buffer.is_floating_point():
             dist.all_reduce(buffer)
             buffer /= dist.get_world_size()
 
@@ -95,6 +98,32 @@ def buffers_unsent(network: Callable[..., object]) -> dict[str, Any]:
     known = inspect.signature(network).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return {name: False}
+
+
+def distributed(network: nn.Module, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A network whose gradients are averaged over the workers; `model` is it before compiling."""
+    made: list[DistributedDataParallel] = []
+
+    def forward(images: Tensor) -> Tensor:
+        if not made:
+            # Buffers are averaged once an epoch (`average_buffers`), so no step has to send them.
+            options = {"gradient_as_bucket_view": True, **buffers_unsent(DistributedDataParallel)}
+            unused = _has_unused(model, images[:1])
+            made.append(DistributedDataParallel(network, find_unused_parameters=unused, **options))
+        logits: Tensor = made[0](images)
+        return logits
+
+    return forward
+
+
+def _has_unused(model: nn.Module, images: Tensor) -> bool:
+    """Whether logits do not depend on some weights, for whose gradients workers would wait."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    was = model.training
+    logits = model.eval()(images)
+    model.train(was)
+    gradients = torch.autograd.grad(logits.sum(), weights, allow_unused=True)
+    return any(gradient is None for gradient in gradients)
 
 
 @contextlib.contextmanager
