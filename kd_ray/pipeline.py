@@ -30,6 +30,7 @@ from kd_ray.runs import (
     Task,
     commands_of,
     finished_result,
+    nothing_to,
     perform_all,
     tasks_of,
 )
@@ -199,17 +200,6 @@ class Run:
 
         resources = self.recipe.resources
         return perform_parallel(tasks, resources, address=self.address, verbose=self.verbose)
-
-
-def nothing_to(stage: str, recipe: Recipe) -> str:
-    """The message where a recipe has no artefact that a stage makes."""
-    if recipe.transfer_set.path is not None:
-        has, advice = "transfer_set.path: names a finished transfer set", "leave it out to make one"
-    elif recipe.teacher is not None:
-        has, advice = "teacher: labels the transfer set itself", "leave this table out"
-    else:
-        has, advice = "teacher: this table is left out", "add it"
-    return f"{has}, so there is nothing to {stage}; {advice}"
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:

@@ -102,9 +102,9 @@ def sweep(
         _check_held_out(opened, f"{transfer_set} has none")
     elif not validation.rows and opened.sweep and {*opened.sweep.metrics} & OF_TEACHER:
         raise ConfigError(
-            f"recipe {opened.name}: {' and '.join(sorted(OF_TEACHER))} are with the teacher's "
-            f"logits of validation rows, but {transfer_set} has none of them; choose another "
-            "sweep.metric, or import them, too"
+            f"recipe {opened.name}: {' and '.join(sorted(OF_TEACHER))} compare with the teacher's "
+            f"logits of validation rows, but {transfer_set} has none; choose another sweep.metric, "
+            "or import them, too"
         )
     with locked(folder):
         remove_drafts(folder)

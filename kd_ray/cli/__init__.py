@@ -137,7 +137,7 @@ def import_(
     overrides: SetOption = None,
     runs: RunsOption = "runs",
 ) -> None:
-    """Make the transfer set of a recipe without [teacher] from logits that came from elsewhere."""
+    """Make the transfer set of a recipe that has no teacher, from logits made elsewhere."""
     # Nothing is trained, so what a run may use is of no account.
     options = TrainingOptions(local=True, overrides=[*(overrides or []), "resources={}"], runs=runs)
     perform(recipe, ("import",), options, logits)

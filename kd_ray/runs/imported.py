@@ -17,7 +17,7 @@ from kd_ray.batch import UNLABELLED
 from kd_ray.config import Augment, TransferSetOptions
 from kd_ray.datasets import Dataset
 from kd_ray.errors import ConfigError, TransferSetError
-from kd_ray.files import locked, to_path
+from kd_ray.files import locked, remove_drafts, to_path
 from kd_ray.result import TRANSFER_SET, Result
 from kd_ray.runs.events import Event
 from kd_ray.runs.inputs import Inputs
@@ -168,6 +168,7 @@ def write_transfer_set(
     imported = fitted(logits_in_arrays(logits), dataset, options or TransferSetOptions())
     path = to_path(folder)
     with locked(path):
+        remove_drafts(path)
         check_plan(path, imported.plan)
         alone = Worker(0, 1, torch.device("cpu"), torch.get_num_threads())
         for _ in write_shards(path, imported.plan, imported.rows, imported.logits, alone):

@@ -38,3 +38,14 @@ def tasks_of(request: Request) -> list[Task]:
         if wanted.intersection(stage.commands)
         for task in stage.tasks(request)
     ]
+
+
+def nothing_to(stage: str, recipe: Recipe) -> str:
+    """The message where a recipe has no artefact that a stage makes."""
+    if recipe.transfer_set.path is not None:
+        has, advice = "transfer_set.path: names a finished transfer set", "leave it out to make one"
+    elif recipe.teacher is not None:
+        has, advice = "teacher: labels the transfer set itself", "leave this table out"
+    else:
+        has, advice = "teacher: this table is left out", "add it"
+    return f"{has}, so there is nothing to {stage}; {advice}"

@@ -158,6 +158,12 @@ def _places(
             f"{where}: each image has views 0 to {views - 1}, but rows do not say which they are; "
             f"add {split}.view, or give logits (N, V, M, K)"
         )
+    most = rows if together else rows * views
+    if shape[0] > most:
+        raise TransferSetError(
+            f"{where}: there must be at most {most} rows, for {rows} images of the split, but "
+            f"there are {shape[0]}; give each image and view once"
+        )
     if f"{split}.index" in arrays:
         index = _integers(where, arrays, f"{split}.index", rows)
     elif (named and views > 1) or shape[0] != rows:

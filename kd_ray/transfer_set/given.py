@@ -91,9 +91,10 @@ def reading(path: Path) -> Iterator[None]:
         *(zipfile.BadZipFile, zlib.error, EOFError, SafetensorError, pa.ArrowException),
         *(OSError, ValueError, KeyError, NotImplementedError, RuntimeError),
     ) as problem:
+        reason = " ".join(reason_of(problem).split())  # some libraries write paragraphs
         raise TransferSetError(
             f"{path}: logits must be readable as {path.suffix.lower() or 'Parquet'}, but "
-            f"{reason_of(problem)}; save them anew"
+            f"{reason}; save them anew"
         ) from problem
 
 

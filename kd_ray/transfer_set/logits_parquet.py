@@ -17,6 +17,7 @@ from kd_ray.transfer_set.plan import SPLITS, Plan, SplitName
 from kd_ray.transfer_set.shards import PLAN_KEY
 
 BLOCK_ROWS = 4096
+LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 Part = tuple[Path, pa.ChunkedArray | None]
 """A Parquet file, and which of its rows are of a split; None for all."""
 
@@ -30,9 +31,12 @@ def parquet_logits(files: Sequence[Path]) -> dict[str, GivenArray]:
     arrays = {}
     for split, pieces in parts.items():
         for column in ("logits", *BESIDE):
-            if all(column in pq.read_schema(path).names for path, _ in pieces):
+            without = [path for path, _ in pieces if column not in pq.read_schema(path).names]
+            if not without:
                 name = split if column == "logits" else f"{split}.{column}"
                 arrays[name] = _column(pieces, column)
+            elif len(without) < len(pieces):
+                raise ValueError(f"{without[0].name} has no column {column}, but others have")
     return arrays
 
 
@@ -53,19 +57,22 @@ def _splits_in(path: Path) -> Iterator[tuple[SplitName, pa.ChunkedArray | None]]
 
 
 def _column(pieces: Sequence[Part], column: str) -> GivenArray:
-    rows, kind = 0, None
+    rows, kinds = 0, set()
     for path, chosen in pieces:
         rows += pq.read_metadata(path).num_rows if chosen is None else pc.sum(chosen).as_py()
         kind = pq.read_schema(path).field(column).type
-    while isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
-        kind = kind.value_type
+        while isinstance(kind, LISTS):
+            kind = kind.value_type
+        kinds.add(np.dtype(kind.to_pandas_dtype()).name)
+    if len(kinds) > 1:
+        raise ValueError(f"column {column} has types {' and '.join(sorted(kinds))}")
     first: Array = next(_column_blocks(pieces, column), np.empty((0, 0)))
-    dtype = np.dtype(kind.to_pandas_dtype()).name if kind is not None else "object"
     blocks = partial(_column_blocks, pieces, column)
-    return GivenArray((rows, *first.shape[1:]), dtype, blocks)
+    return GivenArray((rows, *first.shape[1:]), kinds.pop(), blocks)
 
 
 def _column_blocks(pieces: Sequence[Part], column: str) -> Iterator[Array]:
+    width: tuple[int, ...] | None = None
     for path, chosen in pieces:
         with reading(path), pq.ParquetFile(path) as file:
             plan = (file.schema_arrow.metadata or {}).get(PLAN_KEY) if column == "logits" else None
@@ -79,15 +86,20 @@ def _column_blocks(pieces: Sequence[Part], column: str) -> Iterator[Array]:
                     at += batch.num_rows
                 if column == "label":
                     values = values.fill_null(UNLABELLED)
-                if len(values):
-                    block = _dense(values, column)
-                    yield block.reshape(len(block), *inner) if inner else block
+                if not len(values):
+                    continue
+                block = _dense(values, column)
+                block = block.reshape(len(block), *inner) if inner else block
+                if width not in (None, block.shape[1:]):
+                    raise ValueError(f"column {column} has rows of {width} and {block.shape[1:]}")
+                width = block.shape[1:]
+                yield block
 
 
 def _dense(values: pa.Array, column: str) -> Array:
     """A column of numbers, or of lists of one length, as an array."""
     shape = [len(values)]
-    while isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+    while isinstance(values.type, LISTS):
         lengths = pc.unique(pc.list_value_length(values)).to_pylist()
         if len(lengths) > 1 or None in lengths:
             got = " and ".join("null" if length is None else str(length) for length in lengths)

@@ -23,6 +23,7 @@ from kd_ray import run
 
 pytestmark = pytest.mark.ray
 ANSWER_S = 15.0
+DRIVER = ["-m", "kd_ray", "run"]
 
 
 def test_a_submitted_job_makes_the_bits_of_this_process_and_down_ends_every_process(
@@ -111,6 +112,24 @@ def _refusals(cluster: LocalCluster, recipe: Path) -> None:
         assert (
             time.monotonic() - began < 3 * ANSWER_S
         )  # of which most is imports, on a busy machine
+
+
+@pytest.mark.slow
+def test_a_job_that_is_terminated_says_how_to_go_on_and_who_watches_it_gets_its_status(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    where = ("--name", two_nodes.name, "--wait")
+    watched = start("cluster", "submit", *where, "--", "run", recipe, "--runs", tmp_path)
+    lines_until(watched, "student distilled, seed 0: epoch")
+    (driver,) = [p for p in tagged(two_nodes.tag) if p.info["cmdline"][1:4] == DRIVER]
+    driver.terminate()
+    output = finish(watched, 143)
+    assert "go on with: kd-ray run recipe.toml" in output
+    assert "Traceback" not in output
+
+    elsewhere = ("--", "run", recipe, "--runs", tmp_path / "elsewhere")
+    other = kd_ray("cluster", "submit", "--name", two_nodes.name, *elsewhere)
+    assert "tiny-2: submitted" in other.stdout, other.stderr  # another run of the same name
 
 
 @pytest.mark.slow

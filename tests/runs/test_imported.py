@@ -258,6 +258,10 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 BAD: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "rows": (lambda a: {"train": a["train"][1:]}, "without train.index, logits must be of the 1"),
+    "more": (
+        lambda a: {"train": np.concatenate([a["train"]] * 2)},
+        "there must be at most 169 rows, for 169 images of the split, but there are 338",
+    ),
     "nan": (spoilt(float("nan")), "(index 5, view 0, teacher 0, class 3): logits must be finite"),
     "inf": (spoilt(float("-inf")), "the logarithm of 0 is clipped"),
     "large": (spoilt(1e5), "float16 logits must be within ±65504, but got 100000; set dtype ="),
@@ -412,6 +416,19 @@ def test_columns_that_are_no_logits_are_refused(
 ):
     pq.write_table(pa.table(columns), tmp_path / "logits.parquet")
     assert sentence in import_refused(tmp_path, "logits.parquet")
+
+
+def test_files_that_are_not_alike_are_refused(tmp_path: Path):
+    (folder := tmp_path / "logits").mkdir()
+    first = {"logits": [[1.0] * 10], "index": [0]}
+    for second, sentence in (
+        ({"logits": [[1.0] * 10]}, "train-1.parquet has no column index, but others have"),
+        ({"logits": [[1.0] * 20], "index": [1]}, "column logits has rows of (10,) and (20,)"),
+        ({"logits": [[1] * 10], "index": [1]}, "column logits has types float64 and int64"),
+    ):
+        for number, columns in enumerate((first, second)):
+            pq.write_table(pa.table(columns), folder / f"train-{number}.parquet")
+        assert sentence in import_refused(tmp_path, "logits")
 
 
 def test_another_file_or_another_recipe_does_not_go_into_a_set_that_is_there(
