@@ -107,12 +107,19 @@ def opened_table(
 
         def whole(field: pa.Field) -> pa.ChunkedArray:
             with reading():
-                return pa.Table.from_batches(read(field.name), pa.schema([field])).column(0)
+                column = pa.Table.from_batches(read(field.name), pa.schema([field])).column(0)
+                if len(column) != rows:
+                    raise ValueError(f"it says {rows} rows, but {field.name} has {len(column)}")
+                return column
 
         def cells() -> Iterator[list[Any]]:
             with reading():
+                there = 0
                 for batch in read(image.name):
+                    there += len(batch)
                     yield batch.column(0).to_pylist()
+                if there != rows:
+                    raise ValueError(f"it says {rows} rows, but {image.name} has {there}")
 
         yield TableFile(
             path,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -322,3 +323,25 @@ def test_a_root_is_the_same_place_for_every_process(
         assert str(given_root(DataOptions(name="csv", root=str(root)))) == str(place)
     monkeypatch.setenv("KD_RAY_DATA", str(stored_folder))
     assert str(given_root(DataOptions(name="csv"))) == str(stored_folder)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_file_is_read_or_refused_in_one_sentence(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    hub(tmp_path / "whole.parquet", ["cat", "dog"] * 4)
+    rows = zip(pictures(tmp_path), ["cat", "dog"] * 6, strict=True)
+    comma(tmp_path / "whole.csv", *rows)
+    for kind in ("parquet", "csv"):
+        content = bytearray((tmp_path / f"whole.{kind}").read_bytes())
+        for _ in range(10):
+            damaged, place = bytearray(content), draw.randrange(len(content))
+            if draw.random() < 0.7:
+                damaged[place] ^= 1 << draw.randrange(8)
+            else:
+                del damaged[place : place + draw.randrange(1, 40)]
+            (tmp_path / f"spoiled.{kind}").write_bytes(damaged)
+            try:
+                told = str(opened(tmp_path / f"spoiled.{kind}", kind).fingerprint)
+            except DataError as error:
+                told = str(error)
+            assert "\n" not in told
