@@ -63,26 +63,37 @@ def submit(dashboard: str, command: Sequence[str], run: str, recipe: Recipe | No
     Raises:
         ClusterError: a live job makes the same run, or the server does not take it.
     """
-    earlier = [job for job in jobs(dashboard) if job.run == run]
-    for job in earlier:
-        if job.is_live:
+    listed = _listed(dashboard)
+    for job in _ours(listed):
+        if job.run == run and job.is_live:
             raise ClusterError(
                 f"{run}: one job at a time may make a run, but {job.id} is {job.status.lower()}; "
                 f"watch it with `kd-ray cluster logs {job.id} --follow`, end it with "
                 f"`kd-ray cluster stop {job.id}`, or choose another name with --set name=..."
             )
-    numbers = [job.id.rpartition("-")[2] for job in earlier]
-    number = 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
+    job_id = next_id(
+        run.rstrip("/").rpartition("/")[2], [str(each.submission_id) for each in listed]
+    )
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables = {"PYTHONUNBUFFERED": "1", **passed_on}
     with _luggage(recipe) as folder, _asking(dashboard, "run a job") as client:
-        job_id = client.submit_job(
+        client.submit_job(
             entrypoint=shlex.join(["python", "-m", "kd_ray", *command]),
-            submission_id=f"{run.rstrip('/').rpartition('/')[2]}-{number}",
+            submission_id=job_id,
             metadata={RUN_KEY: run},
             runtime_env={"working_dir": str(folder), "env_vars": variables},
         )
     return status(dashboard, job_id)
+
+
+def next_id(name: str, taken: Sequence[str]) -> str:
+    """The id of a job, which is another than those of all jobs that the cluster knows.
+
+    >>> next_id("mnist", ["mnist-1", "mnist-9", "mnist-quick-12", "mnist-x"])
+    'mnist-10'
+    """
+    numbers = [each.removeprefix(f"{name}-") for each in taken if each.startswith(f"{name}-")]
+    return f"{name}-{1 + max((int(n) for n in numbers if n.isdecimal()), default=0)}"
 
 
 @contextlib.contextmanager
@@ -111,7 +122,7 @@ def _asking(dashboard: str, request: str) -> Iterator["JobSubmissionClient"]:
             yield client
         except (RuntimeError, ValueError) as error:
             code = re.search(r"status code (\d+)", str(error))
-            reason = [line for line in str(error).splitlines() if line.strip()][-1][:300]
+            reason = [line for line in str(error).splitlines() if line.strip(" .")][-1][:300]
             raise ClusterError(
                 f"{dashboard}: the job server answered {code[1] if code else 'no'} to the request "
                 f"to {request}: {reason}; look at `kd-ray cluster jobs`"
@@ -120,8 +131,15 @@ def _asking(dashboard: str, request: str) -> Iterator["JobSubmissionClient"]:
 
 def jobs(dashboard: str) -> list[Job]:
     """All jobs of kd-ray that a cluster has and had, the oldest first; see `_asking` for errors."""
+    return _ours(_listed(dashboard))
+
+
+def _listed(dashboard: str) -> "list[JobDetails]":
     with _asking(dashboard, "list jobs") as client:
-        listed = client.list_jobs()
+        return client.list_jobs()
+
+
+def _ours(listed: "list[JobDetails]") -> list[Job]:
     ours = [_job(details) for details in listed if RUN_KEY in (details.metadata or {})]
     return sorted(ours, key=lambda job: job.started or 0.0)
 

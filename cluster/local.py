@@ -28,6 +28,8 @@ from kd_ray.files import locked, write_json
 
 DESCRIPTION = "cluster.json"
 READY_S, POLL_S = 90.0, 0.2
+SOCKET, SOCKET_BYTES = "session_2026-01-01_00-00-00_000000_12345/sockets/plasma_store", 107
+"""The longest path below a node's folder at which Ray listens, and what a system allows it."""
 STORE_BYTES = 256 * 2**20
 """For Ray's objects on each node: a run sends events and code through Ray; data lies in files."""
 
@@ -121,6 +123,11 @@ def up(
         if value is not None and value < least:
             raise ClusterError(f"{option}: must be at least {least}, but got {value}")
     folder = cluster_folder(name)
+    if (length := len(os.fsencode(folder / f"ray-{nodes}" / SOCKET))) > SOCKET_BYTES:
+        raise ClusterError(
+            f"{folder}: paths of Ray's sockets in it must have at most {SOCKET_BYTES} bytes, but "
+            f"would have {length}; choose a shorter --name, or set TMPDIR to a shorter folder"
+        )
     with locked(folder.parent, name=f".{name}.lock"):
         if (there := find(name)) is not None:
             raise ClusterError(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from kd_ray.errors import UnknownNameError, shown
@@ -67,27 +67,34 @@ def call_problems(
         options: the table from the recipe.
         given: parameters that the program itself passes; a recipe must not name them.
     """
-    hidden = set(given)
-    try:
-        signature = inspect.signature(function, eval_str=True)
-    except NameError:  # an annotation that is only imported for type checkers
-        signature = inspect.signature(function)
-    empty, parameters, extra = inspect.Parameter.empty, {}, "forbid"
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            extra = "allow"
-        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL and name not in hidden:
-            checked = (
-                not isinstance(parameter.annotation, str) and parameter.annotation is not empty
-            )
-            default = ... if parameter.default is empty else parameter.default
-            parameters[name] = parameter.annotation if checked else Any, default
-    schema: Any = create_model("Options", __config__=STRICT | {"extra": extra}, **parameters)  # type: ignore[call-overload]
+    schema = _schema(function, set(given))
+    parameters = schema.model_fields
     try:
         schema.model_validate(dict(options))
     except ValidationError as error:
         return value_problems(error, where, lambda path: [] if path else list(parameters))
     return []
+
+
+def _schema(function: Callable[..., Any], hidden: set[str]) -> type[BaseModel]:
+    """The options of a function as a table; a user's own may have any, or no, annotations."""
+    try:
+        found = inspect.signature(function, eval_str=True).parameters
+    except NameError:
+        found = inspect.signature(function).parameters
+    config, parameters = STRICT, {}
+    for name, each in found.items():
+        if each.kind is each.VAR_KEYWORD:
+            config = ConfigDict(**{**STRICT, "extra": "allow"})
+        elif name not in hidden and each.kind is not each.VAR_POSITIONAL:
+            kind = (
+                Any
+                if each.annotation is each.empty or isinstance(each.annotation, str)
+                else each.annotation
+            )
+            parameters[name] = (kind, ... if each.default is each.empty else each.default)
+    made: type[BaseModel] = create_model("Options", __config__=config, **parameters)  # type: ignore[call-overload]
+    return made
 
 
 def value_problems(

@@ -4,6 +4,7 @@ It runs only where somebody has said so, by opening a recipe that names it or wi
 checkpoint, a manifest or a sweep that was sent names is no permission.
 """
 
+import hashlib
 import importlib.util
 import re
 import sys
@@ -24,6 +25,9 @@ INSTALLED = {"site-packages", "dist-packages", Path(re.__file__).parents[1].name
 
 _allowed: dict[str, Path | None] = {}
 """First name of each module that may be imported -> the folder where it is looked for first."""
+HERE = "object"
+_objects: dict[str, Any] = {}
+"""Objects of this process that have a dotted path, so that a recipe can name them."""
 
 
 def is_dotted(name: Any) -> bool:
@@ -43,15 +47,38 @@ def allow(names: Iterable[str], folder: str | Path | None = None) -> None:
         folder: where they are looked for first; None for Python's path alone.
     """
     home = Path(folder).absolute() if folder else None
-    for name in names:
+    for name in (name for name in names if name not in _objects):
         # One that was found before is not given up for a folder that has none of this name.
         if first_name(name) not in _allowed or source_of(name, home):
             _allowed[first_name(name)] = home
 
 
+def offer(name: str, value: Any) -> str:
+    """Gives an object of this process a dotted path, which holds in this process alone."""
+    _objects[path := f"{HERE}:{name}"] = value
+    return path
+
+
 def is_allowed(name: str) -> bool:
     """Whether this process may import the module of a dotted path."""
-    return first_name(name) in _allowed
+    return name in _objects or first_name(name) in _allowed
+
+
+def fingerprints(names: Iterable[Any]) -> dict[str, str]:
+    """What own code an artefact is made with: "code MODULE" -> sha256, of dotted names alone.
+
+    Blank lines and lines of comments do not count. What is installed has a version instead.
+    """
+    found = {}
+    dotted = [name for name in names if is_dotted(name) and name not in _objects]
+    for first in sorted(set(map(first_name, dotted))):
+        source = source_of(first, _allowed.get(first)) or _on_path(first)
+        if source is not None:
+            files = sorted(source.rglob("*.py")) if source.is_dir() else [source]
+            lines = [line for file in files for line in file.read_text("utf-8").splitlines()]
+            told = [line.rstrip() for line in lines if line.strip()[:1] not in ("", "#")]
+            found[f"code {first}"] = hashlib.sha256("\n".join(told).encode()).hexdigest()
+    return found
 
 
 def sources() -> list[Path]:
@@ -121,6 +148,8 @@ def imported(name: str) -> Any:
     Raises:
         ConfigError: nobody has allowed it, or it cannot be imported; with the file and the line.
     """
+    if name in _objects:
+        return _objects[name]
     module_name, _, attribute = name.partition(":")
     first = first_name(name)
     if not is_allowed(name):

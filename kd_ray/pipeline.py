@@ -30,6 +30,7 @@ from kd_ray.runs import (
     Task,
     commands_of,
     finished_result,
+    nothing_to,
     perform_all,
     tasks_of,
 )
@@ -126,6 +127,7 @@ class Run:
         local, address, verbose: see `Where`.
         variants: of the student, instead of the recipe's own.
         checkpoint_s: seconds at least from one checkpoint of a training to the next.
+        logits: file to import, or its URL, where the recipe has no teacher.
         results: of the tasks finished so far, by title; filled by `events`.
     """
 
@@ -136,6 +138,7 @@ class Run:
     verbose: bool = False
     variants: Sequence[Variant] = ()
     checkpoint_s: float = 0.0
+    logits: str | None = None
     results: dict[str, Result] = field(default_factory=dict)
 
     def tasks(self, stages: Sequence[str] | None = None) -> list[Task]:
@@ -154,6 +157,7 @@ class Run:
                 variants=[Variant(v.name, with_absolute_paths(v.recipe)) for v in self.variants],
                 data_root=absolute_root(recipe),
                 checkpoint_s=max(self.checkpoint_s, fewest_s),
+                logits=None if self.logits is None else str(to_path(self.logits).absolute()),
             )
         )
 
@@ -164,12 +168,9 @@ class Run:
             KdRayError: see its children; what was done until then stays, and is resumed.
         """
         tasks = self.tasks(stages)
+        if not tasks:
+            raise ConfigError(nothing_to(" or ".join(stages or ()), self.recipe))
         if (given := self.recipe.transfer_set.path) is not None:
-            if not tasks:
-                raise ConfigError(
-                    "transfer_set.path: names a finished transfer set, so there is nothing to "
-                    f"{' or '.join(stages or ())}; leave it out to make one"
-                )
             read_manifest(to_path(given))
         with locked(self.folder):
             remove_drafts(self.folder)
@@ -273,6 +274,7 @@ def run(
     stages: Sequence[str] | None = None,
     variants: Sequence[Variant] = (),
     listener: Callable[[Task, Event], None] | None = None,
+    logits: str | Path | None = None,
     **where: Unpack[Where],
 ) -> Summary:
     """Performs the stages of a recipe, going on where an earlier call left off.
@@ -285,6 +287,7 @@ def run(
             the recipe has.
         variants: of the student, instead of the recipe's own; see `runs.variants`.
         listener: called with every task and event, such as a `loop.Epoch`.
+        logits: a file that the transfer set is made of, where the recipe has no teacher.
         where: see `Where`.
 
     Returns:
@@ -295,6 +298,7 @@ def run(
     """
     opened = recipe if isinstance(recipe, Recipe) else open_recipe(recipe, overrides)
     work = Run(opened, to_path(runs).absolute() / opened.name, **where, variants=variants)
+    work.logits = None if logits is None else str(logits)
     with closing(work.events(stages)) as events:  # a traceback that is kept would keep the lock
         for task, event in events:
             if listener is not None:

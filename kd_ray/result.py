@@ -98,7 +98,17 @@ def _is_of_classes(groups: _ClassGroups) -> bool:
     return fits and set(groups["of_class"]) <= set(range(len(groups["special"])))
 
 
+class _Origin(TypedDict):
+    origin: str
+    teachers: list[dict[str, Number]]
+
+
+class _ImportedSet(TypedDict, total=False):  # a set that was labelled has none
+    imported: _Origin
+
+
 DETAILS: dict[str, Any] = {
+    TRANSFER_SET: _ImportedSet,
     JOINT_SET: _JointSet,
     CLASS_GROUPS: Annotated[_ClassGroups, ruled("groups are of their classes", _is_of_classes)],
 }

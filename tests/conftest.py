@@ -16,6 +16,8 @@ import torch
 from hypothesis import settings
 from network import proxy
 
+from kd_ray import own_code
+
 # A shared machine may stall for longer than any deadline; examples are few and fast anyway.
 settings.register_profile("kd-ray", deadline=None)
 settings.load_profile("kd-ray")
@@ -44,17 +46,16 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def nothing_allowed() -> Iterator[None]:
-    """The test begins with no permission for own code, and leaves none of its modules behind."""
-    from kd_ray import own_code
-
-    before, modules, path = dict(own_code._allowed), set(sys.modules), list(sys.path)
+def no_own_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A test that begins without permission for any own code, and leaves no module behind."""
+    home = str(tmp_path_factory.getbasetemp())
+    allowed, modules, path = dict(own_code._allowed), set(sys.modules), list(sys.path)
     own_code._allowed.clear()
     yield
     own_code._allowed.clear()
-    own_code._allowed.update(before)
+    own_code._allowed.update(allowed)
     for name in set(sys.modules) - modules:
-        if name.startswith("own_"):  # others, once loaded, cannot be loaded again
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(home):
             del sys.modules[name]
     sys.path[:] = path
 

@@ -234,6 +234,10 @@ def test_recipe_is_read_and_a_part_of_one_fits_into_another(path: Path, text: st
     if not whole:
         table = merged(tomllib.loads(recipe_text(BASE)[1]), table)
     file.write_text(tomli_w.dumps(table), encoding="utf-8")
+    for document, _, code in fences("python"):
+        name = re.match(r"# (\w+\.py)", code)  # a module of one's own, beside the recipe
+        if document == path and name:
+            (tmp_path / name[1]).write_text(code, encoding="utf-8")
     recipe = open_recipe(file, [] if whole else ["data.validation=100"])
     if recipe.sweep is not None:
         check_sweep(recipe)

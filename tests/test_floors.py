@@ -29,6 +29,7 @@ FLOORS = [
     {"tuning", "cluster"},
     {"studies"},
     {"cli"},
+    {"objects"},
     {"__main__", "__init__"},  # __init__ hands out names of all floors, lazily
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -7,9 +7,9 @@ import pytest
 
 from kd_ray import own_code
 from kd_ray.errors import ConfigError
-from kd_ray.own_code import allow, allow_file, imported, is_dotted
+from kd_ray.own_code import allow, allow_file, fingerprints, imported, is_dotted, sources
 
-pytestmark = pytest.mark.usefixtures("nothing_allowed")
+pytestmark = pytest.mark.usefixtures("no_own_code")
 
 
 def written(folder: Path, text: str, name: str = "own_nets.py") -> Path:
@@ -99,3 +99,22 @@ def test_an_option_names_a_file_or_a_module(tmp_path: Path) -> None:
     for wrong in ("no_such.py", "a;b", "../x"):
         with pytest.raises(ConfigError, match="--code"):
             allow_file(wrong)
+
+
+def test_fingerprints_are_of_the_code_and_not_of_its_comments(tmp_path: Path) -> None:
+    written(tmp_path, "# one\n\nf = 1  \n")
+    allow(["own_nets:f"], tmp_path)
+    first = fingerprints(["own_nets:f", "mlp", None, "os:path"])
+    assert list(first) == ["code own_nets"]  # what Python has is told by its version
+    written(tmp_path, "f = 1\n  # two\n")
+    assert fingerprints(["own_nets:f"]) == first
+    written(tmp_path, "f = 2\n")
+    assert fingerprints(["own_nets:f"]) != first
+
+
+def test_what_travels_is_named_code_alone(tmp_path: Path) -> None:
+    file = written(tmp_path, "f = 1")
+    written(tmp_path, "secret = 1", "neighbour.py")
+    package = written(tmp_path / "own_package", "", "__init__.py").parent
+    allow(["own_nets:f", "own_package.inner:g", "json:loads", "torch:nn"], tmp_path)
+    assert sources() == [file, package]

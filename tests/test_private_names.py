@@ -9,7 +9,13 @@ import optuna
 import pytest
 from torch.nn.parallel import DistributedDataParallel
 
-from kd_ray.on_ray.private import dashboard_lookup, gcs_client, own_sigterm, worker_module
+from kd_ray.on_ray.private import (
+    dashboard_lookup,
+    gcs_client,
+    own_interpreter,
+    own_sigterm,
+    worker_module,
+)
 from kd_ray.on_ray.session import prepare_environment
 from kd_ray.training.workers import buffers_unsent
 from tuning.private import begun_trial
@@ -29,8 +35,14 @@ def kept_sigterm() -> Any:
         return True
 
 
+def own_workers() -> Any:
+    with own_interpreter():
+        return True
+
+
 RAY: dict[str, Callable[[], Any]] = {
     "ray._raylet.GcsClient": gcs_client,
+    "ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV": own_workers,
     "ray._private.utils.set_sigterm_handler": kept_sigterm,
     "ray._private.worker.print_to_stdstream": lambda: worker_module().print_to_stdstream,
     "ray.dashboard.utils.get_address_for_submission_client": dashboard_lookup,

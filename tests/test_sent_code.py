@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from kd_ray import own_code
 from kd_ray.cli import app
 
-pytestmark = pytest.mark.usefixtures("nothing_allowed")
+pytestmark = pytest.mark.usefixtures("no_own_code")
 NET = """
 from pathlib import Path
 from torch import nn

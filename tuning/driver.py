@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from optuna import Study
 
 SWEEP = "sweep"
+OF_TEACHER = {"agreement", "divergence"}
+"""Metrics that need the teacher's logits of the rows they are of."""
 
 
 def sweep(
@@ -95,8 +97,15 @@ def sweep(
     folder = run.folder / SWEEP
     transfer_set = transfer_set_folder(opened, run.folder).absolute()
     manifest = read_manifest(transfer_set)
-    if not manifest.plan.splits["validation"].rows:
+    validation = manifest.plan.splits["validation"]
+    if not validation.dataset_rows:
         _check_held_out(opened, f"{transfer_set} has none")
+    elif not validation.rows and opened.sweep and {*opened.sweep.metrics} & OF_TEACHER:
+        raise ConfigError(
+            f"recipe {opened.name}: {' and '.join(sorted(OF_TEACHER))} compare with the teacher's "
+            f"logits of validation rows, but {transfer_set} has none; choose another sweep.metric, "
+            "or import them, too"
+        )
     with locked(folder):
         remove_drafts(folder)
         ledger = Ledger(folder, opened, sweep_identity(opened, manifest))

@@ -1,6 +1,6 @@
 """The audit of a transfer set: its teachers are run again on sampled rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +9,14 @@ from torch import Tensor
 
 from kd_ray.artefacts.evaluate import dataset_of, recipe_of, this_device
 from kd_ray.batch import UNLABELLED
-from kd_ray.datasets import Dataset
+from kd_ray.config import Recipe, load_recipe
+from kd_ray.datasets import Dataset, open_dataset
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 from kd_ray.result import read_result
 from kd_ray.runs import result_model
 from kd_ray.runs.combine import JOINT_TEACHER
+from kd_ray.runs.folder import RECIPE
 from kd_ray.runs.inputs import check_data
 from kd_ray.runs.rows import labelled_rows
 from kd_ray.runs.teach import teacher_folder
@@ -31,12 +33,14 @@ class Audit:
         wrong_logits: positions (split, row) whose stored logits are not the teachers'.
         wrong_labels: positions (split, row) whose stored label is not the dataset's.
         largest_error: of a stored logit, absolute.
+        imported: where logits came from whose teacher cannot be run: then no row was checked.
     """
 
     rows: int
     wrong_logits: list[tuple[str, int]]
     wrong_labels: list[tuple[str, int]]
     largest_error: float
+    imported: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -54,6 +58,8 @@ def audit_transfer_set(
 ) -> Audit:
     """Verifies a transfer set's files, then runs its teachers again on sampled rows.
 
+    Of logits that were imported there is no teacher: then labels alone are compared.
+
     Args:
         folder: the transfer set, or its URL in a store.
         run: the run folder that has its teachers; by default the one that its recipe names, or
@@ -68,7 +74,8 @@ def audit_transfer_set(
     """
     given = to_path(folder)
     opened = open_transfer_set(given)
-    if opened.manifest.plan.teachers[0].model.get("name") == JOINT_TEACHER:
+    teacher = opened.manifest.plan.teachers[0]
+    if teacher.model.get("name") == JOINT_TEACHER:
         raise ConfigError(
             f"{folder}: holds what a generalist and its specialists believe together, which audit "
             "cannot run; audit the transfer set that it was made from, or remove it and run "
@@ -76,6 +83,11 @@ def audit_transfer_set(
         )
     if sample is not None and sample < 1:
         raise ConfigError(f"--rows: must be at least 1, but got {sample}; leave it out for 1000")
+    if teacher.is_imported:
+        data = _recipe_beside(given, run).data
+        dataset = open_dataset(data.model_copy(update={"root": root or data.root}))
+        check_data(opened.manifest, dataset)
+        return Audit(0, [], list(_wrong_labels(opened, dataset)), 0.0, teacher.origin)
     home = _teachers_home(given) if run is None else to_path(run)
     device = this_device()
     teachers = [
@@ -86,6 +98,19 @@ def audit_transfer_set(
     dataset = dataset_of(teachers[0].path, teachers[0].meta, root)
     check_data(opened.manifest, dataset)
     return audit(opened, dataset, teachers, sample=sample, seed=seed, device=device)
+
+
+def _recipe_beside(transfer_set: Path, run: str | Path | None) -> Recipe:
+    """The recipe that made a transfer set, or else that of a run folder."""
+    if result := read_result(transfer_set):
+        return recipe_of(transfer_set, result.recipe)
+    file = (transfer_set.absolute().parent if run is None else to_path(run)) / RECIPE
+    if file.is_file():
+        return load_recipe(file)
+    raise ConfigError(
+        f"{transfer_set}: labels are compared with the dataset of a recipe, but there is no "
+        f"{file}; name the run folder that learned from this set with --run"
+    )
 
 
 def _teachers_home(transfer_set: Path) -> Path:
@@ -111,13 +136,10 @@ def audit(
     """
     checked, largest = 0, 0.0
     wrong_logits: list[tuple[str, int]] = []
-    wrong_labels: list[tuple[str, int]] = []
     for name, rows in labelled_rows(transfer_set, dataset).items():
         count = len(rows.index) * rows.views
         if not count:
             continue
-        differing = (rows.labels != UNLABELLED) & (rows.labels != rows.split.labels[rows.index])
-        wrong_labels += [(name, int(row)) for row in differing.nonzero()]
         draw = torch.Generator().manual_seed(seed)
         order = torch.randperm(count, generator=draw)[:sample].sort().values
         number, view = rows.image_and_view(order)
@@ -128,7 +150,13 @@ def audit(
         wrong_logits += [(name, int(row)) for row in order[bad]]
         largest = max(largest, float(error.max()))
         checked += len(order)
-    return Audit(checked, wrong_logits, wrong_labels, largest)
+    return Audit(checked, wrong_logits, list(_wrong_labels(transfer_set, dataset)), largest)
+
+
+def _wrong_labels(transfer_set: TransferSet, dataset: Dataset) -> Iterator[tuple[str, int]]:
+    for name, rows in labelled_rows(transfer_set, dataset).items():
+        differing = (rows.labels != UNLABELLED) & (rows.labels != rows.split.labels[rows.index])
+        yield from ((name, int(row)) for row in differing.nonzero())
 
 
 def _allowed_error(fresh: Tensor, dtype: str) -> Tensor:

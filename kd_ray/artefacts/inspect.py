@@ -54,7 +54,7 @@ def _transfer_set_facts(path: Path) -> tuple[str, dict[str, Any]]:
         "logits": f"{plan.dtype}, M x K = {plan.logits_shape[0]} x {plan.logits_shape[1]}",
         "images": "stored" if plan.include_images else "in the dataset",
         **{
-            f"teacher {number}": f"{teacher.model['name']}, test accuracy {teacher.accuracy:.4f}, "
+            f"teacher {number}": f"{teacher.origin}, test accuracy {_share(teacher.accuracy)}, "
             f"sha256 {teacher.sha256[:12]}"
             for number, teacher in enumerate(plan.teachers)
         },
@@ -62,6 +62,10 @@ def _transfer_set_facts(path: Path) -> tuple[str, dict[str, Any]]:
         f"{bytes_per_row(manifest):.1f} per row",
         "sha256": manifest.sha256,
     }
+
+
+def _share(accuracy: float | None) -> str:
+    return "unknown" if accuracy is None else f"{accuracy:.4f}"
 
 
 def _result_facts(path: Path, result: Result) -> tuple[str, dict[str, Any]]:

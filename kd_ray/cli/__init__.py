@@ -19,6 +19,7 @@ from kd_ray.cli.options import (
     CodeOption,
     DataOption,
     RecipeArgument,
+    RunsOption,
     SetOption,
     TrainingOptions,
     answered,
@@ -93,14 +94,21 @@ def quickstart(training: TrainingOptions) -> None:
     perform("quickstart", PLAIN_STAGES, training)
 
 
-def perform(recipe: str, stages: tuple[str, ...] | None, training: TrainingOptions) -> None:
+def perform(
+    recipe: str,
+    stages: tuple[str, ...] | None,
+    training: TrainingOptions,
+    logits: str | None = None,
+) -> None:
     """Runs stages of a recipe (None: all it has) with a display, then prints the closing table."""
     from kd_ray.cli.run import run_with_display
     from kd_ray.files import to_path
     from kd_ray.pipeline import open_recipe, run
 
     opened = open_recipe(recipe, training.sets())
-    begin = functools.partial(run, opened, runs=training.runs, stages=stages, **training.where)
+    begin = functools.partial(
+        run, opened, runs=training.runs, stages=stages, logits=logits, **training.where
+    )
     run_with_display(begin, to_path(training.runs) / opened.name)
 
 
@@ -116,6 +124,23 @@ for name, (stages, about) in STAGE_COMMANDS.items():
     app.command(name, help=about)(_stage_command(stages))
 for study in (exercises, views, reproduce):
     app.command()(study)
+
+
+@app.command("import")
+@answered
+def import_(
+    recipe: RecipeArgument,
+    logits: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="File of logits: .npz, .safetensors or .parquet."),
+    ],
+    overrides: SetOption = None,
+    runs: RunsOption = "runs",
+) -> None:
+    """Make the transfer set of a recipe that has no teacher, from logits made elsewhere."""
+    # Nothing is trained, so what a run may use is of no account.
+    options = TrainingOptions(local=True, overrides=[*(overrides or []), "resources={}"], runs=runs)
+    perform(recipe, ("import",), options, logits)
 
 
 @app.command()
@@ -165,10 +190,15 @@ def audit(
 
     sample = None if every else rows
     result = audit_transfer_set(transfer_set, run, root=data_root, sample=sample, seed=seed)
-    typer.echo(
-        f"{transfer_set}: {result.rows:,} rows compared with their teacher's logits, "
+    told = (
+        f"{result.rows:,} rows compared with their teacher's logits, "
         f"largest difference {result.largest_error:.2e}"
     )
+    whole = "\n  every one is its teacher's, every label is the dataset's"
+    if result.imported:
+        told = f"{result.imported}, a teacher that cannot be run here; its files are whole"
+        whole = ", every label is the dataset's"
+    typer.echo(f"{transfer_set}: {told}{whole if result.passed else ''}")
     for what, wrong in (("logits", result.wrong_logits), ("label", result.wrong_labels)):
         for split, row in wrong[:10]:
             typer.echo(f"  {split} row {row}: the {what} stored there are not right")
@@ -176,7 +206,6 @@ def audit(
             typer.echo(f"  and {len(wrong) - 10} more rows with wrong {what}")
     if not result.passed:
         raise typer.Exit(1)
-    typer.echo("  every one is its teacher's, every label is the dataset's")
 
 
 @app.command()

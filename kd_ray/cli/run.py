@@ -11,7 +11,7 @@ from kd_ray.report.specialists import specialists_sentences
 from kd_ray.report.summary import Summary
 
 
-def run_with_display(begin: Callable[..., Summary], folder: Path | None = None) -> None:
+def run_with_display(begin: Callable[..., Summary], folder: Path | None = None) -> Summary:
     """Runs what `begin` does for a `listener` of events, and prints the closing table.
 
     The folder is the run's as it was typed; as the summary has it by default.
@@ -22,6 +22,7 @@ def run_with_display(begin: Callable[..., Summary], folder: Path | None = None) 
     if summary.rows:
         console.print(closing_table(summary, console.width))
     print_closing(console, summary, folder or summary.folder)
+    return summary
 
 
 def print_closing(console: Console, summary: Summary, folder: Path) -> None:

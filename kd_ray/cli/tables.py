@@ -33,7 +33,7 @@ def closing_table(summary: Summary, width: int) -> Table:
     `LEAVING`, rather than wrapped or cut; `report.html` has them all.
     """
     rows = [
-        cells | {"seconds": f"{row.seconds.mean:,.1f}"}
+        cells | ({"seconds": f"{row.seconds.mean:,.1f}"} if row.parameters else {})
         for row, cells in zip(summary.rows, summary.cells(), strict=True)
     ]
     title = f"{summary.folder.name}: test split{_over_seeds(summary)}"

@@ -22,15 +22,33 @@ from kd_ray.config.training import (
 )
 from kd_ray.own_code import is_dotted
 
+TABLES = ("parquet", "csv")
+"""Datasets that are files of rows."""
+
+
+class ColumnNames(Table):
+    """`[data.columns]`: which columns of Parquet and CSV files are meant."""
+
+    image: str = "image"
+    """Pictures as files hold them, or paths below the folder of the table."""
+
+    label: str = "label"
+    """Numbers or names of classes; null, an empty text or -1 where the label is not known."""
+
+    split: str = "split"
+    """Which split a row is of: train, test, validation or unlabelled; needed where it is named."""
+
 
 class DataOptions(Table):
     """`[data]`: which images, and how they are split."""
 
     name: str = Field(max_length=100)
-    """A key of the dataset catalogue, such as digits, mnist, svhn or imagefolder."""
+    """A key of the dataset catalogue, such as digits, mnist, svhn, imagefolder, parquet or csv, or
+    a function of your own, such as my_data:load."""
 
     root: str | None = None
-    """Folder of the files; else the environment variable KD_RAY_DATA, else the user's cache."""
+    """Folder of the files, for parquet and csv also one file or a URL such as s3://bucket/pictures;
+    else the environment variable KD_RAY_DATA, else the user's cache."""
 
     validation: int = Field(default=0, ge=0)
     """Rows carved from the training split for choosing among epochs; 0 for none."""
@@ -52,15 +70,33 @@ class DataOptions(Table):
     """Feed models pixels of mean 0 and deviation 1 in each channel; else from 0 (black) to 1."""
 
     image_size: int | None = Field(default=None, ge=4, le=1024)
-    """Side in pixels to which `imagefolder` resizes pictures; needed there, refused elsewhere."""
+    """Side in pixels to which pictures are resized, of imagefolder, parquet, csv and functions of
+    your own; none where all of them have one size already."""
+
+    columns: ColumnNames | None = None
+    """Columns of parquet and csv, where they are others than image, label and split."""
+
+    options: dict[str, Any] | None = None
+    """Arguments of a function of your own, checked against its signature."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        if (self.name == "imagefolder") != (self.image_size is not None):
-            raise ValueError(
-                'image_size goes with name = "imagefolder", and is needed there, '
-                f"but got name = {self.name!r} and image_size = {self.image_size}"
-            )
+        own, tables = is_dotted(self.name), self.name in TABLES
+        goes_with = {
+            "root": (not own, "data that kd-ray reads itself"),
+            "image_size": (
+                own or tables or self.name == "imagefolder",
+                f"imagefolder, {', '.join(TABLES)} and functions of your own",
+            ),
+            "columns": (tables, " and ".join(TABLES)),
+            "options": (own, "a function of your own, such as my_data:load"),
+        }
+        for key, (fits, what) in goes_with.items():
+            if not fits and getattr(self, key) is not None:
+                raise ValueError(
+                    f"the key {key} is for {what}, but got it beside name = {self.name!r}; "
+                    "leave it out"
+                )
         return self
 
 
@@ -158,7 +194,8 @@ class Recipe(Table):
     """Which images."""
 
     teacher: TeacherOptions | None = None
-    """The model that is distilled; needed unless transfer_set.path names a finished set."""
+    """The model that is distilled; left out where transfer_set.path names a finished set, or where
+    kd-ray import brings logits from elsewhere."""
 
     transfer_set: TransferSetOptions = TransferSetOptions()
     """The teacher's stored logits."""
@@ -188,7 +225,7 @@ class Recipe(Table):
     @model_validator(mode="after")
     def _rules_across_tables(self) -> Self:
         if self.teacher is None and self.transfer_set.path is None:
-            raise ValueError("teacher: this table is required unless transfer_set.path is set")
+            self._check_nothing_runs_a_teacher()
         trains: dict[str, Train] = {"train": self.train}
         if self.teacher is not None:
             trains["teacher.train"] = self.teacher.train
@@ -219,6 +256,18 @@ class Recipe(Table):
                 f"{self.data.validation} rows of data.validation; set one of the two to 0"
             )
         return self
+
+    def _check_nothing_runs_a_teacher(self) -> None:
+        uses = {
+            "student.teacher_in_every_step": self.student.teacher_in_every_step,
+            'student.baselines: "online"': "online" in self.student.baselines,
+            "specialists": self.specialists is not None,
+        }
+        if place := next((place for place, used in uses.items() if used), None):
+            raise ValueError(
+                f"{place}: needs a teacher that can be run, but there is no [teacher], only logits "
+                "that were imported; add [teacher], or leave it out"
+            )
 
     @property
     def own_code(self) -> set[str]:

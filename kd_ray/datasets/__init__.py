@@ -16,6 +16,7 @@ from kd_ray.datasets.dataset import Dataset, Split
 from kd_ray.datasets.digits import read_digits
 from kd_ray.datasets.imagefolder import read_imagefolder
 from kd_ray.datasets.mnist import read_fashion_mnist, read_mnist
+from kd_ray.datasets.own import own_problems, read_own
 from kd_ray.datasets.selection import (
     FRACTION,
     KNOWN,
@@ -27,8 +28,10 @@ from kd_ray.datasets.selection import (
 )
 from kd_ray.datasets.storage import given_root
 from kd_ray.datasets.svhn import read_svhn
+from kd_ray.datasets.table import read_table
 from kd_ray.datasets.views import check_augment, render
 from kd_ray.errors import DataError, UnknownNameError
+from kd_ray.own_code import is_dotted
 
 DATASETS: Mapping[str, Callable[[DataOptions], Dataset]] = {
     "digits": read_digits,
@@ -38,11 +41,15 @@ DATASETS: Mapping[str, Callable[[DataOptions], Dataset]] = {
     "cifar100": read_cifar100,
     "svhn": read_svhn,
     "imagefolder": read_imagefolder,
+    "parquet": read_table,
+    "csv": read_table,
 }
 
 
 def dataset_problems(where: str, options: DataOptions) -> list[str]:
     """What is wrong with `[data]`, at `where`, that shows before any file is read."""
+    if is_dotted(options.name):
+        return own_problems(where, options)
     try:
         pick("dataset", DATASETS, options.name)
     except UnknownNameError as error:
@@ -58,14 +65,17 @@ def open_dataset(options: DataOptions) -> Dataset:
     every fraction. Rows keep their order.
 
     Raises:
-        ConfigError: an unknown dataset or class, or no training row would be left.
+        ConfigError: an unknown dataset or class, no training row would be left, or own code fails.
         DataError: files are missing, empty or corrupt.
     """
-    dataset = pick("dataset", DATASETS, options.name)(options)
-    if len(present := torch.unique(dataset.train.labels)) < 2:
+    read = read_own if is_dotted(options.name) else pick("dataset", DATASETS, options.name)
+    dataset = read(options)
+    labels = dataset.train.labels
+    if len(present := torch.unique(labels[labels != UNLABELLED])) < 2:
+        few = ", ".join(repr(dataset.class_names[number]) for number in present.tolist())
         raise DataError(
             f"{options.name}: must have training images of at least two classes to tell apart, but "
-            f"has only those of {dataset.class_names[int(present[0])]!r}; add another class"
+            f"has only those of {few or 'none'}; add another class"
         )
     if options.classes is not None:
         dataset = _of_classes(dataset, options.classes)
@@ -86,7 +96,7 @@ def open_dataset(options: DataOptions) -> Dataset:
 
 def _of_classes(dataset: Dataset, classes: list[str]) -> Dataset:
     """The rows of these classes, with labels renumbered from 0 in the order of all classes."""
-    kept = torch.tensor(class_numbers(dataset.class_names, classes))
+    kept = torch.tensor(class_numbers(dataset.train.labels, dataset.class_names, classes))
 
     def part(split: Split) -> Split:
         few = split.part(split.name, torch.isin(split.labels, kept))

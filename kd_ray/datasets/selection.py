@@ -19,12 +19,18 @@ from kd_ray.errors import ConfigError, UnknownNameError
 TEST, VALIDATION, FRACTION, HIDDEN, KNOWN = 100, 101, 102, 103, 104
 
 
-def class_numbers(class_names: Sequence[str], classes: Sequence[str]) -> list[int]:
+def class_numbers(labels: Tensor, class_names: Sequence[str], classes: Sequence[str]) -> list[int]:
     """Labels of the classes with these names, in the order of `class_names`.
 
     Raises:
         UnknownNameError: a name is not among `class_names`.
+        ConfigError: of some rows nobody knows whether they are of these classes.
     """
+    if bare := int((labels == UNLABELLED).sum()):
+        raise ConfigError(
+            f"classes: chooses images by their labels, but {bare} training images have none; leave "
+            "it out, or take these images away"
+        )
     if unknown := [name for name in classes if name not in class_names]:
         tail = suggestion(unknown[0], class_names)
         raise UnknownNameError(f"classes: unknown class '{unknown[0]}'; {tail}")
@@ -42,7 +48,7 @@ def choose_rows(
     """Rows of the given classes, and of each the given share, at least one row.
 
     Args:
-        labels: `(N,)` int64, 0 to K - 1; `UNLABELLED` rows are of no class by name.
+        labels: `(N,)` int64, 0 to K - 1, or `UNLABELLED`.
         class_names: K names.
         classes: names of the classes to keep; None for all.
         fraction: share to keep of every class, rounded to whole rows.
@@ -53,10 +59,11 @@ def choose_rows(
 
     Raises:
         UnknownNameError: a name is not among `class_names`.
+        ConfigError: classes are to be kept, but some rows are `UNLABELLED`.
     """
     keep = sample_of_each_class(labels, fraction, seed, FRACTION)
     if classes is not None:
-        keep &= torch.isin(labels, torch.tensor(class_numbers(class_names, classes)))
+        keep &= torch.isin(labels, torch.tensor(class_numbers(labels, class_names, classes)))
     return keep.nonzero().flatten()
 
 
@@ -93,6 +100,7 @@ def with_test_share(
     """A dataset that has no test split of its own: a fixed share of every class becomes that."""
     # The seed is part of what the dataset is: figures on it are comparable across recipes.
     test = sample_of_each_class(everything.labels, share, 0, TEST)
+    test &= everything.labels != UNLABELLED
     splits = everything.part("train", ~test), everything.part("test", test)
     return Dataset.of_two(name, class_names, *splits)
 
@@ -101,7 +109,7 @@ def validation_rows(labels: Tensor, rows: int, seed: int) -> Tensor:
     """Exactly so many rows, spread over the classes as evenly as the classes themselves are.
 
     Args:
-        labels: `(N,)` int64, 0 to K - 1.
+        labels: `(N,)` int64, 0 to K - 1; rows that are `UNLABELLED` are none of them.
         rows: how many.
         seed: chooses the rows.
 
@@ -109,18 +117,20 @@ def validation_rows(labels: Tensor, rows: int, seed: int) -> Tensor:
         `(N,)` bool, true for the validation rows.
 
     Raises:
-        ConfigError: no training row would be left.
+        ConfigError: no labelled training row would be left.
     """
-    if rows >= len(labels):
+    labelled = labels != UNLABELLED
+    if rows >= (there := int(labelled.sum())):
         raise ConfigError(
-            f"data.validation: must leave at least one of the {len(labels)} training rows, "
+            f"data.validation: must leave at least one of the {there} training rows with labels, "
             f"but got {rows}; lower it"
         )
-    ranks, counts = _ranks(labels, seed, VALIDATION)
+    groups = labels - UNLABELLED
+    ranks, counts = _ranks(groups, seed, VALIDATION)
     order = _shuffled(len(labels), seed, VALIDATION)
     # A row's place within its class, in (0, 1): the lowest n are n / N of every class. Equal
     # classes tie, and the shuffle then says which of them gives one row more.
-    places = (ranks.double() + 0.5) / counts[labels]
+    places = ((ranks.double() + 0.5) / counts[groups]).where(labelled, torch.inf)
     first = order[torch.argsort(places[order], stable=True)][:rows]
     return torch.zeros(len(labels), dtype=torch.bool).index_fill(0, first, True)
 

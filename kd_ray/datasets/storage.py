@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.config import DataOptions
-from kd_ray.errors import DataError, StorageError
-from kd_ray.files import checked_path, locked, sync
+from kd_ray.errors import ConfigError, DataError, KdRayError, StorageError
+from kd_ray.files import is_stored, locked, sync, to_path
 
 ENVIRONMENT_VARIABLE = "KD_RAY_DATA"
 DRAFT = ".tmp-kd-ray-download"
@@ -42,18 +42,44 @@ def data_root(options: DataOptions) -> Path:
     It is absolute, so that a process with another working directory finds the same files.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return given_root(options) or _absolute(cache) / "kd-ray"
+    return local_root(options) or _absolute(cache) / "kd-ray"
 
 
 def given_root(options: DataOptions) -> Path | None:
-    """The folder that the recipe or the environment names, if any."""
+    """The folder, or its URL in a store, that the recipe or the environment names, if any."""
     given = options.root or os.environ.get(ENVIRONMENT_VARIABLE)
     return _absolute(given) if given else None
 
 
+def local_root(options: DataOptions) -> Path | None:
+    """The folder that is given, for datasets that are read from this machine alone."""
+    root = given_root(options)
+    if root is not None and is_stored(root):
+        raise ConfigError(
+            f"data.root: {options.name} must be in a folder of this machine, but got {root}; copy "
+            "it here (parquet and csv are read from a store as well)"
+        )
+    return root
+
+
+def needed_root(root: Path | None, name: str) -> Path:
+    """The folder that was given, for datasets that are nowhere by default.
+
+    Raises:
+        ConfigError: none was.
+    """
+    if root is None:
+        raise ConfigError(
+            f"data.root: {name} needs the folder of the pictures, but got none; set data.root "
+            f"or {ENVIRONMENT_VARIABLE}"
+        )
+    return root
+
+
 def _absolute(text: str) -> Path:
+    path = to_path(text)
     try:
-        return checked_path(Path(text)).expanduser().absolute()
+        return path if is_stored(path) else path.expanduser().absolute()
     except RuntimeError as error:
         raise DataError(f"{text}: must begin with a known home, or be written out") from error
 
@@ -120,10 +146,12 @@ def _download(
 
 
 @contextlib.contextmanager
-def readable(path: Path, kind: str, advice: str) -> Iterator[None]:
+def readable(path: object, kind: str, advice: str) -> Iterator[None]:
     """Turns whatever a reader of a file of this kind stumbles over into a `DataError`."""
     try:
         yield
+    except KdRayError:
+        raise
     except Exception as error:  # each decoder has its own way to fail
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(

@@ -5,17 +5,19 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from kd_ray.config import InputOptions
 from kd_ray.errors import ConfigError, shown
-from kd_ray.files import local_copy, reason_of, sha256_of, to_path
+from kd_ray.files import committed_file, local_copy, reason_of, sha256_of, to_path
 
 WRAPPINGS = ("state_dict", "model_state_dict", "model", "module", "ema")
 """Keys under which programs keep the weights in a larger table."""
@@ -69,6 +71,17 @@ def read_weights(file: str) -> Pretrained:
             f"read ({_first_line(error)}); correct the path, or save it again"
         ) from error
     return Pretrained(_unwrapped(content, file), sha256)
+
+
+def write_weights(file: Path, state: Mapping[str, Tensor]) -> None:
+    """Commits weights as .safetensors; those that share memory are stored each by itself.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    plain = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    with committed_file(file) as draft:
+        draft.write_bytes(serialized(plain))
 
 
 def _first_line(error: Exception) -> str:

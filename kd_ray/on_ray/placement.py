@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError
+from kd_ray.on_ray.head import living_nodes
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,8 @@ def sharing(gpus: float) -> int:
 
 
 def cluster_nodes() -> list[Node]:
-    """The living nodes of the connected cluster."""
-    import ray
-
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    """The living nodes of the connected cluster; see `check_head` for errors."""
+    alive = [node["Resources"] for node in living_nodes()]
     return [Node(int(found.get("CPU", 0)), int(found.get("GPU", 0))) for found in alive]
 
 

@@ -6,6 +6,7 @@ of this package, so that such a program starts quickly.
 """
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -65,6 +66,23 @@ def own_sigterm() -> Iterator[None]:
         utils.set_sigterm_handler = theirs
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, own)
+
+
+@contextlib.contextmanager
+def own_interpreter() -> Iterator[None]:
+    """Has Ray heed RAY_ENABLE_UV_RUN_RUNTIME_ENV in the block, whenever it was imported.
+
+    Ray reads it at import alone, which a script or a notebook may do before this project sets it.
+    """
+    from ray._private import ray_constants
+
+    theirs = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    try:
+        yield
+    finally:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = theirs
 
 
 def head_answer(address: str, patience_s: float) -> str:

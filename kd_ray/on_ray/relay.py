@@ -9,13 +9,14 @@ from typing import Any
 
 from kd_ray.errors import ClusterError, KdRayError, StorageError
 from kd_ray.files import is_stored, to_path
+from kd_ray.on_ray.head import living_nodes
 from kd_ray.on_ray.placement import Placement
 from kd_ray.runs.events import Event, Waiting
 from kd_ray.runs.task import Task
 
 POLL_S = 0.5
 LOOK_S = 2.0
-"""Seconds from one look at the cluster's nodes to the next, while no worker says anything."""
+"""Seconds from one look at the cluster's nodes to the next."""
 ASKED_S = 10.0
 """For the nodes to answer; one that does not is asked again by its worker."""
 
@@ -80,28 +81,26 @@ def relay(
 
     Raises:
         KdRayError: what a worker sent.
-        ClusterError: see `helpers_needed`.
+        ClusterError: see `helpers_needed` and `check_head`.
     """
     from ray.util.queue import Empty
 
     alive, looked_at = _nodes_alive(), time.monotonic()
     while True:
         busy = is_busy()
+        if time.monotonic() - looked_at >= LOOK_S:
+            before, alive, looked_at = alive, _nodes_alive(), time.monotonic()
+            for node in before.keys() - alive.keys():
+                news = f"Lost node {before[node]}; waiting for room to go on from the last epoch"
+                yield task, Waiting(news)
+            for node in alive.keys() - before.keys():
+                yield task, Waiting(f"Node {alive[node]} has joined")
         try:
             with helpers_needed():
                 message = mailbox.get(timeout=POLL_S)
         except Empty:
             if not busy:
                 return
-            if time.monotonic() - looked_at >= LOOK_S:
-                before, alive, looked_at = alive, _nodes_alive(), time.monotonic()
-                for node in before.keys() - alive.keys():
-                    news = (
-                        f"Lost node {before[node]}; waiting for room to go on from the last epoch"
-                    )
-                    yield task, Waiting(news)
-                for node in alive.keys() - before.keys():
-                    yield task, Waiting(f"Node {alive[node]} has joined")
             continue
         if isinstance(message, KdRayError):
             raise message
@@ -114,10 +113,7 @@ def relay(
 
 def _nodes_alive() -> dict[str, str]:
     """Id of each node -> its address."""
-    import ray
-
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in living_nodes()}
 
 
 @contextlib.contextmanager
@@ -170,8 +166,8 @@ def check_nodes(run: Path, probe: Path, placement: Placement) -> None:
         ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=on_node(node["NodeID"]))(
             check_here
         ).remote(str(run), str(probe))
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"] and node["NodeID"] != here
+        for node in living_nodes()
+        if node["NodeID"] != here
         if all(node["Resources"].get(name, 0) >= n for name, n in placement.asked.items())
     ]
     if not asked:

@@ -8,17 +8,24 @@ import contextlib
 import importlib.util
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kd_ray.errors import ClusterError
+from kd_ray.on_ray.head import head_watched, silence_at
 from kd_ray.on_ray.orphans import orphans_ended
-from kd_ray.on_ray.private import ANSWERED, TOKEN_WRONG, head_answer, hush_lost_nodes, own_sigterm
+from kd_ray.on_ray.private import (
+    ANSWERED,
+    TOKEN_WRONG,
+    head_answer,
+    hush_lost_nodes,
+    own_interpreter,
+    own_sigterm,
+)
 from kd_ray.own_code import sources
 
-CONNECT_S, ANSWER_S = 4.0, 10.0
+ANSWER_S = 10.0
 PACKAGES = ("kd_ray", "tuning", "cluster")
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -113,6 +120,7 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
         _begin(options, address)
         if not verbose:
             hush_lost_nodes()
+        ending.enter_context(head_watched())
         yield
 
 
@@ -120,7 +128,7 @@ def _begin(options: dict[str, Any], address: str | None) -> None:
     import ray
 
     try:
-        with own_sigterm():
+        with own_sigterm(), own_interpreter():
             ray.init(**options)
     except Exception as error:  # Ray raises this very class where it does not start in time
         hint = "check the address" if address else "run it again when this machine is less busy"
@@ -152,13 +160,11 @@ def check_cluster(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit() or not host:
         raise ClusterError(f"--address {address}: must be HOST:PORT, such as 10.0.0.4:6379")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-    except OSError as error:
+    if silence := silence_at(f"{host}:{port}"):
         raise ClusterError(
-            f"--address {address}: a Ray cluster must answer there, but {error.strerror or error}; "
+            f"--address {address}: a Ray cluster must answer there, but {silence}; "
             "start one (kd-ray cluster up), or leave --address out to use this machine"
-        ) from error
+        )
     if address.startswith("ray://"):
         return
     answer = head_answer(f"{host}:{port}", ANSWER_S)

@@ -61,6 +61,7 @@ class Row:
     Attributes:
         name: "teacher", "ensemble", "distilled" or a baseline.
         metrics: figures on the test split, by the names of `metrics.summarize`.
+        parameters: 0 of a teacher of whom there is nothing but logits; its seconds are 0, too.
         packed_bytes: with weights at their bits; None where it was not counted.
         bit_operations: for one image; None where they were not counted.
     """
@@ -97,9 +98,9 @@ class Row:
             "errors": shown("errors", 1 if seeds > 1 else 0, 1),
             "agreement %": shown("agreement"),
             "calibration error %": shown("calibration_error"),
-            "parameters": f"{self.parameters:,}",
+            "parameters": f"{self.parameters:,}" if self.parameters else "-",
             **costs_shown,
-            "seconds": self.seconds.shown(1),
+            "seconds": self.seconds.shown(1) if self.parameters else "-",
         }
 
 
@@ -151,6 +152,12 @@ class Summary:
         accuracies = self._means("accuracy", "teacher", "ensemble", "distilled")
         return gain_kept(*accuracies) if accuracies else None
 
+    @property
+    def origin(self) -> str | None:
+        """Where the transfer set's logits came from, if nothing here made them."""
+        imported = (result.details.get("imported") for result in self.results)
+        return next((about["origin"] for about in imported if about), None)
+
     def _means(self, metric: str, *names: str) -> list[float]:
         """A figure of several rows; none at all if one of them is missing."""
         figures = [row.metrics.get(metric) for name in names if (row := self.row(name))]
@@ -165,8 +172,8 @@ class Summary:
             lines.append(f"Dead layers, nearly all activations on one level: {'; '.join(dead)}.")
         if cost := self.transfer_set:
             size = f"{bytes_shown(cost['bytes'])} ({cost['bytes_per_row']:.1f} bytes per row)"
-            labelled = f"labelled in {cost['seconds']:,.1f} s"
-            lines.append(f"Transfer set: {cost['rows']:,.0f} rows, {size}, {labelled}.")
+            made = self.origin or f"labelled in {cost['seconds']:,.1f} s"
+            lines.append(f"Transfer set: {cost['rows']:,.0f} rows, {size}, {made}.")
         return [line for line in [*lines, about_cost(self.results)] if line]
 
     def about_gap(self) -> str:
@@ -200,29 +207,38 @@ def summarize_results(folder: Path, results: Sequence[Result]) -> Summary:
     """Groups the results of a run, the records of everything that is finished, by kind of model."""
     groups: dict[str, list[Result]] = {}
     transfer_set = None
+    imported: list[dict[str, float]] = []
     for result in results:
         if result.kind == TRANSFER_SET:
             transfer_set = {**result.metrics, "seconds": result.seconds}
+            imported = result.details.get("imported", {}).get("teachers", [])
         if result.kind in (TEACHER, STUDENT):
             groups.setdefault(result.variant or result.kind, []).append(result)
     # Teacher, baselines, the distilled student, and that of the specialists.
     places = {"teacher": 0, "distilled": 2, "specialized": 3}
     order = sorted(groups, key=lambda name: places.get(name, 1))
     rows = [_row(name, groups[name]) for name in order]
-    if ensemble := _ensemble(results):
+    if imported and all({"accuracy", "errors"} <= figures.keys() for figures in imported):
+        metrics = {
+            key: Figure.of([figures[key] for figures in imported])
+            for key in imported[0]
+            if all(key in figures for figures in imported)
+        }
+        rows.insert(0, Row("teacher", metrics, 0, Figure.of([0.0] * len(imported))))
+    if ensemble := _ensemble(results, len(imported)):
         rows.insert(1, ensemble)
     return Summary(folder, rows, transfer_set, list(results))
 
 
-def _ensemble(results: Sequence[Result]) -> Row | None:
+def _ensemble(results: Sequence[Result], imported: int) -> Row | None:
     """The teachers as one, as the students measured them on the test split, if there are several.
 
-    Its parameters and seconds are those of all its members.
+    Its parameters and seconds are those of all its members, of whom so many were imported.
     """
     members = [result for result in results if result.kind == TEACHER]
     students = [result.metrics for result in results if result.kind == STUDENT]
     seen = next((metrics for metrics in students if "teacher_accuracy" in metrics), None)
-    if len(members) < 2 or seen is None:
+    if len(members) + imported < 2 or seen is None:
         return None
     return Row(
         name="ensemble",

@@ -10,7 +10,7 @@ from kd_ray.runs.fit import finished_result, result_model
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.label import transfer_set_folder
 from kd_ray.runs.perform import perform_all, perform_interleaved
-from kd_ray.runs.stages import STAGES, commands_of, tasks_of
+from kd_ray.runs.stages import STAGES, commands_of, nothing_to, tasks_of
 from kd_ray.runs.task import Request, Stage, Task
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Waiting",
     "commands_of",
     "finished_result",
+    "nothing_to",
     "perform_all",
     "perform_interleaved",
     "result_model",

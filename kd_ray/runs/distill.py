@@ -8,9 +8,11 @@ from typing import Any
 from kd_ray.config import Recipe
 from kd_ray.errors import CheckpointError, ConfigError
 from kd_ray.files import to_path
-from kd_ray.result import STUDENT
+from kd_ray.own_code import fingerprints
+from kd_ray.result import STUDENT, read_result
 from kd_ray.runs.combine import COMBINE
 from kd_ray.runs.fit import check_same, determining, sha256_of_files
+from kd_ray.runs.imported import IMPORT
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.label import LABEL, labelled_parent, transfer_set_folder
 from kd_ray.runs.task import Request, Stage, Task
@@ -36,9 +38,9 @@ def _tasks(request: Request) -> list[Task]:
     """A student of each variant for each seed; with the tasks that label for it."""
     students = []
     if "distill" in request.commands:
-        label = tuple(LABEL.tasks(request))
+        sources = (*LABEL.tasks(request), *IMPORT.tasks(request))
         variants = request.variants or recipe_variants(request.recipe)
-        students += [(variant, label) for variant in variants]
+        students += [(variant, sources) for variant in variants]
     for combine in COMBINE.tasks(request) if "specialize" in request.commands else []:
         students.append((specialized(request.recipe, str(combine.folder)), (combine,)))
     return [
@@ -67,7 +69,9 @@ def _identity(task: Task) -> dict[str, Any]:
 
 
 def _parents(task: Task) -> dict[str, str]:
-    parents = labelled_parent(task) | sha256_of_files(**task.recipe.student.model.sources)
+    model, objective = task.recipe.student.model, task.recipe.objective
+    parents = labelled_parent(task) | sha256_of_files(**model.sources)
+    parents |= fingerprints([model.name, objective.name, (objective.options or {}).get("of")])
     if (start := _continued(task)) is not None:
         meta = read_meta(start)
         parents["checkpoint"] = meta.files[WEIGHTS]
@@ -88,6 +92,11 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     start = _start(task, plan.class_names)
     teachers = []
     if recipe.student.teacher_in_every_step:
+        if plan.teachers[0].is_imported:
+            raise ConfigError(
+                f"{task.title}: runs the teacher in every step, but its transfer set is "
+                f"{plan.teachers[0].origin}, and that teacher is not here; leave it out"
+            )
         if recipe.teacher is None or (
             recipe.transfer_set.path is not None and recipe.teacher.path is None
         ):
@@ -121,8 +130,14 @@ def _check_teachers(task: Task, manifest: Manifest) -> None:
     """Refuses a set that was labelled by other teachers than the run's, where it has its own."""
     recipe = task.recipe
     if recipe.transfer_set.path is None:
-        hashes = [saved.sha256 for saved, _ in load_teachers(recipe, task.run_folder)]
+        hashes = [saved.sha256 for saved, _ in load_teachers(recipe, task.run_folder)] or None
         check_fit(manifest, teacher_sha256s=hashes, views=recipe.transfer_set.views)
+
+
+def _needs(task: Task) -> None:
+    for source in task.sources:
+        if read_result(source.folder) is None:
+            source.stage.needs(source)
 
 
 def _continued(task: Task) -> Path | None:
@@ -170,6 +185,7 @@ DISTILL = Stage(
     folder=lambda task: task.run_folder / "student" / task.variant / f"seed-{task.seed}",
     identity=_identity,
     parents=_parents,
+    needs=_needs,
     perform=partial(train, _setup),
     summary=model_line,
 )

@@ -19,6 +19,7 @@ LATER = {
     ("hold_out", 0.0),
     ("name", "hinton"),
     ("options", None),
+    ("columns", None),
     ("soft_warmup", 0.0),
 }
 """Keys that are younger than the first artefacts, and the value at which those still fit."""

@@ -47,6 +47,11 @@ def groups_of(opened: TransferSet, recipe: Recipe) -> ClassGroups:
     plan = opened.manifest.plan
     check_classes(recipe, plan.class_names)
     check_generalist(options, len(plan.teachers))
+    if plan.teachers[0].is_imported:
+        raise TransferSetError(
+            "specialists: start from the weights of the teacher that labelled, but the transfer "
+            f"set is {plan.teachers[0].origin}, and that teacher is not here; leave them out"
+        )
     logits = opened.train.logits[:, :, options.generalist]  # (N, V, K)
     plain: Tensor = logits[:, 0].argmax(dim=1)
     check_rows(opened.train.labels, plain, plan.class_names, len(opened.test.index))

@@ -59,7 +59,7 @@ class Inputs:
         key = f"{folder} {manifest.sha256} {data.model_dump_json()} {device}"
         if key not in self._students:
             check(manifest)
-            dataset = None if manifest.plan.include_images else self.dataset(data, manifest)
+            dataset = self.dataset(data, manifest) if manifest.plan.needs_dataset else None
             opened = open_transfer_set(folder)
             self._students[key] = (opened, student_feeds(opened, dataset).to(device))
         return self._students[key]

@@ -6,7 +6,7 @@ depends on the number of CPU threads, so on a CPU every worker runs the teachers
 bytes do not depend on how work was spread.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,32 +84,48 @@ def plan_labelling(
                 f"its dataset has fingerprint {trained_on} and {dataset.name} has "
                 f"{dataset.fingerprint}; use the same [data] table and files, or train it again"
             )
+    identities = [
+        TeacherIdentity(
+            sha256=teacher.sha256,
+            model=teacher.meta.model,
+            accuracy=accuracy,
+            class_names=tuple(teacher.meta.class_names),
+        )
+        for teacher, accuracy in zip(teachers, accuracies, strict=True)
+    ]
+    pixels = teachers[0].meta.input
+    return plan_rows(
+        dataset, options, rows_to_label(dataset, options), identities, pixels.mean, pixels.std
+    )
+
+
+def plan_rows(
+    dataset: Dataset,
+    options: TransferSetOptions,
+    rows: Mapping[SplitName, SplitRows],
+    teachers: Sequence[TeacherIdentity],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Plan:
+    """The plan of a transfer set with these rows; `mean` and `std` are of students' pixels."""
     stored = {"dtype", "views", "seed", "unlabelled", "include_images", "shard_rows", "compression"}
     return Plan(
         dataset=dataset.name,
         dataset_fingerprint=dataset.fingerprint,
         class_names=dataset.class_names,
         image_shape=dataset.image_shape,
-        mean=teachers[0].meta.input.mean,
-        std=teachers[0].meta.input.std,
+        mean=tuple(mean),
+        std=tuple(std),
         splits={
             name: SplitPlan(
-                dataset_rows=rows.split.rows,
-                fingerprint=rows.split.fingerprint,
-                rows=len(rows.index),
-                index_sha256=index_sha256(rows.index.numpy()),
+                dataset_rows=chosen.split.rows,
+                fingerprint=chosen.split.fingerprint,
+                rows=len(chosen.index),
+                index_sha256=index_sha256(chosen.index.numpy()),
             )
-            for name, rows in rows_to_label(dataset, options).items()
+            for name, chosen in rows.items()
         },
-        teachers=tuple(
-            TeacherIdentity(
-                sha256=teacher.sha256,
-                model=teacher.meta.model,
-                accuracy=accuracy,
-                class_names=tuple(teacher.meta.class_names),
-            )
-            for teacher, accuracy in zip(teachers, accuracies, strict=True)
-        ),
+        teachers=tuple(teachers),
         augment=options.augment.model_dump(mode="json"),
         **options.model_dump(include=stored),
     )
@@ -188,18 +204,29 @@ def labelled_parent(task: Task) -> dict[str, str]:
     return {"transfer_set": read_manifest(folder).sha256} if there else {}
 
 
-def _identity(task: Task) -> dict[str, Any]:
-    assert task.recipe.teacher is not None
+def set_identity(task: Task) -> dict[str, Any]:
+    """The part of the recipe that determines a transfer set's rows and how they are stored."""
     return {
         "data": determining(task.recipe.data, "root"),
         "transfer_set": task.recipe.transfer_set.model_dump(mode="json", exclude={"path"}),
-        "teacher.members": task.recipe.teacher.members,
     }
+
+
+def _identity(task: Task) -> dict[str, Any]:
+    assert task.recipe.teacher is not None
+    return {**set_identity(task), "teacher.members": task.recipe.teacher.members}
 
 
 def _parents(task: Task) -> dict[str, str]:
     results = [read_result(folder) for folder in teacher_folders(task.recipe, task.run_folder)]
     return {f"teacher-{n:02d}": result.fingerprint for n, result in enumerate(results) if result}
+
+
+def check_plan(folder: Path, plan: Plan) -> None:
+    """Refuses a finished set that another recipe made: a `CheckpointError`."""
+    if (folder / MANIFEST).is_file():
+        there = read_manifest(folder).plan
+        check_same(folder, *(flattened(one.model_dump(mode="json")) for one in (there, plan)))
 
 
 @dataclass(frozen=True)
@@ -218,10 +245,7 @@ def _open(task: Task, worker: Worker, inputs: Inputs) -> tuple[_Labelling, dict[
     teachers = [saved for saved, _ in members]
     accuracies = [float(result.metrics["accuracy"]) for _, result in members]
     plan = plan_labelling(dataset, task.recipe.transfer_set, teachers, accuracies)
-    if (task.folder / MANIFEST).is_file():
-        there = read_manifest(task.folder).plan
-        tables = (flattened(one.model_dump(mode="json")) for one in (there, plan))
-        check_same(task.folder, *tables)
+    check_plan(task.folder, plan)
     hashes = {f"teacher-{number:02d}": saved.sha256 for number, saved in enumerate(teachers)}
     return _Labelling(dataset, teachers, plan), {"dataset": dataset.fingerprint, **hashes}
 

@@ -3,6 +3,7 @@
 Row r of a split is view r mod V of the image r div V, counted among those that are labelled.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -64,22 +65,29 @@ class SplitRows:
 
 def rows_to_label(dataset: Dataset, options: TransferSetOptions) -> dict[SplitName, SplitRows]:
     """The rows of each split that a transfer set is to hold; a pure function of its arguments."""
-    train = dataset.train
     index = choose_rows(
-        train.labels,
+        dataset.train.labels,
         dataset.class_names,
         classes=options.classes,
         fraction=options.fraction,
         seed=options.seed,
     )
-    labels = hidden_labels(train.labels[index], options.unlabelled, options.seed)
-    views = (options.augment, options.seed)
-    rows: dict[SplitName, SplitRows] = {
-        "train": SplitRows(train, index, labels, options.views, *views)
-    }
-    for name in SPLITS[1:]:
+    held_out = {name: torch.arange(getattr(dataset, name).rows) for name in SPLITS[1:]}
+    return rows_with_labels(dataset, options, {"train": index, **held_out})
+
+
+def rows_with_labels(
+    dataset: Dataset, options: TransferSetOptions, indices: Mapping[SplitName, Tensor]
+) -> dict[SplitName, SplitRows]:
+    """Chosen rows of each split, `(N,)` int64, with the labels and views that a set gives them."""
+    rows: dict[SplitName, SplitRows] = {}
+    for name, index in indices.items():
         split: Split = getattr(dataset, name)
-        rows[name] = SplitRows(split, torch.arange(split.rows), split.labels, 1, *views)
+        labels, views = split.labels[index], 1
+        if name == "train":
+            labels = hidden_labels(labels, options.unlabelled, options.seed)
+            views = options.views
+        rows[name] = SplitRows(split, index, labels, views, options.augment, options.seed)
     return rows
 
 

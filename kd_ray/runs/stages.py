@@ -5,13 +5,15 @@ from kd_ray.config import Recipe
 from kd_ray.runs.combine import COMBINE
 from kd_ray.runs.distill import DISTILL
 from kd_ray.runs.group_classes import GROUP_CLASSES
+from kd_ray.runs.imported import IMPORT
 from kd_ray.runs.label import LABEL
 from kd_ray.runs.specialize import SPECIALIZE
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import TEACH
 
 STAGES: dict[str, Stage] = {
-    stage.name: stage for stage in (TEACH, LABEL, GROUP_CLASSES, SPECIALIZE, COMBINE, DISTILL)
+    stage.name: stage
+    for stage in (TEACH, LABEL, IMPORT, GROUP_CLASSES, SPECIALIZE, COMBINE, DISTILL)
 }
 
 
@@ -36,3 +38,14 @@ def tasks_of(request: Request) -> list[Task]:
         if wanted.intersection(stage.commands)
         for task in stage.tasks(request)
     ]
+
+
+def nothing_to(stage: str, recipe: Recipe) -> str:
+    """The message where a recipe has no artefact that a stage makes."""
+    if recipe.transfer_set.path is not None:
+        has, advice = "transfer_set.path: names a finished transfer set", "leave it out to make one"
+    elif recipe.teacher is not None:
+        has, advice = "teacher: labels the transfer set itself", "leave this table out"
+    else:
+        has, advice = "teacher: this table is left out", "add it"
+    return f"{has}, so there is nothing to {stage}; {advice}"

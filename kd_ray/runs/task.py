@@ -128,6 +128,7 @@ class Request:
         variants: of the student, instead of the recipe's own; none for those.
         data_root: as in `Task`.
         checkpoint_s: as in `Task`.
+        logits: absolute path or URL of a file to import, where the recipe has no teacher.
     """
 
     recipe: Recipe
@@ -136,11 +137,17 @@ class Request:
     variants: Sequence[Variant] = ()
     data_root: str | None = None
     checkpoint_s: float = 0.0
+    logits: str | None = None
 
     @property
     def labels_here(self) -> bool:
         """Whether the run has teachers and a transfer set of its own."""
         return self.recipe.transfer_set.path is None and self.recipe.teacher is not None
+
+    @property
+    def imports_here(self) -> bool:
+        """Whether the run has a transfer set of its own whose logits come from elsewhere."""
+        return self.recipe.transfer_set.path is None and self.recipe.teacher is None
 
     def task(self, stage: Stage, **fields: Any) -> Task:
         """A task of this run; `fields` are those that tell it from others."""

@@ -9,6 +9,7 @@ import torch
 from kd_ray.config import Recipe, TeacherOptions
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
+from kd_ray.own_code import fingerprints
 from kd_ray.result import TEACHER, Result, read_result
 from kd_ray.runs.fit import determining, result_model, sha256_of_files
 from kd_ray.runs.inputs import Inputs
@@ -89,7 +90,9 @@ def _identity(task: Task) -> dict[str, Any]:
 def _parents(task: Task) -> dict[str, str]:
     teacher = _options(task)
     names = [teacher.columns] if isinstance(teacher.columns, str) else []
-    return sha256_of_files(**teacher.model_of(task.member).sources, columns=names)
+    model = teacher.model_of(task.member)
+    files = sha256_of_files(**model.sources, columns=names)
+    return files | fingerprints([model.name])
 
 
 def _needs(task: Task) -> None:

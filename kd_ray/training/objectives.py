@@ -12,7 +12,7 @@ A soft term is a function whose parameters say what it is given, of these:
 | `over_workers` | adds a tensor up over all workers; gradients pass through it |
 
 Its other parameters are options, in the letters of its paper. It answers with `(N,)`, of which the
-mean over the global batch is taken and multiplied by c.
+mean over the global batch is taken and multiplied by c. A user's own is named by its dotted path.
 """
 
 import inspect
@@ -26,6 +26,7 @@ from torch import Tensor
 from kd_ray.batch import UNLABELLED
 from kd_ray.catalog import call_problems, suggestion
 from kd_ray.errors import ConfigError
+from kd_ray.own_code import explained, imported, is_dotted
 from kd_ray.training.losses import Ensemble, SoftTerm, soft_loss, soft_targets
 
 SumOverWorkers = Callable[[Tensor], Tensor]
@@ -151,10 +152,30 @@ def joint_logits(teacher_logits: Tensor, T: float, ensemble: Ensemble) -> Tensor
     return T * logs.logsumexp(dim=1)
 
 
+def _function(name: Any) -> Callable[..., Tensor] | None:
+    """The soft term of this name: the catalogue's, or one's own by its dotted path.
+
+    Raises:
+        ConfigError: nobody has allowed the code, or it cannot be imported or called.
+    """
+    if not is_dotted(name):
+        return SOFT_TERMS.get(name) if isinstance(name, str) else None
+    function: Callable[..., Tensor] = imported(name)
+    if not callable(function):
+        raise ConfigError(f"{name}: must be a function, but is a {type(function).__name__}")
+    return function
+
+
 def _chosen(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The soft term that is computed, with its own options; `standardized` is over another one."""
     own = dict(options)
     return (own.pop("of", HINTON), own) if name == STANDARDIZED else (name, own)
+
+
+def _known(term: str) -> Callable[..., Tensor]:
+    function = _function(term)
+    assert function is not None  # by soft_term_problems
+    return function
 
 
 def soft_term_problems(where: str, name: str, options: Mapping[str, Any]) -> list[str]:
@@ -162,25 +183,29 @@ def soft_term_problems(where: str, name: str, options: Mapping[str, Any]) -> lis
 
     Args:
         where: dotted place of the table in the recipe.
-        name: key of `SOFT_TERMS`, or `standardized`.
+        name: key of `SOFT_TERMS`, a dotted path, or `standardized`.
         options: table of its parameters.
     """
     term, own = _chosen(name, options)
-    if not isinstance(term, str) or term not in SOFT_TERMS:
-        over = name == STANDARDIZED
-        place, known = (
-            "options.of" if over else "name",
-            [*SOFT_TERMS, *([] if over else [STANDARDIZED])],
-        )
+    over = name == STANDARDIZED
+    place, known = (
+        "options.of" if over else "name",
+        [*SOFT_TERMS, *([] if over else [STANDARDIZED])],
+    )
+    try:
+        function = _function(term)
+    except ConfigError as error:
+        return [f"{where}.{place}: {error}"]
+    if function is None:
         return [f"{where}.{place}: unknown objective {term!r}; {suggestion(str(term), known)}"]
-    return call_problems(f"{where}.options", SOFT_TERMS[term], own, given=GIVEN)
+    return call_problems(f"{where}.options", function, own, given=GIVEN)
 
 
 def check_meaning(name: str, options: Mapping[str, Any], labels: Tensor, classes: int) -> None:
     """Refuses a soft term that means nothing on these rows.
 
     Args:
-        name: key of `SOFT_TERMS`, or `standardized`.
+        name: key of `SOFT_TERMS`, a dotted path, or `standardized`.
         options: table of its parameters.
         labels: of the rows to learn from, `(N,)` int64.
         classes: K.
@@ -189,7 +214,7 @@ def check_meaning(name: str, options: Mapping[str, Any], labels: Tensor, classes
         ConfigError: it needs labels and some are hidden, or more classes than there are.
     """
     term, _ = _chosen(name, options)
-    needs_labels = "y" in inspect.signature(SOFT_TERMS[term]).parameters
+    needs_labels = "y" in inspect.signature(_known(term)).parameters
     if needs_labels and bool((labels == UNLABELLED).any()):
         raise ConfigError(
             f"objective.name: '{term}' needs the label of every row, but some are hidden; "
@@ -213,14 +238,14 @@ def soft_term(
     """A soft term of the catalogue at a temperature, for an ensemble.
 
     Args:
-        name: key of `SOFT_TERMS`, or `standardized`.
+        name: key of `SOFT_TERMS`, a dotted path, or `standardized`.
         options: table of its parameters.
         T: the temperature.
         ensemble: how the teachers are averaged.
         over_workers: adds a tensor up over all workers.
     """
     term, own = _chosen(name, options)
-    function = SOFT_TERMS[term]
+    function = _known(term)
     wanted = inspect.signature(function).parameters
 
     def loss(z: Tensor, teacher_logits: Tensor, y: Tensor) -> Tensor:
@@ -233,6 +258,17 @@ def soft_term(
                 given["v"] = joint_logits(teacher_logits, T, ensemble)
             if "targets" in wanted:
                 given["targets"] = soft_targets(teacher_logits, T, ensemble)
-        return function(**{key: value for key, value in given.items() if key in wanted}, **own)
+        arguments = {key: value for key, value in given.items() if key in wanted}
+        if not is_dotted(term):
+            return function(**arguments, **own)
+        with explained(term):
+            losses = function(**arguments, **own)
+        if not isinstance(losses, Tensor) or losses.shape != y.shape:
+            got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise ConfigError(
+                f"objective.name: {term} must answer with one loss for each row, {list(y.shape)}, "
+                f"but answered with {got}; leave the mean over rows to kd-ray"
+            )
+        return losses
 
     return loss

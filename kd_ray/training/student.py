@@ -13,7 +13,7 @@ from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
 from kd_ray.models import NewModel, new_model
 from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
-from kd_ray.training.feed import TensorFeed, taken
+from kd_ray.training.feed import TensorFeed, feed_of, taken
 from kd_ray.training.loop import autocast, derived_seed, fit, objective_function
 from kd_ray.training.losses import Ensemble
 from kd_ray.training.progress import Epoch, Notice, Step, Training
@@ -69,7 +69,8 @@ def sample(feed: TensorFeed, rows: int) -> Tensor:
 def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> StudentFeeds:
     """The rows of a transfer set joined with their pixels.
 
-    They come from the dataset, whose fit the caller has checked, if the set has none.
+    They come from the dataset, whose fit the caller has checked, if the set has none. Of a split
+    without logits the dataset has the labels, too.
 
     Raises:
         ConfigError: neither of the two has pixels.
@@ -77,6 +78,8 @@ def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> Student
     plan = transfer_set.manifest.plan
 
     def joined(rows: Rows, split: Split | None) -> TensorFeed:
+        if split is not None and not len(rows.index):
+            return feed_of(split, plan.mean, plan.std)
         pixels = rows.images
         if pixels is None and split is not None:
             # Where all of the split was labelled, nothing is copied.

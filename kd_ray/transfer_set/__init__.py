@@ -3,7 +3,10 @@
 Arrays in, arrays out: which teacher made the logits is for a higher floor to know.
 """
 
+from kd_ray.transfer_set.arrange import Wanted, arrange
 from kd_ray.transfer_set.columns import Columns
+from kd_ray.transfer_set.given import GivenLogits, logits_in_arrays
+from kd_ray.transfer_set.logits_file import logits_sha256, open_logits
 from kd_ray.transfer_set.manifest import (
     Manifest,
     bytes_per_row,

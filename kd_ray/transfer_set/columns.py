@@ -119,16 +119,34 @@ def array_problems(plan: Plan, shard: Shard, columns: Columns) -> Iterator[str]:
         yield f"label must be in -1..{classes - 1}, but got {label.min()}..{label.max()}"
 
 
+def largest_logit(dtype: str, logits: npt.NDArray[np.floating[Any]]) -> float:
+    """The largest finite number that both the stored type and the type of the logits have."""
+    return float(min(np.finfo(dtype).max, np.finfo(logits.dtype).max))
+
+
+def first_unfit(logits: npt.NDArray[np.floating[Any]], dtype: str) -> tuple[int, int, int] | None:
+    """Row, teacher and class of the first logit that is not finite, or too large for a type.
+
+    Args:
+        logits: `(n, M, K)`.
+        dtype: in which they are to be stored.
+    """
+    # A comparison with NaN is false, so one pass finds NaN, infinities and large values.
+    fits = np.abs(logits) <= largest_logit(dtype, logits)
+    if fits.all():
+        return None
+    row, member, output = (int(place) for place in np.argwhere(~fits)[0])
+    return row, member, output
+
+
 def check_logits(plan: Plan, shard: Shard, columns: Columns) -> None:
     """Raises `TransferSetError` where a logit is not finite, or too large for the stored type."""
     logits = columns.logits
-    limit = float(min(np.finfo(plan.dtype).max, np.finfo(logits.dtype).max))
-    # A comparison with NaN is false, so one pass finds NaN, infinities and large values.
-    fits = np.abs(logits) <= limit
-    if fits.all():
+    unfit = first_unfit(logits, plan.dtype)
+    if unfit is None:
         return
-    row, member, output = (int(place) for place in np.argwhere(~fits)[0])
-    value = float(logits[row, member, output])
+    row, member, output = unfit
+    value, limit = float(logits[unfit]), largest_logit(plan.dtype, logits)
     where = (
         f"transfer set, {shard.split} row {shard.start + row} (index {columns.index[row]}, "
         f"view {columns.view[row]}, teacher {member}, class {output})"

@@ -22,6 +22,8 @@ from kd_ray.errors import TransferSetError, difference, numbered
 FORMAT_VERSION: Final = 1
 SplitName: TypeAlias = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+IMPORTED: Final = "imported"
+"""Name of a teacher's model where logits came from elsewhere, and nothing else is known of it."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Integers = TypeVar("Integers", Tensor, npt.NDArray[np.int64])
@@ -39,11 +41,23 @@ class TeacherIdentity(Table):
     model: dict[str, Any]
     """Name of the catalogue entry and its options."""
 
-    accuracy: Share
-    """Share of the test split that it classifies rightly."""
+    accuracy: Share | None
+    """Share of the test split that it classifies rightly; None where that is not known."""
 
     class_names: Names
     """What its K outputs mean."""
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether its logits came from elsewhere: the hash is theirs, and it cannot be run."""
+        return self.model.get("name") == IMPORTED
+
+    @property
+    def origin(self) -> str:
+        """What it is, in a few words."""
+        if not self.is_imported:
+            return str(self.model["name"])
+        return f"imported from {self.model.get('file', 'arrays')}"
 
 
 class SplitPlan(Table):
@@ -157,6 +171,12 @@ class Plan(Table):
         """C * H * W: bytes of the pixels of one row, if rows carry them."""
         channels, height, width = self.image_shape
         return channels * height * width
+
+    @property
+    def needs_dataset(self) -> bool:
+        """Whether students need the dataset: for all pixels, or for a split without logits."""
+        bare = any(split.dataset_rows and not split.rows for split in self.splits.values())
+        return bare or not self.include_images
 
     def views_of(self, split: SplitName) -> int:
         """V for the training split, else 1."""

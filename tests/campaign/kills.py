@@ -128,7 +128,8 @@ class Campaign:
     def _ready(self, home: Path) -> None:
         if self._cluster_command(home, "status") != 0:
             self._cluster_command(home, "down")
-            self._cluster_command(home, "up", "--nodes", "1", "--cpus", "2")
+            if self._cluster_command(home, "up", "--nodes", "1", "--cpus", "2") != 0:
+                raise RuntimeError(f"cluster {self._cluster}: {(home / 'cluster').read_text()}")
 
     def close(self) -> None:
         """Ends what still runs of an interrupted chain, and the cluster of jobs."""

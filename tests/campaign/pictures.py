@@ -101,7 +101,7 @@ def make_pictures(draw: random.Random, folder: Path) -> Case:
 
 def misread(path: Path, how: str) -> str:
     """What is wrong with how a picture of `unusual` is read."""
-    from kd_ray.datasets.imagefolder import read_picture
+    from kd_ray.datasets.picture import read_picture
 
     found = read_picture(path, SIZE).astype(int)
     upper, lower = found[: SIZE // 2 - 1], found[SIZE // 2 + 1 :]

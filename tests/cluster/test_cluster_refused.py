@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,6 +124,17 @@ def test_nodes_give_notice_and_run_this_python(monkeypatch: pytest.MonkeyPatch):
 def test_a_cluster_has_a_name_that_a_folder_can_have(name: str):
     with pytest.raises(ClusterError, match="--name"):
         cluster_folder(name)
+
+
+def test_a_cluster_lies_where_paths_of_sockets_are_short(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    deep = home / "a-folder-with-a-long-name"
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    answer = refused("cluster", "up", "--name", "never")
+    assert "must have at most 107 bytes" in answer
+    assert not any((deep / f"kd-ray-{os.getuid()}").iterdir())
 
 
 def test_numbers_that_make_no_cluster_are_refused(home: Path):

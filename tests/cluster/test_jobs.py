@@ -23,6 +23,7 @@ from kd_ray import run
 
 pytestmark = pytest.mark.ray
 ANSWER_S = 15.0
+DRIVER = ["-m", "kd_ray", "run"]
 
 
 def test_a_submitted_job_makes_the_bits_of_this_process_and_down_ends_every_process(
@@ -114,6 +115,24 @@ def _refusals(cluster: LocalCluster, recipe: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_job_that_is_terminated_says_how_to_go_on_and_who_watches_it_gets_its_status(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    where = ("--name", two_nodes.name, "--wait")
+    watched = start("cluster", "submit", *where, "--", "run", recipe, "--runs", tmp_path)
+    lines_until(watched, "student distilled, seed 0: epoch")
+    (driver,) = [p for p in tagged(two_nodes.tag) if p.info["cmdline"][1:4] == DRIVER]
+    driver.terminate()
+    output = finish(watched, 143)
+    assert "go on with: kd-ray run recipe.toml" in output
+    assert "Traceback" not in output
+
+    elsewhere = ("--", "run", recipe, "--runs", tmp_path / "elsewhere")
+    other = kd_ray("cluster", "submit", "--name", two_nodes.name, *elsewhere)
+    assert "tiny-2: submitted" in other.stdout, other.stderr  # another run of the same name
+
+
+@pytest.mark.slow
 def test_logical_gpus_are_placed_and_more_than_there_are_is_refused(
     home: Path, recipe: Path, tmp_path: Path
 ):
@@ -165,3 +184,49 @@ def most_in_flight(output: str) -> int:
         (flying.discard if what == "finished" else flying.add)(number)
         most = max(most, len(flying))
     return most
+
+
+OWN_CODE = """
+import helper
+
+def tiny(shape, classes):
+    return helper.net(shape, classes, {width})
+
+def squares(z, v):
+    return {width} * (z - v).square().mean(dim=-1)
+"""
+HELPER = """
+from math import prod
+from torch import nn
+
+def net(shape, classes, width):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(prod(shape), width), nn.ReLU(), nn.Linear(width, classes)
+    )
+"""
+
+
+@pytest.mark.slow
+def test_own_code_travels_with_its_job_and_two_versions_of_it_do_not_mix(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    own = [
+        *("--set", 'student.model="own:tiny"', "--set", 'objective.name="own:squares"'),
+        *("--set", 'resources.packages=["helper"]', "--set", "train.epochs=3"),
+    ]
+    for width in (4, 6):
+        folder = tmp_path / f"width-{width}"
+        folder.mkdir()
+        (folder / "own.py").write_text(OWN_CODE.format(width=width))
+        (folder / "helper.py").write_text(HELPER)
+        (folder / "tiny.toml").write_text(recipe.read_text())
+        command = ["run", folder / "tiny.toml", *own, "--set", f"name=width-{width}"]
+        kd_ray(*command, "--local", "--runs", tmp_path / "here")
+        submitted = ["cluster", "submit", "--name", two_nodes.name, "--", *command]
+        assert kd_ray(*submitted, "--runs", tmp_path / "there").returncode == 0
+        shutil.rmtree(folder)  # where a cluster's nodes are, it is not
+    for name in ("width-4", "width-6"):
+        assert kd_ray("cluster", "logs", f"{name}-1", "--name", two_nodes.name, "--follow")
+        here, there = (fingerprints(tmp_path / place / name) for place in ("here", "there"))
+        assert len(here) == 3
+        assert there == here

@@ -123,7 +123,10 @@ def test_soft_weight_of_an_objective_is_unscaled_only_where_the_recipe_says_so()
         (DataOptions, {"name": "digits", "classes": ["1"]}),
         (DataOptions, {"name": "digits", "classes": ["1", "1"]}),
         (DataOptions, {"name": "digits", "image_size": 32}),
-        (DataOptions, {"name": "imagefolder"}),
+        (DataOptions, {"name": "imagefolder", "columns": {"image": "img"}}),
+        (DataOptions, {"name": "csv", "columns": {"picture": "img"}}),
+        (DataOptions, {"name": "csv", "options": {}}),
+        (DataOptions, {"name": "my_data:load", "root": "pictures"}),
         (TransferSetOptions, {"dtype": "float64"}),
         (TransferSetOptions, {"views": 0}),
         (TransferSetOptions, {"views": 2}),
@@ -154,6 +157,9 @@ def test_a_table_refuses_a_value_that_breaks_a_rule(table: Any, values: dict[str
         (TransferSetOptions, {"unlabelled": 1.0}),
         (Resources, {"gpus_per_worker": 0, "cpus_per_worker": "auto"}),
         (DataOptions, {"name": "imagefolder", "image_size": 32}),
+        (DataOptions, {"name": "imagefolder"}),
+        (DataOptions, {"name": "parquet", "image_size": 4}),
+        (DataOptions, {"name": "my_data:load", "image_size": 4, "options": {"a": [1]}}),
     ],
 )
 def test_a_table_takes_a_value_at_the_edge_of_a_rule(table: Any, values: dict[str, Any]):
@@ -180,16 +186,24 @@ def test_a_recipe_chooses_among_epochs_only_with_validation_rows(train: dict[str
     assert Recipe.model_validate(table).data.validation == 10
 
 
-def test_a_recipe_needs_a_teacher_or_a_finished_transfer_set():
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"student": {"model": "mlp", "teacher_in_every_step": True}}, "teacher_in_every_step"),
+        ({"student": {"model": "mlp", "baselines": ["online"]}}, 'student.baselines: "online"'),
+        ({"specialists": {"count": 2}}, "specialists"),
+    ],
+)
+def test_a_recipe_without_a_teacher_has_nothing_that_runs_one(changes: dict[str, Any], place: str):
     table: dict[str, Any] = {
         "name": "tiny",
         "data": {"name": "digits"},
         "student": {"model": "mlp"},
     }
-    with pytest.raises(ValidationError, match=r"required unless transfer_set\.path is set"):
-        Recipe.model_validate(table)
-    table["transfer_set"] = {"path": "somewhere"}
     assert Recipe.model_validate(table).teacher is None
+    with pytest.raises(ValidationError, match=f"{place}: needs a teacher that can be run"):
+        Recipe.model_validate(table | changes)
+    Recipe.model_validate(table | changes | {"transfer_set": {"path": "somewhere"}})
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../up", "-x", "a b", "x" * 101])

@@ -11,6 +11,12 @@ Serve = Callable[[Answers], None]
 
 
 @pytest.fixture
+def no_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that names no folder of datasets."""
+    monkeypatch.delenv("KD_RAY_DATA", raising=False)
+
+
+@pytest.fixture
 def silent() -> Iterator[None]:
     """A network that takes every connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as nobody, proxy(nobody.getsockname()[1]):

@@ -113,8 +113,8 @@ def test_open_dataset_refuses_an_unknown_name() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'mnist'"):
         open_dataset(options)
     assert dataset_problems("data", options) == [
-        "data.name: unknown dataset 'mnits'; did you mean 'mnist'? known: cifar10, cifar100, "
-        "digits, fashion-mnist, imagefolder, mnist, svhn"
+        "data.name: unknown dataset 'mnits'; did you mean 'mnist'? known: cifar10, cifar100, csv, "
+        "digits, fashion-mnist, imagefolder, mnist, parquet, svhn"
     ]
     assert dataset_problems("data", DataOptions(name="mnist")) == []
 
@@ -403,3 +403,18 @@ def test_missing_files_that_cannot_be_downloaded_are_named_with_what_to_do(
     assert "\n" not in message
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
+
+
+# JPEGs of CIFAR-10, as the hub has them
+
+
+@pytest.mark.slow
+def test_parquet_reads_a_dataset_as_it_was_downloaded_from_the_hub() -> None:
+    root = Path(os.environ.get("KD_RAY_DATA", "")) / "cifar10-jpeg"
+    if not root.is_dir():
+        pytest.skip("KD_RAY_DATA does not name a folder with cifar10-jpeg")
+    found = opened("parquet", root)
+    assert (found.train.rows, found.test.rows) == (50_000, 10_000)
+    assert found.class_names[:3] == ("airplane", "automobile", "bird")
+    assert torch.equal(torch.bincount(found.test.labels), torch.full((10,), 1000))
+    assert found.mean == pytest.approx([0.4914, 0.4822, 0.4465], abs=2e-3)  # CIFAR-10's own

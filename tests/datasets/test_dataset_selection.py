@@ -61,6 +61,12 @@ def test_choose_rows_refuses_an_unknown_class() -> None:
         choose_rows(LABELS, NAMES, classes=["cat", "dgo"])
 
 
+def test_choose_rows_refuses_classes_where_nobody_knows_some_rows_class() -> None:
+    some = LABELS.masked_fill(LABELS == 1, UNLABELLED)
+    with pytest.raises(ConfigError, match="classes: chooses images by their labels"):
+        choose_rows(some, NAMES, classes=["emu"])
+
+
 def test_choose_rows_of_no_rows_is_none() -> None:
     assert len(choose_rows(LABELS[:0], NAMES, fraction=0.5)) == 0
 
@@ -108,6 +114,13 @@ def test_validation_rows_are_exactly_so_many_and_spread_over_the_classes(
     for number in range(3):
         of_class = number == LABELS
         assert abs(int((chosen & of_class).sum()) - rows * int(of_class.sum()) / 143) <= 1.5
+
+
+def test_validation_rows_have_labels() -> None:
+    some = LABELS.masked_fill(LABELS == 1, UNLABELLED)
+    chosen = some[validation_rows(some, 20, 0)]
+    assert len(chosen) == 20
+    assert (chosen != UNLABELLED).all()
 
 
 def test_validation_rows_differ_with_the_seed() -> None:

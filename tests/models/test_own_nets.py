@@ -15,7 +15,7 @@ from kd_ray.errors import ConfigError
 from kd_ray.models import NewModel, build_model, model_problems, new_model, placed
 from kd_ray.own_code import allow
 
-pytestmark = pytest.mark.usefixtures("nothing_allowed")
+pytestmark = pytest.mark.usefixtures("no_own_code")
 SHAPE = (1, 4, 4)
 HEAD = """
 import random

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,7 @@ from kd_ray import run
 from kd_ray.config import Resources
 from kd_ray.errors import ClusterError
 from kd_ray.on_ray import Node, Placement, share_out
+from kd_ray.on_ray.session import ENVIRONMENT
 
 RECIPE = """
 name = "tiny"
@@ -138,16 +141,22 @@ def test_two_workers_of_which_one_is_killed_end_with_the_bits_of_two_undisturbed
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("helper", [b"ray::launch", b"ray::_QueueActor"])
+@pytest.mark.parametrize(
+    ("helper", "words"),
+    [
+        (b"ray::launch", "kd-ray: a process of Ray's that holds the workers together must stay"),
+        (b"ray::_QueueActor", "kd-ray: a process of Ray's that holds the workers together must"),
+        (b"gcs_server", "Ray's head, its process gcs_server, must stay alive, but"),
+    ],
+)
 def test_a_killed_helper_of_the_workers_is_answered_in_one_sentence_and_the_run_goes_on(
-    tmp_path: Path, helper: bytes
+    tmp_path: Path, helper: bytes, words: str
 ) -> None:
     disturbed = start("teach", written(tmp_path, 200), "--runs", tmp_path, "--workers", 2)
     lines_until(disturbed, "teacher 0: epoch")
     for victim in workers(disturbed, helper):
         os.kill(victim, signal.SIGKILL)
-    last = finish(disturbed, 2).splitlines()[-1]
-    assert last.startswith("kd-ray: a process of Ray's that holds the workers together must stay")
+    assert words in finish(disturbed, 2).splitlines()[-1]
     again = ("teach", tmp_path / "tiny-200.toml", "--runs", tmp_path, "--local")
     assert "teacher 0: goes on after epoch" in finish(start(*again))
 
@@ -159,6 +168,22 @@ def test_a_workers_error_reaches_the_terminal_as_one_sentence(tmp_path: Path) ->
     output = finish(start("teach", written(tmp_path, 3), "--runs", tmp_path, *sets), 2)
     assert "the loss must be finite" in output
     assert "Traceback" not in output
+
+
+RAY_FIRST = """
+import ray
+from kd_ray.on_ray import connected
+with connected():
+    print(dict(ray.get_runtime_context().runtime_env))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_start_without_uv_also_where_ray_was_imported_first_below_uv_run() -> None:
+    below_uv = ("uv", "run", "--no-project", "--python", sys.executable, "python", "-c", RAY_FIRST)
+    without = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    assert subprocess.check_output(below_uv, text=True, env=without).splitlines()[-1] == "{}"
 
 
 @pytest.mark.ray

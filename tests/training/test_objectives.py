@@ -1,4 +1,6 @@
+import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import ConfigError
+from kd_ray.own_code import allow
 from kd_ray.pipeline import open_recipe
 from kd_ray.training.losses import Ensemble, soft_loss, soft_targets
 from kd_ray.training.objectives import (
@@ -21,6 +24,7 @@ from kd_ray.training.objectives import (
     dkd,
     joint_logits,
     soft_term,
+    soft_term_problems,
     ttm,
     wttm,
 )
@@ -138,6 +142,71 @@ def test_hinton_of_the_catalogue_is_the_soft_loss():
     z, v = normal(4, 5), normal(4, 2, 5, seed=1)
     term = soft_term("hinton", {}, T=4.0, ensemble=ONE)
     assert torch.equal(term(z, v, labels(4, 5)), soft_loss(z, soft_targets(v, 4.0), 4.0))
+
+
+OWN = """
+def mse(z, v, *, scale: float = 1.0):
+    return scale * (z - v).square().mean(dim=-1)
+
+def mean(z, v):
+    return (z - v).square().mean()
+
+def broken(z):
+    return z + undefined
+
+number = 7
+"""
+
+
+@pytest.fixture
+def own_losses(no_own_code: None, tmp_path: Path) -> None:
+    """Losses of a user's own, in a module beside a recipe that was opened."""
+    (tmp_path / "own_losses.py").write_text(OWN)
+    allow(["own_losses:mse"], tmp_path)
+
+
+@pytest.mark.usefixtures("own_losses")
+def test_own_losses_stand_beside_those_of_the_catalogue():
+    z, v, y = torch.randn(3, 5), torch.randn(3, 1, 5), torch.zeros(3, dtype=torch.int64)
+    options = {"scale": 2.0}
+    assert soft_term_problems("objective", "own_losses:mse", options) == []
+    loss = soft_term("own_losses:mse", options, T=4.0, ensemble=Ensemble("arithmetic"))
+    torch.testing.assert_close(loss(z, v, y), 2 * (z - v[:, 0]).square().mean(dim=1))
+    over = {"of": "own_losses:mse"}
+    assert soft_term_problems("objective", "standardized", over) == []
+    alike = soft_term("standardized", over, T=4.0, ensemble=Ensemble("arithmetic"))
+    torch.testing.assert_close(alike(3 * v[:, 0] + 1, v, y), torch.zeros(3), rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("own_losses")
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("own_losses:mse", {"skale": 1.0}, "objective.options.skale: unknown key; did you mean"),
+        ("own_losses:none", {}, "objective.name: own_losses:none: .*must define none"),
+        ("own_losses:number", {}, "objective.name: own_losses:number: must be a function"),
+        ("other_losses:mse", {}, "objective.name: 'other_losses:mse': is somebody's own code"),
+    ],
+)
+def test_own_losses_that_are_none_are_refused_by_name(
+    name: str, options: dict[str, Any], sentence: str
+):
+    (problem,) = soft_term_problems("objective", name, options)
+    assert re.match(sentence, problem)
+
+
+@pytest.mark.usefixtures("own_losses")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("own_losses:mean", r"one loss for each row, \[3\], but answered with \[\]"),
+        ("own_losses:broken", r"own_losses\.py, line 9: NameError"),
+    ],
+)
+def test_own_losses_that_go_wrong_at_work_end_in_a_sentence(name: str, sentence: str):
+    loss = soft_term(name, {}, T=4.0, ensemble=Ensemble("arithmetic"))
+    with pytest.raises(ConfigError, match=sentence):
+        loss(torch.randn(3, 5), torch.randn(3, 1, 5), torch.zeros(3, dtype=torch.int64))
 
 
 def test_soft_terms_that_mean_nothing_on_the_rows_are_refused():

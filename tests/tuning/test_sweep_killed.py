@@ -132,6 +132,40 @@ def test_a_trial_that_was_killed_comes_out_as_if_it_had_not_been(
     assert entries(found)[0] == entries(undisturbed)[0]
 
 
+KILLED_AT_ITS_STOP = """
+import os, signal, sys
+from tuning import sweep
+from tuning.trials import TrialReport
+def listener(event):
+    if isinstance(event, TrialReport) and (event.number, event.epoch.number) == (1, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+sweep(sys.argv[1], runs=sys.argv[2], local=sys.argv[3] == "here", listener=listener)
+"""
+
+
+@pytest.mark.parametrize(
+    "place", ["here", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+)
+def test_a_driver_killed_between_the_checkpoint_and_the_record_of_a_stopped_trial_stops_it_again(
+    tmp_path: Path, place: str
+) -> None:
+    """On Ray one trial has all CPUs, so that the good one has always ended before the poor one."""
+    points = "[" + ", ".join(f'{{"train.lr"={lr}}}' for lr in (0.02, 0.00101)) + "]"
+    stopping = ("sweep.scheduler=asha", "sweep.grace=1", "sweep.reduction=2", "sweep.trials=2")
+    alone = f"resources.cpus_per_worker={os.cpu_count()}"
+    recipe = tiny_file(tmp_path, *OVERRIDES, *stopping, f"sweep.enqueue={points}", alone)
+    runs = tmp_path / "runs"
+    finish(start(recipe, runs, place, program=("-c", KILLED_AT_ITS_STOP)), -signal.SIGKILL)
+    before = open_sweep(runs / "tiny")
+    student = trial_folder(before.folder, 1) / STUDENT
+    assert [trial.state for trial in before.trials] == ["finished", "running"]
+    assert epochs_in(student) == [1]
+    found = sweep(recipe, runs=runs, local=place == "here")
+    ends = [(trial.state, trial.epochs) for trial in found.trials]
+    assert ends == [("finished", 6), ("stopped", 1)]
+    assert epochs_in(student) == [1]
+
+
 @pytest.mark.ray
 def test_trials_on_ray_are_those_of_this_process(recipe: Path, tmp_path: Path) -> None:
     output = finish(tune(recipe, tmp_path, "--trials", 2))
@@ -160,6 +194,21 @@ def test_trials_on_ray_survive_actor_and_driver(recipe: Path, tmp_path: Path) ->
     assert [trial.state for trial in found.trials] == ["finished"] * TRIALS
     here = sweep(recipe, runs=tmp_path / "here", local=True)
     assert entries(found)[0] == entries(here)[0]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_whose_head_of_ray_is_killed_ends_with_a_sentence_and_goes_on(
+    recipe: Path, tmp_path: Path
+) -> None:
+    process = tune(recipe, tmp_path)
+    lines_until(process, "finished after")
+    (head,) = workers(process, b"gcs_server")
+    os.kill(head, signal.SIGKILL)
+    output = finish(process, 2)
+    assert "Ray's head, its process gcs_server, must stay alive" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    assert "sweep: goes on after" in finish(tune(recipe, tmp_path))
 
 
 @pytest.mark.ray

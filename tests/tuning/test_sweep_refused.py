@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import tiny_file
 from tiny_sweep import RATE, entries, refused, search, swept_file, swept_recipe
 
+from kd_ray import open_dataset, write_transfer_set
 from kd_ray.errors import CheckpointError, ConfigError, StorageError, TrainingError
 from kd_ray.files import locked
 from kd_ray.pipeline import run
@@ -68,6 +70,19 @@ def test_a_sweep_of_another_recipe_is_refused_and_left_as_it_was(
         search(tmp_path, *overrides)
     assert difference in str(caught.value)
     assert files_of(tmp_path / "tiny" / "sweep") == before
+
+
+def test_a_sweep_needs_no_logits_of_validation_rows_but_for_what_compares_with_them(
+    tmp_path: Path,
+) -> None:
+    plain = swept_recipe(trials=1)
+    dataset = open_dataset(plain.data)
+    logits = torch.nn.functional.one_hot(dataset.train.labels, 10) * 3.0
+    write_transfer_set(tmp_path / "set", dataset, {"train": logits})
+    given = f"transfer_set.path={tmp_path / 'set'}"
+    assert search(tmp_path, given, trials=1).front[0].metrics["accuracy"] > 0
+    with pytest.raises(ConfigError, match=r"choose another sweep\.metric, or import"):
+        search(tmp_path / "other", given, metric="agreement")
 
 
 def test_a_transfer_set_that_changed_under_a_sweep_is_refused(

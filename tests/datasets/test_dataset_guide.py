@@ -1,0 +1,48 @@
+"""Every example of the guide to data of one's own reads what it is an example of."""
+
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tiny_pictures import encoded, save
+
+from kd_ray.config import DataOptions
+from kd_ray.datasets import open_dataset
+from kd_ray.own_code import allow
+
+GUIDE = (resources.files("kd_ray") / "datasets" / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
+
+
+EXAMPLES = {table["name"]: table for table in (tomllib.loads(t)["data"] for t in blocks("toml"))}
+
+
+def test_the_guide_has_an_example_of_each_form() -> None:
+    assert set(EXAMPLES) == {"imagefolder", "parquet", "csv", "my_data:load"}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        for number, kind in enumerate(("robin", "wren")):
+            save(Path("pictures") / split / kind / "0.jpg", 100 * number)
+        table = pa.table({"img": [encoded(0), encoded(100)], "fine_label": [0, 1]})
+        Path("cifar100").mkdir(exist_ok=True)
+        pq.write_table(table, Path("cifar100") / f"{split}-00000-of-00001.parquet")
+    Path("birds.csv").write_text(blocks("text")[0] + "pictures/3.jpg,wren,train\n")
+    for number in range(4):
+        save(Path("pictures") / f"{number}.jpg")
+    Path("my_data.py").write_text(blocks("python")[0])
+    allow(["my_data:load"], tmp_path)
+    found = open_dataset(DataOptions.model_validate(EXAMPLES[name]))
+    assert found.class_names == (("0", "1") if name == "parquet" else ("robin", "wren"))
+    assert found.train.rows >= 2
+    assert found.test.rows >= 1
