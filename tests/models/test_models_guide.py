@@ -20,7 +20,7 @@ from kd_ray.pipeline import open_recipe, run
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("timm")
-pytestmark = pytest.mark.usefixtures("nothing_allowed")
+pytestmark = pytest.mark.usefixtures("no_own_code")
 GUIDE = Path(kd_ray.models.__file__).parent / "README.md"
 BLOCKS = [t for t in MarkdownIt().parse(GUIDE.read_text()) if t.type == "fence"]
 RECIPES = [block.content for block in BLOCKS if block.info == "toml"]

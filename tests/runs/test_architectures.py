@@ -17,7 +17,7 @@ from kd_ray.pipeline import catalogue_problems, run
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("timm")
-pytestmark = pytest.mark.usefixtures("nothing_allowed")
+pytestmark = pytest.mark.usefixtures("no_own_code")
 NETS = """
 import torch
 from torch import nn
