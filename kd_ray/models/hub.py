@@ -76,7 +76,7 @@ def timm_weights(name: str, options: Mapping[str, Any]) -> Pretrained:
     try:
         model = timm.create_model(name.removeprefix(TIMM), pretrained=True, **options)
     except Exception as error:  # the hub's client has its own kinds
-        raise _not_had("timm", error) from error
+        raise _not_had("timm", name.removeprefix(TIMM), error) from error
     known = timm.data.resolve_data_config({}, model=model)
     wanted = InputOptions(
         size=known["input_size"][-1],
@@ -88,11 +88,11 @@ def timm_weights(name: str, options: Mapping[str, Any]) -> Pretrained:
     return Pretrained(state, state_sha256(state), model.num_classes, wanted)
 
 
-def _not_had(library: str, error: Exception) -> ConfigError:
+def _not_had(library: str, name: str, error: Exception) -> ConfigError:
     reason = str(error).strip().splitlines()[0][:160].rstrip(".") if str(error).strip() else ""
     return ConfigError(
-        f"{library} cannot give its weights ({reason or type(error).__name__}); download them "
-        "where there is a network, and name the file"
+        f"{library} cannot give {shown(name)} ({reason or type(error).__name__}); correct the "
+        "name, or download it where there is a network"
     )
 
 
@@ -120,7 +120,7 @@ def hf_described(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         try:
             found = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
         except Exception as error:
-            raise _not_had("transformers", error) from error
+            raise _not_had("transformers", where, error) from error
         config = json.loads(found.to_json_string(use_diff=True))
     if not isinstance(config, dict):
         raise ConfigError(f"config must be a table, but is {shown(config)}; leave it out")
@@ -160,7 +160,7 @@ def hf_weights(name: str, options: Mapping[str, Any]) -> Pretrained:
             where, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:
-        raise _not_had("transformers", error) from error
+        raise _not_had("transformers", where, error) from error
     # It draws what the files lack, such as the head of a model that was never a classifier.
     lacking = set(about["missing_keys"])
     state = {key: value for key, value in model.state_dict().items() if key not in lacking}
@@ -177,7 +177,7 @@ def _hf_input(where: str, transformers: Any) -> InputOptions:
             where, trust_remote_code=False
         ).to_dict()
     except Exception as error:
-        raise _not_had("transformers", error) from error
+        raise _not_had("transformers", where, error) from error
     size = known.get("crop_size") or known.get("size") or {}
     side = size.get("height") or size.get("shortest_edge")
     normalizes = known.get("do_normalize", True)

@@ -159,7 +159,14 @@ def test_a_configuration_of_something_else_is_refused(config: Any, told: str):
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("name", ["hf/nobody/nothing", "timm/resnet10t.c3_in1k", "resnet18"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("hf/nobody/nothing", marks=pytest.mark.slow),  # which ask several times
+        pytest.param("timm/resnet10t.c3_in1k", marks=pytest.mark.slow),
+        "resnet18",
+    ],
+)
 def test_weights_that_cannot_be_had_are_told_in_a_sentence(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -86,13 +86,31 @@ class RecordingFeed:
         return self.feed.batch(order, mine, epoch)
 
 
-def trained(worker: Worker, name: str = "hinton") -> dict[str, Any]:
+def with_unasked() -> torch.nn.Module:
+    """A model of which a layer has no part in the answer."""
+
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.unasked = tiny_model(), torch.nn.Linear(3, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.net(images)
+            return logits
+
+    torch.manual_seed(0)
+    return Odd()
+
+
+def trained(
+    worker: Worker, name: str = "hinton", made: Callable[[], torch.nn.Module] = tiny_model
+) -> dict[str, Any]:
     """What one worker sees of a training with validation on 25 rows, two of them unlabelled."""
     feed = tiny_feed(25)
     feed.labels[[3, 17]] = -1
     objective = objective_function(Objective(name=name, temperature=2.0, hard_weight=0.5), 0.0)
     recording = RecordingFeed(feed)
-    model = tiny_model()
+    model = made()
     training = Training(model, make_optimizer(model, OPTIONS))
     arguments: dict[str, Any] = {"seed": 3, "worker": worker, "validation": tiny_feed(11)}
     for _ in fit(training, recording, objective, OPTIONS, **arguments):
@@ -146,6 +164,7 @@ def work(rank: int, folder: str) -> None:
         norm = torch.nn.BatchNorm1d(2)
         assert norm.running_mean is not None
         norm.running_mean += torch.tensor([1.0, 2.0]) * (rank + 1)
+        norm.register_buffer("constant", torch.tensor(float(rank)), persistent=False)
         average_buffers(norm)
 
         def only_the_second() -> None:
@@ -159,12 +178,14 @@ def work(rank: int, folder: str) -> None:
         found = {
             "summed": summed(torch.tensor([1.0 + rank, 10.0], dtype=torch.float64)).tolist(),
             "buffer": norm.running_mean.tolist(),
+            "constant": float(norm.get_buffer("constant")),
             "from first": from_first(40 + rank, CPU),
             "one error": raised_by(only_the_second),
             "two errors": raised_by(both),
             "no error": raised_by(lambda: None),
             "trained": trained(worker),
             "correlated": trained(worker, "dist"),
+            "unasked": trained(worker, made=with_unasked),
             "stages": stages(worker, place / "run"),
             "broken run": broken_run(worker, place / "file"),
         }
@@ -196,6 +217,15 @@ def test_summed_adds_up_over_two_workers(two: Two):
 
 def test_average_buffers_makes_running_means_the_same_on_both_workers(two: Two):
     assert two[1]["buffer"] == two[2]["buffer"] == [1.5, 3.0]
+
+
+def test_average_buffers_leaves_constants_alone_that_no_checkpoint_has(two: Two):
+    assert [found["constant"] for found in two[1:]] == [0.0, 1.0]
+
+
+def test_layers_that_nothing_asks_are_not_waited_for(two: Two):
+    assert two[1]["unasked"]["weights"] == two[2]["unasked"]["weights"]
+    assert two[1]["unasked"]["weights"][:-2] == two[1]["trained"]["weights"]
 
 
 def test_from_first_is_the_first_workers_value_on_both(two: Two):
