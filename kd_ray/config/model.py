@@ -59,6 +59,15 @@ class ModelOptions(Named):
     input: InputOptions | None = None
     """What it is fed; filled in from the library's weights where these say it."""
 
+    @model_validator(mode="after")
+    def _head_of_weights(self) -> Self:
+        if self.head is not None and self.weights is None:
+            raise ValueError(
+                'head = "new" leaves out a part of weights, but the model has none; name these, or '
+                "leave head out"
+            )
+        return self
+
     @property
     def weights_file(self) -> str | None:
         """Where its weights lie, if that is a file."""

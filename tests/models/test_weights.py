@@ -123,6 +123,11 @@ def test_a_new_head_keeps_exactly_the_head(tmp_path: Path):
         assert torch.equal(tensor, (fresh if name.startswith("head.") else given)[name]), name
 
 
+def test_a_new_head_without_weights_is_refused():
+    with pytest.raises(ValueError, match=r"leaves out a part of weights, but the model has none"):
+        ModelOptions.model_validate({"name": "convnet", "head": "new"})
+
+
 def test_of_tied_weights_a_file_may_have_one_name_or_both():
     def tied() -> nn.Module:
         network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
