@@ -1,5 +1,6 @@
 """What was sent never runs code that it names, until `--code` says so."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from kd_ray.cli import app
 
 pytestmark = pytest.mark.usefixtures("no_own_code")
 NET = """
-open({mark!r}, "a").write("ran")
+from pathlib import Path
 from torch import nn
+Path({mark!r}).touch()
 def tiny(classes, width: int = 4):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, classes))
 """
@@ -37,14 +39,11 @@ def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assert answer.exit_code == 0, answer.output
     own_code._allowed.clear()
     (tmp_path / "ran").unlink()
-    monkeypatch.setattr("sys.modules", {**__import__("sys").modules})
+    del sys.modules["own_nets"]
     return tmp_path
 
 
 def test_nothing_that_reads_what_was_sent_imports_its_code_without_permission(sent: Path):
-    import sys
-
-    sys.modules.pop("own_nets", None)
     sys.path.insert(0, str(sent))
     home = Path("runs/tiny")
     for words in (
@@ -61,15 +60,13 @@ def test_nothing_that_reads_what_was_sent_imports_its_code_without_permission(se
     assert "own_nets" not in sys.modules
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+@pytest.mark.usefixtures("sent")
+def test_with_permission_it_is_read_as_where_it_was_made():
+    for words in (
         ["evaluate", "runs/tiny/student/distilled/seed-0"],
         ["audit", "runs/tiny/transfer_set"],
         ["inspect", "runs/tiny/teacher/member-00"],
         ["tune", "resume", "runs/tiny/sweep", "--epochs", "3", "--local"],
-    ],
-)
-def test_with_permission_it_is_read_as_where_it_was_made(sent: Path, words: list[str]):
-    answer = CliRunner().invoke(app, [*words, "--code", "own_nets.py"])
-    assert answer.exit_code == 0, answer.output
+    ):
+        answer = CliRunner().invoke(app, [*words, "--code", "own_nets.py"])
+        assert answer.exit_code == 0, answer.output
