@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kd_ray.cli.run import run_with_display
@@ -93,8 +94,6 @@ def distill(
     recipe: Recipe = parse_recipe(table, "distill", [allowed, catalogue_problems])
     summary = run_with_display(partial(run, recipe, runs=runs, local=True))
     folder = home / "student" / own_variant(recipe) / f"seed-{recipe.train.seeds[0]}"
-    import torch
-
     saved = load_model(result_model(folder), torch.device("cpu"))
     return Distilled(saved.model, summary, home)
 
@@ -132,8 +131,11 @@ def _mark(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
-def _code_mark(function: Callable[..., Any]) -> str:
-    """What tells a function from another one: its code, and the plain values that it refers to."""
+def _code_mark(function: Callable[..., Any], around: frozenset[int] = frozenset()) -> str:
+    """What tells a function from another one: its code, and what it refers to.
+
+    That is plain values, and functions and classes of its module, but for those `around` it.
+    """
     inner = function.func if isinstance(function, partial) else function
     bound = repr((function.args, function.keywords)) if isinstance(function, partial) else ""
     try:
@@ -152,4 +154,11 @@ def _code_mark(function: Callable[..., Any]) -> str:
         defaults = {"": inner.__defaults__, "*": tuple((inner.__kwdefaults__ or {}).items())}
         seen = {**found.nonlocals, **found.globals, **defaults}
     plain = {k: v for k, v in sorted(seen.items()) if isinstance(v, int | float | str | tuple)}
-    return _mark(text, bound, repr(plain))
+    around |= {id(inner)}
+    used = [
+        _code_mark(value, around)
+        for value in seen.values()
+        if inspect.isfunction(value) or inspect.isclass(value)
+        if value.__module__ == inner.__module__ and id(value) not in around
+    ]
+    return _mark(text, bound, repr(plain), *used)

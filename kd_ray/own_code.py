@@ -117,6 +117,8 @@ def allow_file(text: str) -> None:
 
 def refusal(name: str) -> str:
     """The sentence about code that nobody has allowed."""
+    if first_name(name) == HERE:
+        return f"{shown(name)}: was an object of the process that made this; load it there"
     return (
         f"{shown(name)}: is somebody's own code, which a file cannot ask for by itself; if it is "
         f"yours, add --code {first_name(name)}.py"

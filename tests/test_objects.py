@@ -91,6 +91,27 @@ def test_a_function_that_refers_to_other_values_is_another_function(
         assert made.student[1].out_features == width  # type: ignore[index]
 
 
+def layer() -> nn.Module:
+    return nn.Linear(16, K)
+
+
+def flat() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), layer())
+
+
+def test_a_function_whose_helper_changed_is_another_function(
+    teacher: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    distill(teacher, flat, data(), overrides=QUICK, runs=tmp_path)
+
+    def layer() -> nn.Module:
+        return nn.Sequential(nn.Linear(16, 5), nn.Linear(5, K))
+
+    monkeypatch.setitem(globals(), "layer", layer)
+    with pytest.raises(KdRayError, match="choose another name"):
+        distill(teacher, flat, data(), overrides=QUICK, runs=tmp_path)
+
+
 def test_objects_and_tables_of_a_recipe_mix(tmp_path: Path):
     made = distill(
         {"name": "mlp", "hidden": [8]},

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 
 from cluster.commands import COMMANDS
 from cluster.render.options import USER_IN_URL, WorkloadOptions, public
@@ -16,6 +17,7 @@ from kd_ray.catalog import pick
 from kd_ray.config.read import recipe_text
 from kd_ray.config.schema import Resources
 from kd_ray.errors import ConfigError
+from kd_ray.own_code import source_of
 from kd_ray.pipeline import open_recipe
 from kd_ray.versions import versions
 
@@ -64,6 +66,14 @@ def workload_of(
             f"takes none; {command.instead}"
         )
     recipe = open_recipe(source, list(overrides))
+    home = Path(recipe.code) if recipe.code else None
+    beside = filter(None, (source_of(name, home) for name in sorted(recipe.own_code)))
+    if (source_file := next(beside, None)) is not None:
+        raise ConfigError(
+            f"{source}: own code beside a recipe does not travel with a manifest, but "
+            f"{source_file} is named; install it in the image, or use kd-ray cluster submit, which "
+            "sends it along"
+        )
     if command.table is not None and getattr(recipe, command.table) is None:
         raise ConfigError(
             f"{source}: --command {name!r} needs a [{command.table}] table, but the recipe has "

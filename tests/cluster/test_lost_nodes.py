@@ -22,7 +22,7 @@ from cluster.nodes import (
 )
 from cluster.processes import CLUSTER_TAG, NODE_TAG, kill, launch, tagged
 
-pytestmark = [pytest.mark.ray, pytest.mark.long]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 BOTH = ("--set", "resources.workers=2")
 SHORT = ("--set", "train.epochs=1", "--set", "data.validation=200")
 

@@ -161,6 +161,19 @@ def test_a_recipe_with_a_credential_is_refused_by_its_line(tmp_path: Path):
         render("slurm", str(path))
 
 
+@pytest.mark.usefixtures("no_own_code")
+def test_own_code_beside_a_recipe_is_refused_as_it_would_not_travel(tmp_path: Path):
+    recipe = tmp_path / "own.toml"
+    (tmp_path / "own_nets.py").write_text("def tiny(classes): ...\n")
+    recipe.write_text(
+        'name = "own"\ndata = { name = "digits" }\nstudent = { model = "own_nets:tiny" }\n'
+        'teacher = { model = { name = "mlp", hidden = [8] } }\n'
+    )
+    done = typed("kuberay", str(recipe))
+    assert done.exit_code == 2
+    assert "own_nets.py is named; install it in the image" in done.output
+
+
 def test_a_recipe_without_a_name_is_refused(tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(

@@ -232,7 +232,7 @@ def test_an_option_that_breaks_a_rule_is_answered(options: dict[str, Any], sente
         render("slurm", "mnist", **options)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_job_on_two_nodes_is_warned_put_back_and_goes_on_where_it_was(tmp_path: Path):
     """Real Ray, two raylets; only srun and scontrol are stand-ins, on this machine."""

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import kd_ray
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import ConfigError
 from kd_ray.own_code import allow
-from kd_ray.pipeline import open_recipe
+from kd_ray.pipeline import open_recipe, run
 from kd_ray.training.losses import Ensemble, soft_loss, soft_targets
 from kd_ray.training.objectives import (
     SOFT_TERMS,
@@ -156,6 +157,13 @@ def broken(z):
 
 number = 7
 """
+BEFORE_THE_OBJECTIVE = """
+name = "mine"
+data = { name = "digits", fraction = 0.2 }
+teacher = { model = { name = "mlp", hidden = [8] }, train = { epochs = 1 } }
+student = { model = { name = "mlp", hidden = [4] }, baselines = [] }
+train = { epochs = 1 }
+"""
 
 
 @pytest.fixture
@@ -176,6 +184,17 @@ def test_own_losses_stand_beside_those_of_the_catalogue():
     assert soft_term_problems("objective", "standardized", over) == []
     alike = soft_term("standardized", over, T=4.0, ensemble=Ensemble("arithmetic"))
     torch.testing.assert_close(alike(3 * v[:, 0] + 1, v, y), torch.zeros(3), rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("no_own_code")
+def test_the_guides_own_loss_trains_a_student(tmp_path: Path):
+    guide = (Path(kd_ray.__file__).parent / "config" / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"```python\n(# my_losses.*?)```\n\n```toml\n(.*?)```", guide, re.DOTALL)
+    assert shown is not None
+    (tmp_path / "my_losses.py").write_text(shown[1])
+    (tmp_path / "mine.toml").write_text(BEFORE_THE_OBJECTIVE + shown[2])
+    summary = run(tmp_path / "mine.toml", runs=tmp_path / "runs", local=True)
+    assert summary.row("distilled").metrics["accuracy"].mean > 0
 
 
 @pytest.mark.usefixtures("own_losses")

@@ -267,7 +267,7 @@ def test_a_trial_of_two_workers_is_stopped_early_and_its_place_used_again(
 
 
 @pytest.mark.ray
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_sweep_larger_than_the_machine_is_refused_with_the_arithmetic(
     recipe: Path, tmp_path: Path
 ) -> None:
