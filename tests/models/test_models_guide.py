@@ -9,7 +9,7 @@ import tomli_w
 import torch
 import torchvision
 from markdown_it import MarkdownIt
-from pictures import pictures
+from painted import pictures
 from safetensors.torch import save_file
 
 import kd_ray.models

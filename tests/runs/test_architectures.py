@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from pictures import pictures
+from painted import pictures
 from safetensors.torch import save_file
 from tiny import result_at
 
