@@ -148,8 +148,8 @@ def taken(path: Path, whole: bytes, how: str, command: str) -> str:
     reads = (
         command.startswith("audit") if path.suffix == ".parquet" else command == "evaluate FOLDER"
     )
-    absent = how in ("empty", "missing", "a folder") and command.startswith("run ")
-    absent = absent and "sweep" not in path.parts  # a run has nothing to do with those of trials
+    own = command.startswith("run ") and "sweep" not in path.parts  # trials are those of `tune run`
+    absent = how in ("empty", "missing", "a folder") and own
     return f"exit 0, though {path.name} is damaged" if reads or absent else ""
 
 
