@@ -30,9 +30,14 @@ KEY, SECRET = "an-access-key-id", "a-secret-access-key"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process has all tests of a file, which share what is made once; and one has Ray."""
+    """One process has all tests of a file, which share what is made once; and one has Ray.
+
+    Slow tests of clusters mostly wait for nodes, so they may run beside those of Ray.
+    """
     for item in items:
         group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        if item.path.parent.name == "cluster" and item.get_closest_marker("slow"):
+            group = "clusters"
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -144,7 +144,11 @@ sweep(sys.argv[1], runs=sys.argv[2], local=sys.argv[3] == "here", listener=liste
 
 
 @pytest.mark.parametrize(
-    "place", ["here", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+    "place",
+    [
+        pytest.param("here", marks=pytest.mark.slow),
+        pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow]),
+    ],
 )
 def test_a_driver_killed_between_the_checkpoint_and_the_record_of_a_stopped_trial_stops_it_again(
     tmp_path: Path, place: str
