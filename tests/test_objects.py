@@ -1,14 +1,18 @@
 """Distillation of objects: the notebook's way, from nothing to a student in ten lines."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from painted import pictures
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+import kd_ray
 from kd_ray import KdRayError, distill
+from kd_ray.models import build_model
 
 pytestmark = pytest.mark.usefixtures("no_own_code")
 SHAPE, K = (1, 4, 4), 3
@@ -136,3 +140,36 @@ def test_what_is_no_network_no_function_and_no_dataset_is_refused(
     for given in wrong:
         with pytest.raises(KdRayError):
             distill(*given, overrides=QUICK, runs=tmp_path)
+
+
+def test_the_readmes_lines_for_a_notebook_work(
+    teacher: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    readme = (Path(kd_ray.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"```python\n(from kd_ray import distill.*?)```", readme, re.DOTALL)
+    assert shown is not None
+    monkeypatch.chdir(tmp_path)
+    train, test = data()
+    given = {"teacher": teacher, "student": small, "train": train, "test": test}
+    exec(shown[1], given)
+    assert isinstance(given["made"], kd_ray.Distilled)
+    assert (tmp_path / "runs" / "distilled" / "student" / "distilled" / "seed-0").is_dir()
+
+
+@pytest.mark.slow
+def test_the_readmes_recipe_distills_a_teacher_in_a_file_on_pictures_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    readme = (Path(kd_ray.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"```toml\n(name = \"birds\".*?)```", readme, re.DOTALL)
+    assert shown is not None
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "pictures", classes=3, train=6, test=2)
+    torch.save(
+        build_model("resnet18", {}, shape=(3, 64, 64), classes=3, seed=0).state_dict(),
+        "teacher.pth",
+    )
+    (tmp_path / "birds.toml").write_text(shown[1])
+    sets = ["train.epochs=1", "student.baselines=[]"]
+    summary = kd_ray.run("birds.toml", sets, local=True)
+    assert summary.row("distilled").metrics["accuracy"].mean >= 0
