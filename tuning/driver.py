@@ -31,7 +31,7 @@ from kd_ray.runs import Event, Inputs, Task, result_model, transfer_set_folder
 from kd_ray.runs.distill import quantizer_table
 from kd_ray.runs.fit import determining, flattened, sha256_of_files
 from kd_ray.runs.folder import RECIPE
-from kd_ray.training.loop import evaluate
+from kd_ray.training.evaluation import evaluate
 from kd_ray.training.saved_model import load_model
 from kd_ray.training.student import ensemble_of
 from kd_ray.training.workers import Worker

@@ -12,6 +12,7 @@ from kd_ray.errors import ClusterError, ConfigError, KdRayError
 from kd_ray.pipeline import catalogue_problems
 from kd_ray.runs import Task
 from kd_ray.training.metrics import FIGURES
+from kd_ray.training.words import WORD_FIGURES
 from tuning.ledger import Ledger, Point, State, awaited_epochs
 from tuning.space import Settings, trial_recipe
 from tuning.trial import COSTS, TrialEnd, TrialEpoch, trial_tasks
@@ -186,5 +187,6 @@ class Trials:
 
 def _about(metrics: dict[str, float], epochs: int, seconds: float) -> dict[str, Any]:
     """What the study keeps of a trial beside its parameters and its values."""
-    kept = {name: value for name, value in metrics.items() if name in (*FIGURES, *COSTS)}
+    known = (*FIGURES, *WORD_FIGURES, *COSTS)
+    kept = {name: value for name, value in metrics.items() if name in known}
     return {"epochs": epochs, "metrics": kept, "seconds": round(seconds, 3)}

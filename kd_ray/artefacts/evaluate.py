@@ -16,8 +16,8 @@ from kd_ray.models.dustbin import special_labels
 from kd_ray.result import RESULT
 from kd_ray.runs import result_model
 from kd_ray.training.checkpoint import META, Meta
+from kd_ray.training.evaluation import evaluate
 from kd_ray.training.feed import feed_of
-from kd_ray.training.loop import evaluate
 from kd_ray.training.saved_model import load_model
 from kd_ray.training.workers import Worker
 
@@ -58,7 +58,8 @@ def evaluate_checkpoint(path: str | Path, root: str | None = None) -> dict[str, 
     dataset = dataset_of(saved.path, saved.meta, root)
     feed = feed_of(dataset.test, saved.meta.input.mean, saved.meta.input.std).to(device)
     if saved.meta.special is not None:
-        feed = replace(feed, labels=special_labels(feed.labels, saved.meta.special))
+        labels = special_labels(feed.labels, saved.meta.special)
+        feed = replace(feed, labels=labels, recordings=None)  # its outputs are no states of words
     return evaluate(saved.model, feed, Worker(0, 1, device, torch.get_num_threads()))
 
 

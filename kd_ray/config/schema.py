@@ -24,6 +24,8 @@ from kd_ray.own_code import is_dotted
 
 TABLES = ("parquet", "csv")
 """Datasets that are files of rows."""
+SPOKEN = ("spoken-digits",)
+"""Datasets of recordings."""
 
 
 class ColumnNames(Table):
@@ -39,8 +41,27 @@ class ColumnNames(Table):
     """Which split a row is of: train, test, validation or unlabelled; needed where it is named."""
 
 
+class Speakers(Table):
+    """`[data.speakers]`: whose recordings are kept from training."""
+
+    validation: Annotated[list[str] | None, Field(min_length=1), EachOnce] = None
+    """Speakers whose recordings, test rows aside, are the validation rows."""
+
+    test: Annotated[list[str] | None, Field(min_length=1), EachOnce] = None
+    """Speakers whose recordings are the test rows, instead of the dataset's own test rows."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if both := set(self.validation or []) & set(self.test or []):
+            raise ValueError(
+                f"validation and test must be different speakers, but got {sorted(both)} in both; "
+                "leave them out of one"
+            )
+        return self
+
+
 class DataOptions(Table):
-    """`[data]`: which images, and how they are split."""
+    """`[data]`: which images or recordings, and how they are split."""
 
     name: str = Field(max_length=100)
     """A key of the dataset catalogue, such as digits, mnist, svhn, imagefolder, parquet or csv, or
@@ -51,7 +72,8 @@ class DataOptions(Table):
     else the environment variable KD_RAY_DATA, else the user's cache."""
 
     validation: int = Field(default=0, ge=0)
-    """Rows carved from the training split for choosing among epochs; 0 for none."""
+    """Rows carved from the training split for choosing among epochs; 0 for none. Of recordings
+    whole ones are carved, until they have so many frames."""
 
     seed: Seed = 0
     """Chooses the rows that are carved or sampled."""
@@ -76,6 +98,9 @@ class DataOptions(Table):
     columns: ColumnNames | None = None
     """Columns of parquet and csv, where they are others than image, label and split."""
 
+    speakers: Speakers | None = None
+    """Speakers who are kept for validation or test, of spoken-digits."""
+
     options: dict[str, Any] | None = None
     """Arguments of a function of your own, checked against its signature."""
 
@@ -89,6 +114,8 @@ class DataOptions(Table):
                 f"imagefolder, {', '.join(TABLES)} and functions of your own",
             ),
             "columns": (tables, " and ".join(TABLES)),
+            "classes": (self.name not in SPOKEN, "pictures, as those of recordings are states"),
+            "speakers": (self.name in SPOKEN, " and ".join(SPOKEN)),
             "options": (own, "a function of your own, such as my_data:load"),
         }
         for key, (fits, what) in goes_with.items():
@@ -97,7 +124,17 @@ class DataOptions(Table):
                     f"the key {key} is for {what}, but got it beside name = {self.name!r}; "
                     "leave it out"
                 )
+        if self.validation and self.speakers and self.speakers.validation:
+            raise ValueError(
+                f"validation = {self.validation} carves rows, but speakers.validation = "
+                f"{self.speakers.validation} has them already; leave one of the two out"
+            )
         return self
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are rows to choose by that nobody learns from."""
+        return bool(self.validation or (self.speakers and self.speakers.validation))
 
 
 class StudentOptions(Table):
@@ -238,7 +275,7 @@ class Recipe(Table):
             self._check_specialists(self.specialists)
             trains["specialists.train"] = self.specialists.train
         for place, train in trains.items():
-            held_out = self.data.validation or (train is self.train and self.train.hold_out)
+            held_out = self.data.has_validation or (train is self.train and self.train.hold_out)
             if not held_out and (train.keep == "best" or train.patience):
                 raise ValueError(
                     f'{place}: keep = "best" and patience choose by validation accuracy, but '
@@ -250,10 +287,15 @@ class Recipe(Table):
                 "transfer_set.unlabelled: 1 hides every label, but a student learns from labels "
                 "alone; lower it, or set student.baselines = [] and give the soft term a weight"
             )
-        if self.data.validation and self.train.hold_out:
+        if self.data.has_validation and self.train.hold_out:
+            rows = (
+                f"the {self.data.validation} rows of data.validation; set one of the two to 0"
+                if self.data.validation
+                else "the rows of data.speakers.validation; leave one of the two out"
+            )
             raise ValueError(
-                f"train.hold_out: {self.train.hold_out:g} of the rows cannot take the place of the "
-                f"{self.data.validation} rows of data.validation; set one of the two to 0"
+                f"train.hold_out: {self.train.hold_out:g} of the rows cannot take the place of "
+                f"{rows}"
             )
         return self
 

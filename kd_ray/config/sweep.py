@@ -7,7 +7,16 @@ from pydantic import BeforeValidator, Field, model_validator
 from kd_ray.config.table import Count, EachOnce, Seed, Seeds, Table
 
 Direction = Literal["maximize", "minimize"]
-Figure = Literal["accuracy", "errors", "loss", "calibration_error", "agreement", "divergence"]
+Figure = Literal[
+    "accuracy",
+    "errors",
+    "loss",
+    "calibration_error",
+    "agreement",
+    "divergence",
+    "word_errors",
+    "word_error_rate",
+]
 Cost = Literal["packed_bytes", "bit_operations"]
 MAXIMIZED = {"accuracy", "agreement"}
 Value = bool | int | float | str | list[Any]

@@ -1,6 +1,7 @@
 """Datasets as tensors, and seeded views of their images.
 
-Everything is read into memory once: uint8 images and labels in a fixed order, with a fingerprint.
+Everything is read into memory once: images, or frames of speech, and labels in a fixed order, with
+a fingerprint.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,11 +13,12 @@ from kd_ray.batch import UNLABELLED
 from kd_ray.catalog import pick
 from kd_ray.config import DataOptions
 from kd_ray.datasets.cifar import read_cifar10, read_cifar100
-from kd_ray.datasets.dataset import Dataset, Split
+from kd_ray.datasets.dataset import FULL_SCALE, Dataset, Split
 from kd_ray.datasets.digits import read_digits
 from kd_ray.datasets.imagefolder import read_imagefolder
 from kd_ray.datasets.mnist import read_fashion_mnist, read_mnist
 from kd_ray.datasets.own import own_problems, read_own
+from kd_ray.datasets.recordings import Recordings
 from kd_ray.datasets.selection import (
     FRACTION,
     KNOWN,
@@ -26,6 +28,7 @@ from kd_ray.datasets.selection import (
     sample_of_each_class,
     validation_rows,
 )
+from kd_ray.datasets.spoken_digits import read_spoken_digits
 from kd_ray.datasets.storage import given_root
 from kd_ray.datasets.svhn import read_svhn
 from kd_ray.datasets.table import read_table
@@ -40,6 +43,7 @@ DATASETS: Mapping[str, Callable[[DataOptions], Dataset]] = {
     "cifar10": read_cifar10,
     "cifar100": read_cifar100,
     "svhn": read_svhn,
+    "spoken-digits": read_spoken_digits,
     "imagefolder": read_imagefolder,
     "parquet": read_table,
     "csv": read_table,
@@ -80,16 +84,20 @@ def open_dataset(options: DataOptions) -> Dataset:
     if options.classes is not None:
         dataset = _of_classes(dataset, options.classes)
     if options.validation:
-        held_out = validation_rows(dataset.train.labels, options.validation, options.seed)
-        validation = dataset.train.part("validation", held_out)
-        train = dataset.train.part("train", ~held_out)
-        dataset = replace(dataset, train=train, validation=validation)
+        train = dataset.train
+        held_out = validation_rows(train.labels, options.validation, options.seed, train.recordings)
+        validation = train.part("validation", held_out)
+        dataset = replace(dataset, train=train.part("train", ~held_out), validation=validation)
     train = dataset.train
     if options.fraction < 1:
-        kept = sample_of_each_class(train.labels, options.fraction, options.seed, FRACTION)
+        kept = sample_of_each_class(
+            train.labels, options.fraction, options.seed, FRACTION, train.recordings
+        )
         train = train.part("train", kept)
     if options.labelled < 1:
-        known = sample_of_each_class(train.labels, options.labelled, options.seed, KNOWN)
+        known = sample_of_each_class(
+            train.labels, options.labelled, options.seed, KNOWN, train.recordings
+        )
         train = replace(train, labels=train.labels.where(known, UNLABELLED))
     return replace(dataset, train=train, standardized=options.standardize)
 

@@ -1,10 +1,11 @@
-"""Images in memory with their labels: a split, and a dataset of three splits.
+"""Images or frames of speech in memory with their labels: a split, and a dataset of three splits.
 
 Knows nothing of where the images came from, and nothing of augmentation or devices.
 """
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -12,8 +13,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from kd_ray.datasets.recordings import Recordings
+
 DIGITS = tuple("0123456789")
 """Class names of the datasets of digits."""
+
+FULL_SCALE = {torch.uint8: 255, torch.float16: 1}
+"""What counts as 1 in values of a type: pixels are bytes, a spectrum is what it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +28,15 @@ class Split:
 
     Attributes:
         name: train, validation or test.
-        images: `(N, C, H, W)` uint8, contiguous, on the CPU.
+        images: `(N, C, H, W)` uint8 pixels, or float16 of anything else, contiguous, on the CPU.
         labels: `(N,)` int64, 0 to K - 1; -1 where a training row's label is not known.
+        recordings: of rows that are frames of recordings; None where each row stands alone.
     """
 
     name: str
     images: Tensor
     labels: Tensor
+    recordings: Recordings | None = None
 
     @property
     def rows(self) -> int:
@@ -37,13 +45,18 @@ class Split:
 
     def part(self, name: str, rows: Tensor) -> "Split":
         """A split of its own of some rows: `(N,)` bool, or `(n,)` int64 row numbers."""
-        return Split(name, self.images[rows], self.labels[rows])
+        return Split(name, self.images[rows], self.labels[rows], self.recordings_of(rows))
+
+    def recordings_of(self, rows: Tensor) -> Recordings | None:
+        """Which recordings some rows are frames of; None where each stands alone."""
+        return None if self.recordings is None else self.recordings.part(rows)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 of shapes, types, pixels and labels; the split's name does not count."""
+        """Hex sha256 of shapes, types, values, labels and recordings, but not of the name."""
         digest = hashlib.sha256()
-        for tensor in (self.images, self.labels):
+        recordings = [] if self.recordings is None else [self.recordings.numbers]
+        for tensor in (self.images, self.labels, *recordings):
             values = tensor.contiguous().numpy()
             values = values.astype(values.dtype.newbyteorder("<"), copy=False)
             digest.update(f"{values.dtype.str} {values.shape};".encode())
@@ -113,11 +126,25 @@ class Dataset:
         # figures on every machine.
         means, deviations = [], []
         for channel in self.train.images.unbind(1):
-            counts = torch.bincount(channel.flatten(), minlength=256).tolist()
-            pixels = sum(counts)
-            total = sum(value * count for value, count in enumerate(counts))
-            squared = sum(value * value * count for value, count in enumerate(counts))
-            variance = (pixels * squared - total * total) / (255 * pixels) ** 2
-            means.append(total / (255 * pixels))
+            values, counts, unit = _histogram(channel.flatten())
+            rows = sum(counts)
+            total = sum(value * count for value, count in zip(values, counts, strict=True))
+            squared = sum(value**2 * count for value, count in zip(values, counts, strict=True))
+            variance = (rows * squared - total * total) / (unit * rows) ** 2
+            means.append(total / (unit * rows))
             deviations.append(math.sqrt(variance) or 1.0)
         return tuple(means), tuple(deviations)
+
+
+FLOAT16_UNIT = 2**24
+"""Every finite float16 is a whole number of 2^-24."""
+
+
+def _histogram(channel: Tensor) -> tuple[Sequence[int], Sequence[int], int]:
+    """The values of a channel as whole numbers, how often each comes, and the number that is 1."""
+    if channel.dtype == torch.uint8:
+        return range(256), torch.bincount(channel, minlength=256).tolist(), 255
+    bits = torch.bincount(channel.view(torch.int16).int() + 2**15, minlength=2**16)
+    there = bits.nonzero().flatten()
+    values = (there - 2**15).to(torch.int16).view(torch.float16).double() * FLOAT16_UNIT
+    return values.long().tolist(), bits[there].tolist(), FLOAT16_UNIT

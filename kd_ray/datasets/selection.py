@@ -13,6 +13,7 @@ from kd_ray.batch import UNLABELLED
 from kd_ray.catalog import suggestion
 from kd_ray.datasets.counter_random import hashed
 from kd_ray.datasets.dataset import Dataset, Split
+from kd_ray.datasets.recordings import Recordings
 from kd_ray.errors import ConfigError, UnknownNameError
 
 # What a sample is for; draws are numbered apart from those of the views.
@@ -44,6 +45,7 @@ def choose_rows(
     classes: Sequence[str] | None = None,
     fraction: float = 1.0,
     seed: int = 0,
+    recordings: Recordings | None = None,
 ) -> Tensor:
     """Rows of the given classes, and of each the given share, at least one row.
 
@@ -53,6 +55,7 @@ def choose_rows(
         classes: names of the classes to keep; None for all.
         fraction: share to keep of every class, rounded to whole rows.
         seed: chooses the rows; those of a smaller share are among those of a larger one.
+        recordings: of which rows are frames; the share is of whole ones then.
 
     Returns:
         `(n,)` int64 row numbers, ascending.
@@ -61,7 +64,7 @@ def choose_rows(
         UnknownNameError: a name is not among `class_names`.
         ConfigError: classes are to be kept, but some rows are `UNLABELLED`.
     """
-    keep = sample_of_each_class(labels, fraction, seed, FRACTION)
+    keep = sample_of_each_class(labels, fraction, seed, FRACTION, recordings)
     if classes is not None:
         keep &= torch.isin(labels, torch.tensor(class_numbers(labels, class_names, classes)))
     return keep.nonzero().flatten()
@@ -76,7 +79,9 @@ def hidden_labels(labels: Tensor, share: float, seed: int) -> Tensor:
     return labels.index_fill(0, hidden, UNLABELLED)
 
 
-def sample_of_each_class(labels: Tensor, share: float, seed: int, purpose: int) -> Tensor:
+def sample_of_each_class(
+    labels: Tensor, share: float, seed: int, purpose: int, recordings: Recordings | None = None
+) -> Tensor:
     """A share of every class, rounded to whole rows, at least one.
 
     Args:
@@ -84,10 +89,14 @@ def sample_of_each_class(labels: Tensor, share: float, seed: int, purpose: int) 
         share: 0 to 1.
         seed: chooses the rows; those of a smaller share are among those of a larger one.
         purpose: which stream of draws.
+        recordings: of which rows are frames; a share of those of every word is taken then.
 
     Returns:
         `(N,)` bool, true for the rows in the sample.
     """
+    if recordings is not None:
+        words = recordings.words(labels)
+        return recordings.frames(sample_of_each_class(words, share, seed, purpose))
     groups = labels - UNLABELLED
     ranks, counts = _ranks(groups, seed, purpose)
     quotas = (counts.double() * share + 0.5).long().clamp(min=1)
@@ -105,13 +114,17 @@ def with_test_share(
     return Dataset.of_two(name, class_names, *splits)
 
 
-def validation_rows(labels: Tensor, rows: int, seed: int) -> Tensor:
+def validation_rows(
+    labels: Tensor, rows: int, seed: int, recordings: Recordings | None = None
+) -> Tensor:
     """Exactly so many rows, spread over the classes as evenly as the classes themselves are.
 
     Args:
         labels: `(N,)` int64, 0 to K - 1; rows that are `UNLABELLED` are none of them.
         rows: how many.
         seed: chooses the rows.
+        recordings: of which rows are frames. Whole ones are chosen then, spread over the words,
+            until they have so many rows or more: a frame looks like its neighbours.
 
     Returns:
         `(N,)` bool, true for the validation rows.
@@ -125,14 +138,26 @@ def validation_rows(labels: Tensor, rows: int, seed: int) -> Tensor:
             f"data.validation: must leave at least one of the {there} training rows with labels, "
             f"but got {rows}; lower it"
         )
-    groups = labels - UNLABELLED
+    if recordings is None:
+        return _marked(_spread(labels, seed)[:rows], len(labels))
+    order = _spread(recordings.words(labels), seed)
+    before = recordings.lengths[order].cumsum(0) - recordings.lengths[order]
+    return recordings.frames(_marked(order[before < rows], recordings.count))
+
+
+def _spread(labels: Tensor, seed: int) -> Tensor:
+    """All rows in an order whose first n are n / N of every class; `UNLABELLED` ones come last."""
+    groups, labelled = labels - UNLABELLED, labels != UNLABELLED
     ranks, counts = _ranks(groups, seed, VALIDATION)
     order = _shuffled(len(labels), seed, VALIDATION)
-    # A row's place within its class, in (0, 1): the lowest n are n / N of every class. Equal
-    # classes tie, and the shuffle then says which of them gives one row more.
+    # A row's place within its class, in (0, 1). Equal classes tie, and the shuffle then says which
+    # of them gives one row more.
     places = ((ranks.double() + 0.5) / counts[groups]).where(labelled, torch.inf)
-    first = order[torch.argsort(places[order], stable=True)][:rows]
-    return torch.zeros(len(labels), dtype=torch.bool).index_fill(0, first, True)
+    return order[torch.argsort(places[order], stable=True)]
+
+
+def _marked(chosen: Tensor, rows: int) -> Tensor:
+    return torch.zeros(rows, dtype=torch.bool).index_fill(0, chosen, True)
 
 
 def _shuffled(rows: int, seed: int, purpose: int) -> Tensor:

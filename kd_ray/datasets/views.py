@@ -42,7 +42,7 @@ def render(
     it is shifted with black coming in, then flipped left to right: whatever `augment` asks for.
 
     Args:
-        images: `(N, C, H, W)` uint8.
+        images: `(N, C, H, W)` uint8; of another type there is none but the plain view.
         index: `(N,)` int64 row numbers of the images in their split, on the images' device.
         view: one view for all, or `(N,)` int64 on the images' device.
         augment: what may be done to an image.
@@ -52,10 +52,15 @@ def render(
         `(N, C, H, W)` uint8; it may be `images` itself, so do not write into it.
 
     Raises:
-        ConfigError: `crop` or `shift` is too large for the images.
+        ConfigError: `crop` or `shift` is too large for the images, or these are no pictures.
     """
     height, width = images.shape[2:]
     check_augment(augment, height, width)
+    if not augment.is_identity and images.dtype != torch.uint8:
+        raise ConfigError(
+            "augment: turns, crops, shifts and flips pictures, but these rows are frames of "
+            "recordings; leave it out"
+        )
     if augment.is_identity or (isinstance(view, int) and view == 0):
         return images
     changes = torch.as_tensor(view, device=index.device).expand_as(index) != 0

@@ -23,6 +23,9 @@ MODEL_NAMES = {
 }
 """Name of a `Row` -> what a person calls it."""
 
+WORDS = ("word_error_rate", "word_errors")
+"""Figures of whole recordings, where the rows are frames of them."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -96,6 +99,7 @@ class Row:
             "seeds": str(seeds),
             "accuracy %": shown("accuracy"),
             "errors": shown("errors", 1 if seeds > 1 else 0, 1),
+            **({"words wrong %": shown(WORDS[0])} if WORDS[0] in self.metrics else {}),
             "agreement %": shown("agreement"),
             "calibration error %": shown("calibration_error"),
             "parameters": f"{self.parameters:,}" if self.parameters else "-",
@@ -242,7 +246,11 @@ def _ensemble(results: Sequence[Result], imported: int) -> Row | None:
         return None
     return Row(
         name="ensemble",
-        metrics={name: Figure.of([seen[f"teacher_{name}"]]) for name in ("accuracy", "errors")},
+        metrics={
+            name: Figure.of([seen[f"teacher_{name}"]])
+            for name in ("accuracy", "errors", *WORDS)
+            if f"teacher_{name}" in seen
+        },
         parameters=sum(member.parameters for member in members),
         seconds=Figure.of([sum(member.seconds for member in members)]),
     )

@@ -20,6 +20,7 @@ LATER = {
     ("name", "hinton"),
     ("options", None),
     ("columns", None),
+    ("speakers", None),
     ("soft_warmup", 0.0),
 }
 """Keys that are younger than the first artefacts, and the value at which those still fit."""

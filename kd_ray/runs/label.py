@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kd_ray.config import Recipe, TransferSetOptions
 from kd_ray.datasets import Dataset
-from kd_ray.errors import TransferSetError
+from kd_ray.errors import ConfigError, TransferSetError
 from kd_ray.files import to_path
 from kd_ray.result import TRANSFER_SET, Result, read_result
 from kd_ray.runs.events import Event, ShardDone
@@ -107,7 +107,16 @@ def plan_rows(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Plan:
-    """The plan of a transfer set with these rows; `mean` and `std` are of students' pixels."""
+    """The plan of a transfer set with these rows; `mean` and `std` are of students' pixels.
+
+    Raises:
+        ConfigError: pixels are to be stored, but there are none.
+    """
+    if options.include_images and dataset.train.images.dtype != torch.uint8:
+        raise ConfigError(
+            f"transfer_set.include_images: stores pixels of 8 bits, but {dataset.name} has frames "
+            "of recordings; set it to false"
+        )
     stored = {"dtype", "views", "seed", "unlabelled", "include_images", "shard_rows", "compression"}
     return Plan(
         dataset=dataset.name,

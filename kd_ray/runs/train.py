@@ -30,12 +30,13 @@ from kd_ray.training.checkpoint import (
     retain,
     save,
 )
+from kd_ray.training.evaluation import evaluate
 from kd_ray.training.feed import TensorFeed
-from kd_ray.training.loop import evaluate
 from kd_ray.training.losses import MEAN_OF_ALL, Ensemble
 from kd_ray.training.metrics import FIGURES
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.progress import Epoch, Notice, Step, Training
+from kd_ray.training.words import WORD_FIGURES
 from kd_ray.training.workers import Worker, from_first, together
 
 
@@ -108,7 +109,7 @@ def train(
         metrics = evaluate(training.model, setup.test, worker, setup.ensemble)
     else:
         epoch = training.history[meta.epoch - 1]
-        metrics = {name: epoch[name] for name in FIGURES if name in epoch}
+        metrics = {name: epoch[name] for name in (*FIGURES, *WORD_FIGURES) if name in epoch}
     result = _result(task, setup, training, path, metrics, resumed_from)
     with together(worker.device):
         if worker.is_first:

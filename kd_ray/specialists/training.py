@@ -82,7 +82,7 @@ class SpecialFeed:
 def special_feed(split: Split, generalist: SavedModel, special: tuple[int, ...]) -> TensorFeed:
     """All plain images of a split, with labels among a specialist's outputs."""
     feed = feed_of(split, generalist.meta.input.mean, generalist.meta.input.std)
-    return replace(feed, labels=special_labels(feed.labels, special))
+    return replace(feed, labels=special_labels(feed.labels, special), recordings=None)
 
 
 def training_feed(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kd_ray.batch import UNLABELLED, Batch
 from kd_ray.config import Augment
-from kd_ray.datasets import Split, render
+from kd_ray.datasets import FULL_SCALE, Recordings, Split, render
 
 PLAIN = Augment()
 
@@ -25,14 +25,16 @@ class TensorFeed:
 
     Attributes:
         pixels: `(N, C, H, W)` uint8, rendered on the fly; or `(N, V, C, H, W)`, rendered before.
+            Rows that are no pictures are float16.
         labels: `(N,)` int64, `UNLABELLED` where hidden.
         index: `(N,)` int64 row numbers in the dataset's split; with the view they seed a rendering.
-        mean: `(C,)` float32 of pixels in [0, 1].
-        std: `(C,)` float32 of pixels in [0, 1].
+        mean: `(C,)` float32 of pixels in [0, 1], or of what is stored as floats.
+        std: as `mean`.
         logits: `(N, V, M, K)` float32 raw teacher logits, or None.
         augment: what a view other than 0 does to an image.
         seed: seed of the views.
         views: V stored views that epochs go through in turn, or "fresh" for a new one each epoch.
+        recordings: of rows that are frames of recordings, on the CPU; None where rows stand alone.
     """
 
     pixels: Tensor
@@ -44,6 +46,7 @@ class TensorFeed:
     augment: Augment = PLAIN
     seed: int = 0
     views: int | Literal["fresh"] = 1
+    recordings: Recordings | None = None
 
     @property
     def rows(self) -> int:
@@ -84,7 +87,7 @@ class TensorFeed:
 
     @cached_property
     def _affine(self) -> tuple[Tensor, Tensor]:
-        return _affine(self.mean, self.std)
+        return _affine(self.mean, self.std, self.pixels.dtype)
 
     @cached_property
     def _labelled(self) -> Tensor | None:
@@ -96,15 +99,15 @@ class TensorFeed:
 def normalized(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Images `(N, C, H, W)` as every model is given them, to the last bit what `TensorFeed` feeds.
 
-    From uint8 to float32, channels last; `mean` and `std` are `(C,)` of pixels in [0, 1].
+    To float32, channels last; `mean` and `std` are `(C,)` of pixels in [0, 1], or of floats.
     """
-    return _scaled(images, *_affine(mean, std))
+    return _scaled(images, *_affine(mean, std, images.dtype))
 
 
-def _affine(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """The scale and the offset of each channel, for pixels from 0 to 255."""
+def _affine(mean: Tensor, std: Tensor, stored: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The scale and the offset of each channel, for values as they are stored."""
     shape = (1, -1, 1, 1)
-    return (1 / (255 * std)).view(shape), (-mean / std).view(shape)
+    return (1 / (FULL_SCALE[stored] * std)).view(shape), (-mean / std).view(shape)
 
 
 def _scaled(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
@@ -120,6 +123,7 @@ def feed_of(split: Split, mean: Sequence[float], std: Sequence[float]) -> Tensor
         index=torch.arange(len(split.labels)),
         mean=torch.tensor(mean, dtype=torch.float32),
         std=torch.tensor(std, dtype=torch.float32),
+        recordings=split.recordings,
     )
 
 
@@ -130,11 +134,12 @@ def labelled(feed: TensorFeed) -> TensorFeed:
 
 
 def taken(feed: TensorFeed, rows: Tensor) -> TensorFeed:
-    """Some rows of a feed, `(n,)` int64 on its device, in the given order."""
+    """Some rows of a feed, `(n,)` int64 on its device, in the given order; ascending of frames."""
     return replace(
         feed,
         pixels=feed.pixels[rows],
         labels=feed.labels[rows],
         index=feed.index[rows],
         logits=None if feed.logits is None else feed.logits[rows],
+        recordings=None if feed.recordings is None else feed.recordings.part(rows),
     )

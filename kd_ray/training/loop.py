@@ -1,4 +1,4 @@
-"""The training loop: one generator that teacher and student share, and one evaluation.
+"""The training loop: one generator that teacher and student share.
 
 It yields records and has no listeners; it knows nothing of Ray, files or the terminal. Every
 random number derives from (seed, epoch, rank), so a run that continues from a checkpoint draws
@@ -18,8 +18,9 @@ from kd_ray.batch import UNLABELLED, Batch, Feed
 from kd_ray.config import Objective, Train
 from kd_ray.errors import ConfigError, TrainingError
 from kd_ray.models import project_
-from kd_ray.training.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_loss, soft_targets
-from kd_ray.training.metrics import summarize, tally
+from kd_ray.training.evaluation import evaluate
+from kd_ray.training.feed import TensorFeed
+from kd_ray.training.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_loss
 from kd_ray.training.objectives import HINTON, soft_term
 from kd_ray.training.optimizer import set_knobs
 from kd_ray.training.progress import Epoch, EpochPart, Notice, Step, Training
@@ -36,7 +37,6 @@ ObjectiveFunction = Callable[[Tensor, Batch, float], Loss]
 """(student logits `(N, K)`, batch, share of the run done) -> loss."""
 
 TICK_S = 0.5
-EVALUATION_ROWS = 256
 NOTICE_EVERY = 25
 """Steps from asking for a notice to asking again."""
 NORM_EVERY = 10
@@ -115,7 +115,7 @@ def fit(
     *,
     seed: int,
     worker: Worker,
-    validation: Feed | None = None,
+    validation: TensorFeed | None = None,
     ensemble: Ensemble = MEAN_OF_ALL,
 ) -> Iterator[Step | Notice | Epoch]:
     """Trains until `options` say it is over, from wherever `training` is.
@@ -157,37 +157,6 @@ def fit(
         epoch = Epoch(training.epoch + 1, metrics, seconds, images_per_s)
         training.note(epoch)
         yield epoch
-
-
-def evaluate(
-    model: nn.Module, feed: Feed, worker: Worker, ensemble: Ensemble = MEAN_OF_ALL
-) -> dict[str, float]:
-    """Figures of `metrics.summarize` over all rows of a feed, at T = 1, on plain images.
-
-    In float32, whatever the model was trained in: what is measured is the model that is saved.
-
-    Raises:
-        TrainingError: the model's outputs are not finite.
-    """
-    model.eval()
-    part = worker.part_of(feed.rows)
-    nothing = torch.zeros(0, dtype=torch.int64, device=worker.device)
-    total = tally(torch.zeros(0, 1, device=worker.device), nothing)  # a worker may have no rows
-    with torch.inference_mode():
-        for start in range(part.start, part.stop, EVALUATION_ROWS):
-            rows = torch.arange(start, min(start + EVALUATION_ROWS, part.stop))
-            batch = feed.batch(rows, slice(None), 1)
-            logits = model(batch.images)
-            v = batch.teacher_logits
-            teacher = None if v is None else soft_targets(v, 1.0, ensemble)
-            total = total + tally(logits.float(), batch.labels, teacher)
-    figures = summarize(summed(total))
-    if not all(map(math.isfinite, figures.values())):
-        raise TrainingError(
-            "evaluation: a model's outputs must be finite, but these are not; "
-            "lower the learning rate or clip gradients (grad_clip), then train again"
-        )
-    return figures
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

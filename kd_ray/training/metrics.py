@@ -17,7 +17,7 @@ FIGURES = (
     *("rows", "accuracy", "errors", "loss", "calibration_error"),
     *("agreement", "divergence", "teacher_accuracy", "teacher_errors"),
 )
-"""Names that `summarize` may return."""
+"""Names that `summarize` may return; those of whole recordings are `words.WORD_FIGURES`."""
 
 _SCALARS = (
     *("rows", "labelled", "correct", "loss"),

@@ -97,6 +97,7 @@ def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> Student
             mean=torch.tensor(plan.mean, dtype=torch.float32),
             std=torch.tensor(plan.std, dtype=torch.float32),
             logits=rows.logits,
+            recordings=None if split is None else split.recordings_of(rows.index),
         )
 
     train, validation, test = (
@@ -112,14 +113,21 @@ def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> Student
 def held_out(feeds: StudentFeeds, share: float) -> StudentFeeds:
     """A share of the rows to learn from becomes the rows to choose epochs by, as plain images.
 
-    The same rows for every student of a transfer set, so that variants and seeds are comparable.
+    The same rows for every student of a transfer set, so that variants and seeds are comparable;
+    of recordings it is a share of whole ones.
     """
-    rows = feeds.train.rows
+    recordings = feeds.train.recordings
+    rows = feeds.train.rows if recordings is None else recordings.count
     count = round(share * rows)
     if not count:
         return feeds
     draw = torch.Generator().manual_seed(derived_seed("hold-out", rows))
-    order = torch.randperm(rows, generator=draw).to(feeds.train.labels.device)
+    order = torch.randperm(rows, generator=draw)
+    if recordings is not None:
+        held = torch.zeros(rows, dtype=torch.bool).index_fill(0, order[:count], True)
+        frames = recordings.frames(held)
+        order, count = torch.argsort((~frames).int(), stable=True), int(frames.sum())
+    order = order.to(feeds.train.labels.device)
     chosen, rest = order[:count].sort().values, order[count:].sort().values
     validation = replace(taken(feeds.train, chosen), views=1)
     return replace(feeds, train=taken(feeds.train, rest), validation=validation)

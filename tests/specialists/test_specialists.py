@@ -33,7 +33,7 @@ from kd_ray.specialists.combine import (
     gather_beliefs,
     membership,
 )
-from kd_ray.training.loop import evaluate
+from kd_ray.training.evaluation import evaluate
 
 NAMES = tuple("abcdefgh")
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from kd_ray.batch import Batch
 from kd_ray.config import Named, Train
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.training import loop
-from kd_ray.training.loop import ObjectiveFunction, batch_bounds, derived_seed, evaluate, fit
+from kd_ray.training import evaluation, loop
+from kd_ray.training.evaluation import evaluate
+from kd_ray.training.loop import ObjectiveFunction, batch_bounds, derived_seed, fit
 from kd_ray.training.losses import Ensemble, Loss, soft_targets
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.progress import Epoch, Step, Training
@@ -305,7 +306,7 @@ def test_training_without_validation_ends_with_its_epochs_and_keeps_the_last():
 def test_evaluate_gives_the_figures_of_all_rows(
     ensemble: str, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(loop, "EVALUATION_ROWS", rows_at_once)
+    monkeypatch.setattr(evaluation, "EVALUATION_ROWS", rows_at_once)
     feed, model = tiny_feed(23), tiny_model(dropout=0.5)
     model.train()
     figures = evaluate(model, feed, ALONE, Ensemble(ensemble))

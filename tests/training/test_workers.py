@@ -28,8 +28,9 @@ from kd_ray.config import Named, Objective, Train
 from kd_ray.errors import CheckpointError, StorageError, TrainingError
 from kd_ray.result import read_result
 from kd_ray.runs import Finished
+from kd_ray.training.evaluation import evaluate
 from kd_ray.training.feed import TensorFeed
-from kd_ray.training.loop import evaluate, fit, objective_function
+from kd_ray.training.loop import fit, objective_function
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.progress import Training
 from kd_ray.training.workers import Worker, average_buffers, from_first, summed, together
