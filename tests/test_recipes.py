@@ -30,6 +30,7 @@ SHAPES = {  # (C, H, W), K and training rows, as the datasets' own pages have th
     "cifar10": ((3, 32, 32), 10, 50_000),
     "cifar100": ((3, 32, 32), 100, 50_000),
     "svhn": ((3, 32, 32), 10, 73_257),
+    "spoken-digits": ((40, 1, 26), 50, 112_911),  # frames of the recordings that are no test rows
 }
 
 recipes = pytest.mark.parametrize("name", recipe_names())

@@ -65,7 +65,9 @@ def views(
 
 @answered
 def reproduce(
-    name: Annotated[str, typer.Argument(help="Dataset of the experiments: mnist.")] = "mnist",
+    name: Annotated[
+        str, typer.Argument(help="What the experiments are done on: mnist or speech.")
+    ] = "mnist",
     quick: Annotated[
         bool,
         typer.Option("--quick", help="Train for less time with fewer seeds: 25 minutes at most."),
@@ -78,10 +80,10 @@ def reproduce(
     training: TrainingOptions,
 ) -> None:
     """Run the paper's experiments from shared artefacts, and show the paper's figures beside."""
-    from kd_ray.studies.paper import reproduction, scale_of
+    from kd_ray.studies.reproductions import reproduction_of
 
-    scale, runs = scale_of(name, quick=quick), training.runs
-    study = reproduction(scale, training.sets(), runs=runs, only=only or [], **training.where)
+    made, runs = reproduction_of(name, quick=quick), training.runs
+    study = made.study(training.sets(), runs=runs, only=only or [], **training.where)
     study_with_display(study, runs)
 
 

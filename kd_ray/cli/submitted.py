@@ -49,11 +49,11 @@ def travelling(root: TyperGroup, command: Sequence[str]) -> Luggage:
         sweep = to_path(params["sweep"]).absolute()
         return Luggage([*names, *_typed(leaf, {**params, "sweep": str(sweep)})], str(sweep), None)
     if names == ["reproduce"]:
-        from kd_ray.studies.paper import scale_of
+        from kd_ray.studies.reproductions import reproduction_of
 
-        scale = scale_of(params["name"], quick=params["quick"])
+        made = reproduction_of(params["name"], quick=params["quick"])
         typed = [*names, *_typed(leaf, params), "--runs", str(runs)]
-        return Luggage(typed, str(runs / scale.name), None)
+        return Luggage(typed, str(runs / made.name), None)
     if names == ["quickstart"]:
         names, params["recipe"] = ["run"], "quickstart"
     recipe = _recipe(params)

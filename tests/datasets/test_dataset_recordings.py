@@ -1,7 +1,6 @@
 """Recordings: what is read from files, what their rows are, and which of them go together."""
 
 import os
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from spoken import RATE, write_recordings, write_wave
 
 from kd_ray.config import DataOptions
 from kd_ray.datasets import Dataset, open_dataset
@@ -16,38 +16,14 @@ from kd_ray.datasets.log_mel import BANDS, centred, log_mel, with_context
 from kd_ray.datasets.recordings import Recordings, equal_parts, joined
 from kd_ray.errors import DataError, UnknownNameError
 
-RATE = 8000
-SPEAKERS = ("ann", "bob", "cy")
 RNG = np.random.default_rng(0)
-
-
-def write_wave(
-    path: Path, samples: Any, rate: int = RATE, channels: int = 1, width: int = 2
-) -> None:
-    with wave.open(str(path), "wb") as sound:
-        sound.setnchannels(channels)
-        sound.setsampwidth(width)
-        sound.setframerate(rate)
-        sound.writeframes(np.asarray(samples, "<i2").tobytes())
-
-
-def tone(digit: int, index: int, seconds: float) -> Any:
-    place = np.arange(round(seconds * RATE)) / RATE
-    noise = RNG.normal(size=len(place))
-    return 9000 * np.sin(2 * np.pi * (300 + 250 * digit + 5 * index) * place) + 300 * noise
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten digits by three speakers, seven recordings each: tones of 100 to 160 ms."""
+    """The folder of drawn recordings."""
     root = tmp_path_factory.mktemp("recordings")
-    folder = root / "spoken-digits"
-    folder.mkdir()
-    for digit in range(10):
-        for speaker in SPEAKERS:
-            for index in range(7):
-                samples = tone(digit, index, 0.1 + 0.01 * index)
-                write_wave(folder / f"{digit}_{speaker}_{index}.wav", samples)
+    write_recordings(root)
     return root
 
 

@@ -240,7 +240,7 @@ def test_an_unknown_experiment_is_answered_with_the_known_ones(done: tuple[Scale
 def test_an_unknown_dataset_is_answered_in_a_sentence() -> None:
     result = CliRunner().invoke(app, ["reproduce", "svhn"])
     assert result.exit_code == 2
-    assert "unknown reproduction 'svhn'; known: mnist" in result.output
+    assert "unknown reproduction 'svhn'; known: mnist, speech" in result.output
 
 
 @pytest.mark.parametrize("name", SCALES)

@@ -4,6 +4,7 @@ from itertools import pairwise, product
 
 import pytest
 import torch
+from tiny import ALONE
 from torch import Tensor, nn
 
 from kd_ray.batch import UNLABELLED
@@ -13,7 +14,6 @@ from kd_ray.training.evaluation import evaluate
 from kd_ray.training.feed import TensorFeed
 from kd_ray.training.words import best_words, word_figures, word_sums
 from kd_ray.training.workers import Worker
-from tests.tiny import ALONE
 
 DRAW = torch.Generator().manual_seed(0)
 

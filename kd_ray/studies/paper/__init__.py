@@ -5,7 +5,7 @@ folder is an ordinary one, so every other command works on it.
 """
 
 from kd_ray.studies.paper.experiments import EXPERIMENTS
-from kd_ray.studies.paper.parts import SCALES, Scale, scale_of
+from kd_ray.studies.paper.parts import SCALES, Scale
 from kd_ray.studies.paper.reproduction import reproduction
 
-__all__ = ["EXPERIMENTS", "SCALES", "Scale", "reproduction", "scale_of"]
+__all__ = ["EXPERIMENTS", "SCALES", "Scale", "reproduction"]

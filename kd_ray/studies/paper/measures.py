@@ -88,7 +88,7 @@ class PaperLine:
 
 def metric(part: str, variant: str, name: str = "errors") -> Measure:
     """A metric of a part's students, or of its teachers for "", on the test split; shares in %."""
-    scale = 100.0 if name.endswith("accuracy") else 1.0
+    scale = 100.0 if name.endswith(("accuracy", "rate")) else 1.0
     kind = STUDENT if variant else TEACHER
     return lambda results: Figure.of(
         [scale * float(found.metrics[name]) for found in results[part].of(variant, kind)]

@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kd_ray.catalog import pick
 from kd_ray.config import Recipe, TeacherOptions, TeacherTrain
 from kd_ray.pipeline import open_recipe
 from kd_ray.runs.variants import DISTILLED, LABELS, SMOOTHING, Variant, derived, variant
 
-QUICK = "-quick"
 FEW, STOPPED = "3-percent", "3-percent-stopped"
 ENSEMBLE, ONE_MEMBER, UNLABELLED = "ensemble", "one-member", "unlabelled"
 
@@ -78,17 +76,6 @@ SCALES: Mapping[str, Scale] = {
 def width_part(width: int) -> str:
     """The run folder with the students of a width."""
     return f"width-{width}"
-
-
-def scale_of(name: str, *, quick: bool) -> Scale:
-    """The experiments of a dataset, large or quick.
-
-    Raises:
-        UnknownNameError: there are none of it.
-    """
-    large = {key: scale for key, scale in SCALES.items() if not key.endswith(QUICK)}
-    pick("reproduction", large, name)
-    return SCALES[f"{name}{QUICK}" if quick else name]
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,18 @@ from typing import Unpack
 from kd_ray.catalog import pick
 from kd_ray.datasets import open_dataset
 from kd_ray.errors import ConfigError, KdRayError
-from kd_ray.files import to_path, write_json
+from kd_ray.files import to_path
 from kd_ray.pipeline import Run, Where, open_recipe
-from kd_ray.report.html import Section, rendered, write_page
+from kd_ray.report.html import Section
 from kd_ray.report.panels import Line, over_choice
 from kd_ray.result import Result
 from kd_ray.runs import Event, Task, Waiting, finished_result
 from kd_ray.runs.variants import DISTILLED, LABELS
+from kd_ray.studies.paper.answer import write_answer
 from kd_ray.studies.paper.experiments import Experiment, Findings, experiments
 from kd_ray.studies.paper.measures import PartResults, corrected_students
 from kd_ray.studies.paper.parts import Part, Scale, part_recipe, part_variants, parts, width_part
 from kd_ray.studies.study import Answer, Study, StudyPart
-from kd_ray.versions import versions
 
 CHECKPOINT_S = 5.0
 """Between two checkpoints of a training: epochs of few rows take milliseconds."""
@@ -27,7 +27,6 @@ LEAVING = ("seeds", "unit")
 OURS = ("name", "teacher.path", "transfer_set.path", "student.model.hidden", "student.baselines")
 """Keys that tell the parts apart, and so are not the user's."""
 
-RESULTS, PAGE = "results.json", "report.html"
 NOTE = (
     "Test split; mean over seeds with the sample standard deviation. The paper: G. Hinton, "
     "O. Vinyals, J. Dean, Distilling the Knowledge in a Neural Network, 2015, sections 3 to 6."
@@ -116,34 +115,9 @@ def _answer(
     results = {part.name: part_results(part, run) for part, run in whole}
     findings = {e.name: found for e in every if (found := e.findings(results)) is not None}
     shown = [e for e in every if e in picked or e.name in findings]
-    done = all(e.name in findings for e in shown) and not unfinished
-    content = {
-        "name": scale.name,
-        "status": "finished" if done else "unfinished",
-        "about": scale.about,
-        "experiments": {
-            e.name: {
-                "title": e.title,
-                "status": "finished" if e.name in findings else "unfinished",
-                "figures": [line.table(figure) for line, figure in findings.get(e.name, ())],
-            }
-            for e in shown
-        },
-        "unfinished": list(unfinished),
-        "failed": {part: why.removeprefix("failed, ") for part, why in unfinished.items() if why},
-        "versions": versions(),
-    }
-    write_json(folder / RESULTS, content)
     sections = {e.name: _section(scale, e, findings.get(e.name)) for e in shown}
-    page = rendered(
-        "study",
-        title=f"{scale.name}: the paper's experiments",
-        about=[NOTE, scale.about] if scale.about else [NOTE],
-        unfinished=[f"{part}: {why}" if why else part for part, why in unfinished.items()],
-        sections=list(sections.values()),
-    )
-    files = [folder / RESULTS, write_page(folder / PAGE, page)]
-    return Answer([sections[e.name] for e in picked if e.name in findings], files)
+    about = [NOTE, scale.about] if scale.about else [NOTE]
+    return write_answer(folder, about, shown, picked, findings, sections, unfinished)
 
 
 def part_results(part: Part, run: Run) -> PartResults:
