@@ -70,7 +70,7 @@ def reproduce(
     ] = "mnist",
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Train for less time with fewer seeds: 25 minutes at most."),
+        typer.Option("--quick", help="Train for less time with fewer seeds."),
     ] = False,
     only: Annotated[
         list[str] | None,

@@ -2,8 +2,7 @@
 
 A word's states follow one another from left to right (Rabiner 1989, section III): the best path
 of each word is sought by dynamic programming, and the word whose path has the highest score is
-recognized. A frame's score is its log posterior; see the guide of `datasets` for what dividing by
-the states' priors changes.
+recognized. A frame's score is its log posterior, not divided by the prior of the state.
 """
 
 import torch
