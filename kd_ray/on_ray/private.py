@@ -85,6 +85,34 @@ def own_interpreter() -> Iterator[None]:
         ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = theirs
 
 
+@contextlib.contextmanager
+def lean_head() -> Iterator[None]:
+    """Has Ray start no helpers in the block that a head for one driver alone has no use for.
+
+    These are the autoscaler, the server of the dashboard, which Ray starts and waits for even where
+    it is told to leave the dashboard out, and the reader of logs; the dashboard's agent, without
+    which no node starts, does without all that it can. Each imports much.
+    """
+    from ray._private import node, services
+
+    def start(command: list[str], *arguments: Any, **options: Any) -> Any:
+        agent = "--dashboard_agent_command="
+        least = [f"{word} --minimal" if word.startswith(agent) else word for word in command]
+        return started(least, *arguments, **options)
+
+    helpers = ("start_monitor", "start_log_monitor", "start_api_server")
+    theirs, started = {name: getattr(node.Node, name) for name in helpers}, services.start_ray_process
+    try:
+        for name in helpers:
+            setattr(node.Node, name, lambda *_, **__: None)
+        services.start_ray_process = start
+        yield
+    finally:
+        for name, method in theirs.items():
+            setattr(node.Node, name, method)
+        services.start_ray_process = started
+
+
 def head_answer(address: str, patience_s: float) -> str:
     """What the head of a cluster says when it is asked: `ANSWERED`, `TOKEN_WRONG` or anything else.
 
