@@ -101,7 +101,10 @@ def lean_head() -> Iterator[None]:
         return started(least, *arguments, **options)
 
     helpers = ("start_monitor", "start_log_monitor", "start_api_server")
-    theirs, started = {name: getattr(node.Node, name) for name in helpers}, services.start_ray_process
+    theirs, started = (
+        {name: getattr(node.Node, name) for name in helpers},
+        services.start_ray_process,
+    )
     try:
         for name in helpers:
             setattr(node.Node, name, lambda *_, **__: None)
