@@ -116,6 +116,28 @@ def lean_head() -> Iterator[None]:
         services.start_ray_process = started
 
 
+def lean_trainer(*, own_head: bool) -> Any:
+    """Ray Train's `TorchTrainer` without the processes that it starts whether needed or not.
+
+    One shares out data sets of Ray's, of which there are none here. Another frees the place of
+    workers whose driver has died; with a head that dies with its driver that is nothing to do.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    idle = (DatasetsCallback, PlacementGroupCleanerCallback) if own_head else (DatasetsCallback,)
+
+    class LeanTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if not isinstance(callback, idle)]
+
+    return LeanTrainer
+
+
 def head_answer(address: str, patience_s: float) -> str:
     """What the head of a cluster says when it is asked: `ANSWERED`, `TOKEN_WRONG` or anything else.
 

@@ -18,7 +18,9 @@ from typing import Any
 from kd_ray.config import Resources
 from kd_ray.errors import KdRayError
 from kd_ray.files import scratch_folder, to_path
+from kd_ray.on_ray.head import has_own_head
 from kd_ray.on_ray.placement import Placement, cluster_nodes, counted, share_out
+from kd_ray.on_ray.private import lean_trainer
 from kd_ray.on_ray.relay import (
     Mailbox,
     check_here,
@@ -224,9 +226,8 @@ def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Excep
     """Runs `TorchTrainer.fit` to its end; returns what went wrong, in terms of this project."""
     import ray.train
     from ray.exceptions import RayActorError
-    from ray.train.torch import TorchTrainer
 
-    trainer = TorchTrainer(
+    trainer = lean_trainer(own_head=has_own_head())(
         work,
         train_loop_config=config,
         torch_config=torch_config(),
