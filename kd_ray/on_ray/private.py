@@ -130,7 +130,9 @@ def lean_trainer(*, own_head: bool) -> Any:
 
     idle = (DatasetsCallback, PlacementGroupCleanerCallback) if own_head else (DatasetsCallback,)
 
-    class LeanTrainer(TorchTrainer):
+    trainer: Any = TorchTrainer
+
+    class LeanTrainer(trainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
             return [callback for callback in callbacks if not isinstance(callback, idle)]
