@@ -12,6 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from kd_ray.on_ray.private import (
     dashboard_lookup,
     gcs_client,
+    lean_head,
+    lean_trainer,
     own_interpreter,
     own_sigterm,
     worker_module,
@@ -40,8 +42,19 @@ def own_workers() -> Any:
         return True
 
 
+def no_helpers() -> Any:
+    with lean_head():
+        return True
+
+
 RAY: dict[str, Callable[[], Any]] = {
     "ray._raylet.GcsClient": gcs_client,
+    "ray._private: node.Node(start_monitor, start_log_monitor, start_api_server) and "
+    "services.start_ray_process": no_helpers,
+    "ray.train: TorchTrainer._create_default_callbacks, DatasetsCallback and "
+    "PlacementGroupCleanerCallback": lambda: hasattr(
+        lean_trainer(own_head=True).__base__, "_create_default_callbacks"
+    ),
     "ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV": own_workers,
     "ray._private.utils.set_sigterm_handler": kept_sigterm,
     "ray._private.worker.print_to_stdstream": lambda: worker_module().print_to_stdstream,
