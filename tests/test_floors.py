@@ -194,6 +194,16 @@ def test_import_kd_ray_imports_neither_torch_nor_ray():
     assert not loaded & {"torch", "ray", "numpy", "pydantic"}
 
 
+def test_a_training_imports_neither_the_compiler_of_torch_nor_scikit_learn(tmp_path: Path):
+    options = "local=True, runs='" + str(tmp_path) + "'"
+    loaded = imported_by(
+        "import kd_ray\nkd_ray.run(kd_ray.open_recipe('quickstart', ['teacher.train.epochs=1', "
+        f"'train.epochs=1', 'train.seeds=[0]', 'student.baselines=[]']), {options})"
+    )
+    assert "torch" in loaded
+    assert not loaded & {"sklearn", "sympy"}
+
+
 def test_running_without_ray_imports_no_ray():
     loaded = imported_by("import kd_ray\nkd_ray.run, kd_ray.open_recipe, kd_ray.load_model")
     assert "torch" in loaded

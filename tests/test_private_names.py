@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+from torch._compile import _disable_dynamo
 from torch.nn.parallel import DistributedDataParallel
 
 from kd_ray.on_ray.private import (
@@ -19,6 +20,7 @@ from kd_ray.on_ray.private import (
     worker_module,
 )
 from kd_ray.on_ray.session import prepare_environment
+from kd_ray.training.optimizer import DISABLED
 from kd_ray.training.workers import buffers_unsent
 from tuning.private import begun_trial
 
@@ -62,6 +64,9 @@ RAY: dict[str, Callable[[], Any]] = {
 }
 OTHERS: dict[str, Callable[[], Any]] = {
     "optuna: FrozenTrial._trial_id": finished_trial_again,
+    "torch: __dynamo_disable, which its optimizers look for": lambda: (
+        DISABLED in inspect.getsource(_disable_dynamo)
+    ),
     "torch: DistributedDataParallel(broadcast_buffers or forward_sync_buffers)": lambda: (
         buffers_unsent(DistributedDataParallel).keys()
         <= inspect.signature(DistributedDataParallel).parameters.keys()
