@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kd_ray.errors import CheckpointError, DataError
 
 Array = NDArray[Any]
-FORMAT = "kd-ray packed 1"
+FORMAT, METADATA = "kd-ray packed 1", "kd-ray"
 AT_ONCE = 2**22
 """Codes of windows that are held at once."""
 COUNTED = 4
@@ -73,7 +73,7 @@ def load(path: str | Path) -> Student:
         content = Path(path).read_bytes()
         size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + size])
-        about = header.pop("__metadata__")
+        about = json.loads(header.pop("__metadata__")[METADATA])
         text, data = about["description"], content[8 + size :]
         if about["format"] != FORMAT:
             raise ValueError(f"its format is {about['format']!r}")

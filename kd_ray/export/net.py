@@ -237,3 +237,24 @@ def without_unused(steps: Sequence[Operation]) -> list[Operation]:
         replace(steps[old], sources=tuple(numbers[source] for source in steps[old].sources))
         for old in numbers
     ]
+
+
+def layers_of(steps: Sequence[Operation]) -> list[dict[str, Any]]:
+    """The products of a student, as records show them: name, bits, places, and what stayed float.
+
+    A layer is float where its sums are: of float inputs, of float weights, or of both.
+    """
+    shapes = shapes_of(steps)
+    return [
+        {
+            "name": step.name,
+            "kind": "linear" if step.weights.ndim == 2 else "convolution",
+            "weight_bits": step.bits,
+            "input_bits": step.input_bits,
+            "weights": step.weights.size,
+            "output": list(shape),
+            "is_float": not step.is_integer,
+        }
+        for step, shape in zip(steps, shapes, strict=True)
+        if isinstance(step, Product)
+    ]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from kd_ray.deployed import FORMAT
+from kd_ray.deployed import FORMAT, METADATA
 from kd_ray.export.net import Array, Operation, Product
 
 HEADER_BYTES = 8
@@ -43,8 +43,9 @@ def write_packed(file: Path, steps: Sequence[Operation], about: Mapping[str, Any
     plain = save(arrays)
     start = HEADER_BYTES + int.from_bytes(plain[:HEADER_BYTES], "little")
     digest = hashlib.sha256(text.encode() + plain[start:]).hexdigest()
-    metadata = {"format": FORMAT, "description": text, "sha256": digest}
-    file.write_bytes(save(arrays, metadata))
+    # One key: safetensors writes several in no fixed order, and equal students have equal files.
+    entry = {"format": FORMAT, "sha256": digest, "description": text}
+    file.write_bytes(save(arrays, {METADATA: json.dumps(entry)}))
 
 
 def _table(number: int, step: Operation, arrays: dict[str, Array]) -> dict[str, Any]:
