@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from kd_ray import deployed
+from kd_ray.export.c import C_FILE, H_FILE, write_c
+from kd_ray.export.c_run import c_runner
 from kd_ray.export.lower import lowered
 from kd_ray.export.net import Array, Operation
 from kd_ray.export.packed import write_packed
@@ -59,6 +61,11 @@ def _write_packed(folder: Path, subject: Subject) -> None:
     write_packed(folder / PACKED, subject.steps, {"shape": subject.shape, **subject.about})
 
 
+def _write_c(folder: Path, subject: Subject) -> None:
+    write_c(folder, subject.steps, {"shape": subject.shape, **subject.about})
+
+
 FORMATS: Mapping[str, Format] = {
     "packed": Format((PACKED,), _write_packed, lambda folder: deployed.load(folder / PACKED)),
+    "c": Format((C_FILE, H_FILE), _write_c, c_runner),
 }
