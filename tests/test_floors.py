@@ -17,12 +17,12 @@ import kd_ray
 ROOT = Path(kd_ray.__file__).parent.parent
 FLOORS = [
     {"batch", "errors", "units", "versions"},
-    {"catalog", "files", "own_code"},
+    {"catalog", "deployed", "files", "own_code"},
     {"config", "result"},
     {"models", "transfer_set"},
     {"quant", "datasets"},
     {"training"},
-    {"specialists"},
+    {"export", "specialists"},
     {"runs"},
     {"artefacts", "on_ray", "report"},
     {"pipeline"},
@@ -202,6 +202,12 @@ def test_a_training_imports_neither_the_compiler_of_torch_nor_scikit_learn(tmp_p
     )
     assert "torch" in loaded
     assert not loaded & {"sklearn", "sympy"}
+
+
+def test_reader_of_packed_students_imports_neither_torch_nor_ray():
+    loaded = imported_by("import kd_ray.deployed")
+    assert "numpy" in loaded
+    assert not loaded & {"torch", "ray", "safetensors", "pydantic"}
 
 
 def test_running_without_ray_imports_no_ray():
