@@ -159,7 +159,17 @@ def imported(name: str) -> Any:
     folder = _allowed[first]
     source = source_of(name, folder)
     with explained(name):
-        found = _module(module_name, first, source)
+        try:
+            found = _module(module_name, first, source)
+        except ModuleNotFoundError as error:
+            # Otherwise it is a module that own code imports, which is told with its file and line.
+            if error.name and f"{module_name}.".startswith(f"{error.name}."):
+                beside = f"beside the recipe, in {folder}, or " if folder else ""
+                raise ConfigError(
+                    f"{name}: its module must lie {beside}on Python's path, but there is no "
+                    f"{error.name}; correct the name, or move the file there"
+                ) from error
+            raise
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ConfigError(

@@ -13,7 +13,7 @@ from kd_ray.files import read_json, ruled, write_json
 RESULT = "result.json"
 TEACHER, SPECIALIST, STUDENT = "teacher", "specialist", "student"
 TRANSFER_SET, JOINT_SET = "transfer set", "specialists' transfer set"
-CLASS_GROUPS, SWEEP = "class groups", "sweep"
+CLASS_GROUPS, SWEEP, EXPORT = "class groups", "sweep", "export"
 
 KINDS = {
     "teach": TEACHER,
@@ -91,6 +91,27 @@ class _ClassGroups(TypedDict):
     class_names: list[str]
 
 
+class _File(TypedDict):
+    bytes: Count
+    sha256: str
+
+
+class _ExportedLayer(TypedDict):  # see export.net.layers_of
+    name: str
+    kind: str
+    weight_bits: Count
+    input_bits: Count
+    weights: Count
+    output: list[Count]
+    is_float: bool
+
+
+class _Export(TypedDict):
+    format: str
+    files: Annotated[dict[str, _File], Field(min_length=1)]
+    exported_layers: list[_ExportedLayer]
+
+
 def _is_of_classes(groups: _ClassGroups) -> bool:
     classes = range(len(groups["class_names"]))
     special = [number for some in groups["special"] for number in some]
@@ -110,6 +131,7 @@ class _ImportedSet(TypedDict, total=False):  # a set that was labelled has none
 DETAILS: dict[str, Any] = {
     TRANSFER_SET: _ImportedSet,
     JOINT_SET: _JointSet,
+    EXPORT: _Export,
     CLASS_GROUPS: Annotated[_ClassGroups, ruled("groups are of their classes", _is_of_classes)],
 }
 """Kind -> what its further keys hold, as far as somebody reads them."""
@@ -117,6 +139,10 @@ FIGURES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((TEACHER, SPECIALIST, STUDENT), ("accuracy", "errors")),
     **dict.fromkeys((TRANSFER_SET, JOINT_SET), ("rows", "bytes", "bytes_per_row")),
     CLASS_GROUPS: ("specialists", "smallest", "largest"),
+    EXPORT: (
+        *("rows", "agreement", "largest_difference", "touched", "accuracy"),
+        *("bytes", "float_bytes", "us_per_image", "torch_us_per_image"),
+    ),
 }
 """Kind -> the figures that its record cannot be without."""
 

@@ -17,12 +17,12 @@ import kd_ray
 ROOT = Path(kd_ray.__file__).parent.parent
 FLOORS = [
     {"batch", "errors", "units", "versions"},
-    {"catalog", "files", "own_code"},
+    {"catalog", "deployed", "files", "own_code"},
     {"config", "result"},
     {"models", "transfer_set"},
     {"quant", "datasets"},
     {"training"},
-    {"specialists"},
+    {"export", "specialists"},
     {"runs"},
     {"artefacts", "on_ray", "report"},
     {"pipeline"},
@@ -192,6 +192,22 @@ def test_import_kd_ray_imports_neither_torch_nor_ray():
     loaded = imported_by("import kd_ray")
     assert "kd_ray" in loaded
     assert not loaded & {"torch", "ray", "numpy", "pydantic"}
+
+
+def test_a_training_imports_neither_the_compiler_of_torch_nor_scikit_learn(tmp_path: Path):
+    options = "local=True, runs='" + str(tmp_path) + "'"
+    loaded = imported_by(
+        "import kd_ray\nkd_ray.run(kd_ray.open_recipe('quickstart', ['teacher.train.epochs=1', "
+        f"'train.epochs=1', 'train.seeds=[0]', 'student.baselines=[]']), {options})"
+    )
+    assert "torch" in loaded
+    assert not loaded & {"sklearn", "sympy"}
+
+
+def test_reader_of_packed_students_imports_neither_torch_nor_ray():
+    loaded = imported_by("import kd_ray.deployed")
+    assert "numpy" in loaded
+    assert not loaded & {"torch", "ray", "safetensors", "pydantic"}
 
 
 def test_running_without_ray_imports_no_ray():

@@ -93,6 +93,16 @@ def test_a_mistake_in_it_is_one_sentence_with_file_and_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_module_that_is_nowhere_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "own_nets").mkdir()
+    (tmp_path / "own_nets/__init__.py").write_text("")
+    allow(["own_nets:f", "nowhere_at_all:f"], tmp_path)
+    for name, missing in (("nowhere_at_all", "nowhere_at_all"), ("own_nets.small",) * 2):
+        with pytest.raises(ConfigError, match=f"there is no {missing}; correct the name") as caught:
+            imported(f"{name}:f")
+        assert f"beside the recipe, in {tmp_path}, or on Python's path" in str(caught.value)
+
+
 def test_an_option_names_a_file_or_a_module(tmp_path: Path) -> None:
     allow_file(str(written(tmp_path, "f = 3")))
     assert imported("own_nets:f") == 3

@@ -7,16 +7,20 @@ from typing import Any
 
 import optuna
 import pytest
+from torch._compile import _disable_dynamo
 from torch.nn.parallel import DistributedDataParallel
 
 from kd_ray.on_ray.private import (
     dashboard_lookup,
     gcs_client,
+    lean_head,
+    lean_trainer,
     own_interpreter,
     own_sigterm,
     worker_module,
 )
 from kd_ray.on_ray.session import prepare_environment
+from kd_ray.training.optimizer import DISABLED
 from kd_ray.training.workers import buffers_unsent
 from tuning.private import begun_trial
 
@@ -40,8 +44,19 @@ def own_workers() -> Any:
         return True
 
 
+def no_helpers() -> Any:
+    with lean_head():
+        return True
+
+
 RAY: dict[str, Callable[[], Any]] = {
     "ray._raylet.GcsClient": gcs_client,
+    "ray._private: node.Node(start_monitor, start_log_monitor, start_api_server) and "
+    "services.start_ray_process": no_helpers,
+    "ray.train: TorchTrainer._create_default_callbacks, DatasetsCallback and "
+    "PlacementGroupCleanerCallback": lambda: hasattr(
+        lean_trainer(own_head=True).__base__, "_create_default_callbacks"
+    ),
     "ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV": own_workers,
     "ray._private.utils.set_sigterm_handler": kept_sigterm,
     "ray._private.worker.print_to_stdstream": lambda: worker_module().print_to_stdstream,
@@ -49,6 +64,9 @@ RAY: dict[str, Callable[[], Any]] = {
 }
 OTHERS: dict[str, Callable[[], Any]] = {
     "optuna: FrozenTrial._trial_id": finished_trial_again,
+    "torch: __dynamo_disable, which its optimizers look for": lambda: (
+        DISABLED in inspect.getsource(_disable_dynamo)
+    ),
     "torch: DistributedDataParallel(broadcast_buffers or forward_sync_buffers)": lambda: (
         buffers_unsent(DistributedDataParallel).keys()
         <= inspect.signature(DistributedDataParallel).parameters.keys()

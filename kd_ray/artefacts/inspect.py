@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from kd_ray.artefacts.evaluate import export_at
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 from kd_ray.quant import dead_layers, model_cost
@@ -30,6 +31,8 @@ def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:
         return _transfer_set_facts(path)
     if (path / META).is_file():
         return _checkpoint_facts(path)
+    if (export := export_at(path)) is not None:
+        return _export_facts(*export)
     result = read_result(path)
     if result is not None and result.checkpoint is None:
         return _result_facts(path, result)
@@ -82,6 +85,21 @@ def _result_facts(path: Path, result: Result) -> tuple[str, dict[str, Any]]:
         **{f"parent {name}": sha256 for name, sha256 in result.parents.items()},
         "sha256": result.fingerprint,
     }
+
+
+def _export_facts(folder: Path, result: Result) -> tuple[str, dict[str, Any]]:
+    """A file for other machines: its figures, and each layer with its bits."""
+    title, facts = _result_facts(folder, result)
+    for layer in result.details["exported_layers"]:
+        how = "in float" if layer["is_float"] else "exact integers"
+        output = " x ".join(map(str, layer["output"]))
+        facts[f"layer {layer['name']}"] = (
+            f"{layer['kind']}, W {layer['weight_bits']} A {layer['input_bits']}, "
+            f"{layer['weights']:,} weights, to {output}, {how}"
+        )
+    for name, about in result.details["files"].items():
+        facts[name] = f"{about['bytes']:,} bytes, sha256 {about['sha256'][:12]}"
+    return title, facts
 
 
 def _checkpoint_facts(path: Path) -> tuple[str, dict[str, Any]]:

@@ -3,7 +3,9 @@
 Neither torch nor ray is imported before a command needs it, so `--help` is quick.
 """
 
+import atexit
 import functools
+import gc
 import signal
 import sys
 import warnings
@@ -15,6 +17,7 @@ from typer.core import TyperGroup
 
 from kd_ray.catalog import suggestion
 from kd_ray.cli.cluster import cluster
+from kd_ray.cli.export import export
 from kd_ray.cli.options import (
     CodeOption,
     DataOption,
@@ -124,6 +127,7 @@ for name, (stages, about) in STAGE_COMMANDS.items():
     app.command(name, help=about)(_stage_command(stages))
 for study in (exercises, views, reproduce):
     app.command()(study)
+app.command()(export)
 
 
 @app.command("import")
@@ -158,11 +162,11 @@ def check(recipe: RecipeArgument, overrides: SetOption = None) -> None:
 @app.command()
 @answered
 def evaluate(
-    path: Annotated[str, typer.Argument(help="Checkpoint, or folder of a finished training.")],
+    path: Annotated[str, typer.Argument(help="Checkpoint, finished training, or export.")],
     data_root: DataOption = None,
     code: CodeOption = None,
 ) -> None:
-    """Evaluate a checkpoint on the test split of its dataset."""
+    """Evaluate a checkpoint or an export on the test split of its dataset."""
     from rich.console import Console
 
     from kd_ray.artefacts import evaluate_checkpoint
@@ -211,7 +215,7 @@ def audit(
 @app.command()
 @answered
 def inspect(
-    path: Annotated[str, typer.Argument(help="Run folder, checkpoint or transfer set.")],
+    path: Annotated[str, typer.Argument(help="Run folder, checkpoint, transfer set or export.")],
     code: CodeOption = None,
 ) -> None:
     """Describe what lies at a path."""
@@ -237,6 +241,7 @@ def main() -> None:
     """Entry point of the executable."""
     warnings.showwarning = warn_in_a_line
     signal.signal(signal.SIGTERM, terminate)
+    atexit.register(gc.freeze)  # looking for garbage in all that torch made takes a second
     app()
 
 

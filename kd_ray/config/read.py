@@ -129,11 +129,13 @@ def apply_override(table: dict[str, Any], override: str) -> None:
     >>> table
     {'objective': {'temperature': 8}, 'data': {'name': 'mnist'}}
 
+    Keys are TOML's too: a dot in quotes is no step down, as in `sweep.space."train.lr"={...}`.
+
     Raises:
         ConfigError: no `=` in it, or a part of the path is no table.
     """
     path, equals, text = override.partition("=")
-    keys = [key.strip() for key in path.split(".")]
+    keys = _keys_of(path)
     if not equals or not all(keys):
         raise ConfigError(f"--set {override}: must be key=value, such as train.epochs=5")
     try:
@@ -149,6 +151,18 @@ def apply_override(table: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {where} is a value, not a table; set it whole")
         table = inner
     table[keys[-1]] = value
+
+
+def _keys_of(path: str) -> list[str]:
+    try:
+        inner: Any = tomllib.loads(f"{path} = 0")
+    except (ValueError, RecursionError):
+        return [key.strip() for key in path.split(".")]
+    keys = []
+    while isinstance(inner, dict) and len(inner) == 1:
+        ((key, inner),) = inner.items()
+        keys.append(key)
+    return keys or [path]
 
 
 def _listed(place: str, problems: list[str]) -> str:

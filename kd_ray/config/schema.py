@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from kd_ray.config.data import DataOptions
+from kd_ray.config.export import ExportOptions
 from kd_ray.config.model import ModelEntry
 from kd_ray.config.objective import Objective
 from kd_ray.config.quantizer import QuantizerOptions
@@ -141,6 +142,9 @@ class Recipe(Table):
 
     sweep: SweepOptions | None = None
     """What `kd-ray tune` searches."""
+
+    export: ExportOptions | None = None
+    """Files of the students for machines without torch."""
 
     code: str | None = None
     """Folder of the modules that dotted paths such as `my_nets:tiny` name; else the recipe's own,

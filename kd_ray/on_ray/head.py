@@ -50,8 +50,13 @@ def _head() -> str | None:
     return getattr(ray.get_runtime_context(), "gcs_address", None)
 
 
+def has_own_head() -> bool:
+    """Whether the connected Ray was started by this driver, or by that of this worker."""
+    return TAG in os.environ
+
+
 def _patience_s() -> float:
-    if TAG in os.environ:
+    if has_own_head():
         return OWN_HEAD_S
     return float(os.environ.get(RAYS_PATIENCE, RAYS_PATIENCE_S)) - EARLIER_S
 

@@ -6,6 +6,8 @@ node is performed again, alone; it goes on from its last epoch, and the others n
 
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -86,7 +88,7 @@ def perform_parallel(
     """
     if not tasks:
         return
-    with connected(address, verbose):
+    with connected(address, verbose), closing(_Pool(resources)) as pool:
         in_order: list[Task] = []
         for _, group in groupby(tasks, key=lambda task: task.stage.name):
             stage = list(group)
@@ -94,20 +96,20 @@ def perform_parallel(
             if slots == 1:
                 in_order += stage
                 continue
-            yield from _in_order(in_order, resources, verbose)
+            yield from _in_order(in_order, resources, verbose, pool)
             in_order = []
-            yield from _in_parallel(stage, resources, placement, slots)
-        yield from _in_order(in_order, resources, verbose)
+            yield from _in_parallel(stage, placement, slots, pool)
+        yield from _in_order(in_order, resources, verbose, pool)
 
 
 def _in_order(
-    tasks: Sequence[Task], resources: Resources, verbose: bool
+    tasks: Sequence[Task], resources: Resources, verbose: bool, pool: "_Pool"
 ) -> Iterator[tuple[Task, Event]]:
     """On a group of workers; or on a lone worker without Ray Train, where that has nothing to give.
 
-    Its controller and launcher take longer to start and to end than a small training takes. They
-    are worth it to workers that share their steps, and to one that may get a notice that its
-    machine will be taken away, which it then checkpoints for.
+    Its controller takes longer to start and to end than a small training takes. It is worth it to
+    workers that share their steps, and to one that may get a notice that its machine will be taken
+    away, which it then checkpoints for.
     """
     if not tasks:
         return
@@ -115,51 +117,66 @@ def _in_order(
     steps = any(task.stage.training for task in tasks)
     if alone and not (steps and watches_nodes()):
         placement, _ = share_parallel(resources, 1, cluster_nodes())
-        yield from _in_parallel(tasks, resources, placement, 1)
+        yield from _in_parallel(tasks, placement, 1, pool)
     else:
+        pool.close()  # the group needs the place
         yield from perform_on_ray(tasks, resources, verbose=verbose)
 
 
 def _in_parallel(
-    tasks: Sequence[Task], resources: Resources, placement: Placement, slots: int
+    tasks: Sequence[Task], placement: Placement, slots: int, pool: "_Pool"
 ) -> Iterator[tuple[Task, Event]]:
     run = to_path(tasks[0].run)
     several = f"{slots} trainings in parallel, " if slots > 1 else ""
     yield tasks[0], Waiting(f"Starting {several}{counted(placement)}")
     with scratch_folder(run, "ray") as probe:
         check_nodes(run, probe, placement)
-    pool = _Pool(tasks, resources, placement, slots)
-    try:
-        yield from relay(pool.mailbox, tasks[0], pool.is_busy)
-    finally:
-        pool.end()
+    pool.begin(tasks, placement, slots)
+    yield from relay(pool.mailbox, tasks[0], pool.is_busy)
     if pool.failures:
         raise pool.failures[0]
 
 
 class _Pool:
-    """[2] The performers, which task each has, and the errors of tasks that failed."""
+    """[2] The performers, which task each has, and the errors of tasks that failed.
 
-    def __init__(
-        self, tasks: Sequence[Task], resources: Resources, placement: Placement, slots: int
-    ):
+    A performer lives as long as the run, for as long as its tasks want the same placement.
+    """
+
+    def __init__(self, resources: Resources):
+        self.failures: list[KdRayError] = []
+        self._resources, self._most_lost = resources, resources.max_failures
+        self._placement: Placement | None = None
+        self._waiting: deque[Task] = deque()
+        self._running: dict[Any, tuple[Any, Task]] = {}
+        self._idle: list[Any] = []
+        self._lost: Counter[str] = Counter()
+
+    @cached_property
+    def mailbox(self) -> Mailbox:
+        """What the performers send."""
+        return Mailbox()
+
+    def begin(self, tasks: Sequence[Task], placement: Placement, slots: int) -> None:
+        """Hands tasks out to so many performers; only once the last ones are over."""
+        if placement != self._placement:
+            self.close()
+        self._placement = placement
+        self._waiting = deque(tasks)
+        self._one_after_the_other = slots == 1
+        for _ in range(slots):
+            self._next(self._idle.pop() if self._idle else self._performer())
+
+    def _performer(self) -> Any:
         import ray
 
-        self.mailbox = Mailbox()
-        self.failures: list[KdRayError] = []
+        assert self._placement is not None
         options = beside_driver()  # several workers of one training ask for themselves
-        if placement.workers == 1:
-            options = {"num_cpus": placement.cpus, "num_gpus": placement.gpus}
+        if self._placement.workers == 1:
+            options = {"num_cpus": self._placement.cpus, "num_gpus": self._placement.gpus}
             options["scheduling_strategy"] = "SPREAD"
-        self._class = ray.remote(max_restarts=0, max_task_retries=0, **options)(Performer)
-        self._arguments = (resources, placement, self.mailbox)
-        self._waiting = deque(tasks)
-        self._running: dict[Any, tuple[Any, Task]] = {}
-        self._most_lost = resources.max_failures
-        self._one_after_the_other = slots == 1
-        self._lost: Counter[str] = Counter()
-        for _ in range(slots):
-            self._next(self._class.remote(*self._arguments))
+        kind = ray.remote(max_restarts=0, max_task_retries=0, **options)(Performer)
+        return kind.remote(self._resources, self._placement, self.mailbox)
 
     def is_busy(self) -> bool:
         """Whether a task is not over yet; a performer whose task is over gets the next."""
@@ -170,22 +187,22 @@ class _Pool:
             self._after(done)
         return bool(self._running)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Ends every performer; what was finished is on disk."""
         import ray
 
-        for performer, _ in self._running.values():
-            ray.kill(performer)
+        for performer in (*(busy for busy, _ in self._running.values()), *self._idle):
+            ray.kill(performer)  # one that only loses its last handle may hang as it exits
+        self._running.clear()
+        self._idle.clear()
 
     def _next(self, performer: Any) -> None:
-        """Gives a performer the next task, or ends it where there is none."""
-        import ray
-
+        """Gives a performer the next task, if there is one."""
         if self._waiting:
             task = self._waiting.popleft()
             self._running[performer.perform.remote(task)] = (performer, task)
         else:
-            ray.kill(performer)  # one that only loses its last handle may hang as it exits
+            self._idle.append(performer)
 
     def _after(self, done: Any) -> None:
         """Looks at what has become of a task."""
@@ -200,7 +217,7 @@ class _Pool:
             if self._lost[task.title] > self._most_lost >= 0:
                 raise died_too_often(f"{task.title}: its worker", error) from None
             self._waiting.append(task)
-            performer = self._class.remote(*self._arguments)
+            performer = self._performer()
         else:
             if failure:
                 self.failures.append(failure)

@@ -85,6 +85,61 @@ def own_interpreter() -> Iterator[None]:
         ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = theirs
 
 
+@contextlib.contextmanager
+def lean_head() -> Iterator[None]:
+    """Has Ray start no helpers in the block that a head for one driver alone has no use for.
+
+    These are the autoscaler, the server of the dashboard, which Ray starts and waits for even where
+    it is told to leave the dashboard out, and the reader of logs; the dashboard's agent, without
+    which no node starts, does without all that it can. Each imports much.
+    """
+    from ray._private import node, services
+
+    def start(command: list[str], *arguments: Any, **options: Any) -> Any:
+        agent = "--dashboard_agent_command="
+        least = [f"{word} --minimal" if word.startswith(agent) else word for word in command]
+        return started(least, *arguments, **options)
+
+    helpers = ("start_monitor", "start_log_monitor", "start_api_server")
+    theirs, started = (
+        {name: getattr(node.Node, name) for name in helpers},
+        services.start_ray_process,
+    )
+    try:
+        for name in helpers:
+            setattr(node.Node, name, lambda *_, **__: None)
+        services.start_ray_process = start
+        yield
+    finally:
+        for name, method in theirs.items():
+            setattr(node.Node, name, method)
+        services.start_ray_process = started
+
+
+def lean_trainer(*, own_head: bool) -> Any:
+    """Ray Train's `TorchTrainer` without the processes that it starts whether needed or not.
+
+    One shares out data sets of Ray's, of which there are none here. Another frees the place of
+    workers whose driver has died; with a head that dies with its driver that is nothing to do.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    idle = (DatasetsCallback, PlacementGroupCleanerCallback) if own_head else (DatasetsCallback,)
+
+    trainer: Any = TorchTrainer
+
+    class LeanTrainer(trainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if not isinstance(callback, idle)]
+
+    return LeanTrainer
+
+
 def head_answer(address: str, patience_s: float) -> str:
     """What the head of a cluster says when it is asked: `ANSWERED`, `TOKEN_WRONG` or anything else.
 

@@ -20,6 +20,7 @@ from kd_ray.on_ray.private import (
     TOKEN_WRONG,
     head_answer,
     hush_lost_nodes,
+    lean_head,
     own_interpreter,
     own_sigterm,
 )
@@ -117,7 +118,9 @@ def connected(address: str | None = None, verbose: bool = False) -> Iterator[Non
         if address is None:
             ending.enter_context(orphans_ended())
         ending.callback(ray.shutdown)
-        _begin(options, address)
+        # The lines that `verbose` lets through pass one of the helpers that a lean head lacks.
+        with lean_head() if address is None and not verbose else contextlib.nullcontext():
+            _begin(options, address)
         if not verbose:
             hush_lost_nodes()
         ending.enter_context(head_watched())

@@ -7,8 +7,10 @@ travel in a queue and checkpoints lie in the run folder, so a run looks alike wi
 """
 
 import os
+import threading
 import time
 from collections.abc import Generator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -16,10 +18,11 @@ from typing import Any
 from kd_ray.config import Resources
 from kd_ray.errors import KdRayError
 from kd_ray.files import scratch_folder, to_path
+from kd_ray.on_ray.head import has_own_head
 from kd_ray.on_ray.placement import Placement, cluster_nodes, counted, share_out
+from kd_ray.on_ray.private import lean_trainer
 from kd_ray.on_ray.relay import (
     Mailbox,
-    beside_driver,
     check_here,
     check_nodes,
     died_too_often,
@@ -181,8 +184,6 @@ def perform_on_ray(
     # Ray Train would resume what it finds under an old name, so it is given a folder of its own;
     # what a killed driver leaves of that is removed as a draft.
     with connected(address, verbose), scratch_folder(run, "ray") as scratch:
-        import ray
-
         placement = share_out(resources, cluster_nodes())
         yield tasks[0], Waiting(f"Starting {counted(placement)}")
         check_nodes(run, scratch, placement)
@@ -195,37 +196,38 @@ def perform_on_ray(
             "interleaved": interleaved,
             "scratch": str(scratch),
         }
-        # `fit` blocks and takes over Ctrl-C. In a process of its own it does neither here, and dies
-        # with this one.
-        launched = ray.remote(max_retries=0, **beside_driver())(launch).remote(
-            config, resources, verbose
-        )
+        # `fit` blocks, and takes over Ctrl-C where it runs in a main thread.
+        launched: Future[Exception | None] = Future()
+        arguments = (launched, config, resources, verbose)
+        threading.Thread(target=_launch, args=arguments, daemon=True).start()
         try:
-            for task, event in relay(
-                mailbox, tasks[0], lambda: not ray.wait([launched], timeout=0)[0]
-            ):
+            for task, event in relay(mailbox, tasks[0], lambda: not launched.done()):
                 yield task, event
                 if isinstance(event, Epoch) and event.number in task.awaited:
                     orders.put((task.title, event.number))
         except GeneratorExit:  # whoever listened has seen enough, and may need the workers' place
-            # They are asked to end: of a launcher that is killed, Ray keeps the workers' place.
             orders.put("end")
-            ray.wait([launched], timeout=ENDING_S)
-            ray.cancel(launched, force=True)
+            wait([launched], timeout=ENDING_S)
             raise
         with helpers_needed():
-            error = ray.get(launched)
+            error = launched.result()
         if error is not None:
             raise error
+
+
+def _launch(launched: "Future[Exception | None]", *arguments: Any) -> None:
+    try:
+        launched.set_result(launch(*arguments))
+    except Exception as error:
+        launched.set_exception(error)
 
 
 def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Exception | None:
     """Runs `TorchTrainer.fit` to its end; returns what went wrong, in terms of this project."""
     import ray.train
     from ray.exceptions import RayActorError
-    from ray.train.torch import TorchTrainer
 
-    trainer = TorchTrainer(
+    trainer = lean_trainer(own_head=has_own_head())(
         work,
         train_loop_config=config,
         torch_config=torch_config(),

@@ -7,10 +7,10 @@ from typing import Any
 from kd_ray.config.table import Table
 from kd_ray.errors import CheckpointError, difference
 from kd_ray.files import sha256_of, to_path
-from kd_ray.result import JOINT_SET, RESULT, TRANSFER_SET, Result, read_result
+from kd_ray.result import EXPORT, JOINT_SET, RESULT, TRANSFER_SET, Result, read_result
 from kd_ray.runs.task import Task
 from kd_ray.training import checkpoint
-from kd_ray.training.checkpoint import latest_checkpoint, read_meta
+from kd_ray.training.checkpoint import META, latest_checkpoint, read_meta
 from kd_ray.transfer_set import manifest
 from kd_ray.versions import versions
 
@@ -110,6 +110,9 @@ def _has_sizes(folder: Path, result: Result) -> bool:
     """Whether the files of a finished artefact are there; what they hold, its readers check."""
     if result.checkpoint is not None:
         return checkpoint.has_sizes(folder / result.checkpoint)
+    if result.kind == EXPORT:
+        files = {folder / name: each["bytes"] for name, each in result.details["files"].items()}
+        return all(file.is_file() and file.stat().st_size == size for file, size in files.items())
     return result.kind not in (TRANSFER_SET, JOINT_SET) or manifest.has_sizes(folder)
 
 
@@ -148,3 +151,19 @@ def result_model(folder: Path) -> Path:
             f"{result.title}; name another"
         )
     return folder / result.checkpoint
+
+
+def checkpoint_at(folder: Path) -> Path:
+    """The checkpoint that a folder is, or that is the result of the training in it.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if (folder / META).is_file():
+        return folder
+    if (folder / RESULT).is_file():
+        return result_model(folder)
+    raise CheckpointError(
+        f"{folder}: must be a checkpoint (a folder with {META}) or a finished training (with "
+        f"{RESULT}), but has neither; name one such as runs/mnist/student/distilled/seed-0"
+    )

@@ -30,6 +30,7 @@ from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import load_teachers, teacher_folders
 from kd_ray.specialists import check_classes
 from kd_ray.training.saved_model import SavedModel, one_thread, raw_logits
+from kd_ray.training.student import check_student
 from kd_ray.training.workers import Worker, summed, together
 from kd_ray.transfer_set import (
     Columns,
@@ -250,6 +251,7 @@ class _Labelling:
 def _open(task: Task, worker: Worker, inputs: Inputs) -> tuple[_Labelling, dict[str, str]]:
     dataset = inputs.dataset(task.data)
     check_classes(task.recipe, dataset.class_names)
+    check_student(task.recipe.student, dataset)
     members = load_teachers(task.recipe, task.run_folder, worker.device)
     teachers = [saved for saved, _ in members]
     accuracies = [float(result.metrics["accuracy"]) for _, result in members]

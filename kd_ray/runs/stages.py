@@ -4,6 +4,7 @@ from kd_ray.catalog import pick
 from kd_ray.config import Recipe
 from kd_ray.runs.combine import COMBINE
 from kd_ray.runs.distill import DISTILL
+from kd_ray.runs.export import EXPORTED
 from kd_ray.runs.group_classes import GROUP_CLASSES
 from kd_ray.runs.imported import IMPORT
 from kd_ray.runs.label import LABEL
@@ -13,7 +14,7 @@ from kd_ray.runs.teach import TEACH
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
-    for stage in (TEACH, LABEL, IMPORT, GROUP_CLASSES, SPECIALIZE, COMBINE, DISTILL)
+    for stage in (TEACH, LABEL, IMPORT, GROUP_CLASSES, SPECIALIZE, COMBINE, DISTILL, EXPORTED)
 }
 
 

@@ -68,6 +68,8 @@ class Task:
         member: number of the teacher or specialist.
         variant: name of the student's variant.
         seed: the student's seed.
+        made_of: folder of the model that is exported, below the run's, with slashes.
+        format: of the file that it is exported to.
         parents: artefact -> fingerprint or name of what the task comes from beside its data.
         sources: tasks of the same run whose artefacts it is made from.
         touch_test: whether the final figures are of the test split, which is the rule; the trials
@@ -86,6 +88,8 @@ class Task:
     member: int = 0
     variant: str = ""
     seed: int = 0
+    made_of: str = ""
+    format: str = ""
     parents: dict[str, str] = field(default_factory=dict)
     sources: "tuple[Task, ...]" = ()
     touch_test: bool = True

@@ -19,6 +19,7 @@ from kd_ray.specialists import check_classes
 from kd_ray.training.checkpoint import ModelInput
 from kd_ray.training.feed import feed_of
 from kd_ray.training.saved_model import SavedModel, load_model
+from kd_ray.training.student import check_student
 from kd_ray.training.teacher import new_teacher, teach
 from kd_ray.training.workers import Worker
 
@@ -109,6 +110,7 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     teacher = _options(task)
     dataset = inputs.dataset(task.data)
     check_classes(task.recipe, dataset.class_names)
+    check_student(task.recipe.student, dataset)
     made = new_teacher(teacher, dataset, task.member)
     return Setup(
         model=made.network,

@@ -22,7 +22,7 @@ from kd_ray.training.evaluation import evaluate
 from kd_ray.training.feed import TensorFeed
 from kd_ray.training.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_loss
 from kd_ray.training.objectives import HINTON, soft_term
-from kd_ray.training.optimizer import set_knobs
+from kd_ray.training.optimizer import set_knobs, take_step
 from kd_ray.training.progress import Epoch, EpochPart, Notice, Step, Training
 from kd_ray.training.schedule import Schedule, make_schedule
 from kd_ray.training.workers import (
@@ -228,7 +228,7 @@ def _train_epoch(
         if options.grad_clip is not None or step % NORM_EVERY == 0:
             largest = torch.inf if options.grad_clip is None else options.grad_clip
             norms.append(nn.utils.clip_grad_norm_(training.model.parameters(), largest))
-        training.optimizer.step()
+        take_step(training.optimizer)
         training.optimizer.zero_grad()
         project_(training.model)
         sums += _step_sums(loss, logits, batch)

@@ -1,9 +1,14 @@
 """The optimizer of a recipe, and the two knobs that a schedule turns before each step."""
 
+import inspect
+
 import torch
 from torch import nn
 
 from kd_ray.config import Train
+
+DISABLED = "__dynamo_disable"
+"""Where torch keeps what it calls instead of such a method; without it, it makes one, slowly."""
 
 
 def make_optimizer(model: nn.Module, options: Train) -> torch.optim.Optimizer:
@@ -11,6 +16,7 @@ def make_optimizer(model: nn.Module, options: Train) -> torch.optim.Optimizer:
 
     A parameter that has an attribute `weight_decay` keeps that instead of the recipe's.
     """
+    _spare_compiler()
     decays: dict[float, list[nn.Parameter]] = {options.weight_decay: []}
     for parameter in model.parameters():
         own = getattr(parameter, "weight_decay", options.weight_decay)
@@ -23,6 +29,24 @@ def make_optimizer(model: nn.Module, options: Train) -> torch.optim.Optimizer:
         )
     kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=options.lr, betas=(options.momentum, 0.999), fused=True)
+
+
+def take_step(optimizer: torch.optim.Optimizer) -> None:
+    """Changes the parameters by their gradients, as `optimizer.step()` does, hooks aside.
+
+    That imports torch's compiler, only to be told that nothing is compiled, which takes as long as
+    importing torch.
+    """
+    with torch.no_grad():
+        inspect.unwrap(type(optimizer).step)(optimizer)
+
+
+def _spare_compiler() -> None:
+    """Has torch not import its compiler for methods of optimizers that this must not compile."""
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        method = inspect.unwrap(getattr(torch.optim.Optimizer, name))
+        if not hasattr(method, DISABLED):
+            setattr(method, DISABLED, method)
 
 
 def set_knobs(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:

@@ -46,18 +46,41 @@ class StudentFeeds:
 def new_student(student: StudentOptions, feeds: StudentFeeds, classes: int, seed: int) -> NewModel:
     """The student before training, on the CPU; a function of its options, rows, K and seed."""
     channels, height, width = feeds.train.pixels.shape[-3:]
-    shape = channels, height, width
+    mean, std = feeds.train.mean.tolist(), feeds.train.std.tolist()
+    made = _new(student, (channels, height, width), classes, seed, mean, std)
+    if student.quantizer is not None:
+        calibrate_(made.network, sample(feeds.train, CALIBRATION_ROWS).cpu())
+    return made
+
+
+def check_student(student: StudentOptions, dataset: Dataset) -> None:
+    """Refuses a student that these images cannot make, so that nothing is trained for it.
+
+    Raises:
+        ConfigError: what `models.new_model` raises, or no layer takes the quantizer.
+    """
+    classes = len(dataset.class_names)
+    _new(student, dataset.image_shape, classes, 0, dataset.mean, dataset.std)
+
+
+def _new(
+    student: StudentOptions,
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> NewModel:
     made = new_model(
         student.model,
         shape=shape,
         classes=classes,
         seed=derived_seed(seed, "student weights"),
-        mean=feeds.train.mean.tolist(),
-        std=feeds.train.std.tolist(),
+        mean=mean,
+        std=std,
     )
     if student.quantizer is not None:
         quantize_(made.network, student.quantizer, shape)
-        calibrate_(made.network, sample(feeds.train, CALIBRATION_ROWS).cpu())
     return made
 
 

@@ -179,6 +179,21 @@ def test_an_override_sets_a_value_of_its_type_and_a_bare_word_is_a_string(
     assert type(table) is type(value)
 
 
+@pytest.mark.parametrize(
+    ("override", "table"),
+    [
+        ('sweep.space."train.lr"=3', {"sweep": {"space": {"train.lr": 3}}}),
+        ("'a.b' . c=3", {"a.b": {"c": 3}}),
+        ("#=3", {"#": 3}),  # a comment is no key, but a mistake to be told as an unknown one
+        ("a # b=3", {"a # b": 3}),
+    ],
+)
+def test_a_dot_in_quotes_is_no_step_down(override: str, table: dict[str, Any]):
+    read: dict[str, Any] = {}
+    apply_override(read, override)
+    assert read == table
+
+
 def test_overrides_are_applied_in_order():
     assert parsed("train.epochs=5", "train.epochs=7").train.epochs == 7
 

@@ -144,7 +144,10 @@ def test_two_workers_of_which_one_is_killed_end_with_the_bits_of_two_undisturbed
 @pytest.mark.parametrize(
     ("helper", "words"),
     [
-        (b"ray::launch", "kd-ray: a process of Ray's that holds the workers together must stay"),
+        (
+            b"ray::TrainController",
+            "kd-ray: a process of Ray's that holds the workers together must stay",
+        ),
         (b"ray::_QueueActor", "kd-ray: a process of Ray's that holds the workers together must"),
         (b"gcs_server", "Ray's head, its process gcs_server, must stay alive, but"),
     ],

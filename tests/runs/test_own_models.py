@@ -12,6 +12,7 @@ from tiny import fingerprints, result_at
 from kd_ray.artefacts import audit_transfer_set, evaluate_checkpoint
 from kd_ray.config import Recipe
 from kd_ray.config.read import parse_recipe
+from kd_ray.errors import ConfigError
 from kd_ray.own_code import allow, imported
 from kd_ray.pipeline import allowed, catalogue_problems, run
 from kd_ray.runs import result_model
@@ -109,3 +110,22 @@ def test_own_nets_train_on_workers_of_ray_to_the_same_bits(recipe: dict[str, Any
         for name in ("here", "ray")
     ]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("student", "told"),
+    [
+        ({"model": {"name": "own_nets:conv", "weights": "gone.safetensors"}}, "gone.safetensors"),
+        ({"model": {"name": "own_nets:conv", "weights": "net.safetensors"}}, "do not fit"),
+        ({"model": {"name": "own_nets:bare"}, "quantizer": {"weight_bits": 2}}, "bare"),
+    ],
+)
+def test_a_student_that_cannot_be_made_is_refused_before_its_teacher_is_trained(
+    recipe: dict[str, Any], student: dict[str, Any], told: str, tmp_path: Path
+):
+    Path("own_nets.py").write_text(NETS + "def bare(classes): return nn.Linear(3, classes)\n")
+    recipe["teacher"] = {"model": {"name": "mlp", "hidden": [4]}, "train": recipe["train"]}
+    recipe["student"] |= student
+    with pytest.raises(ConfigError, match=told):
+        run(read(recipe), runs=tmp_path, local=True)
+    assert not list((tmp_path / "one").rglob("epoch-*"))

@@ -1,0 +1,1 @@
+"""Students for other machines: what they compute as integers, and files that hold it."""

@@ -1,0 +1,73 @@
+"""The C file of an exported student around its steps, and its header."""
+
+HEADER = """\
+/* A student exported by kd-ray; sha256 of its weights: $student */
+#ifndef STUDENT_H
+#define STUDENT_H
+#include <stdint.h>
+
+#define STUDENT_CHANNELS $channels
+#define STUDENT_HEIGHT $height
+#define STUDENT_WIDTH $width
+#define STUDENT_CLASSES $classes
+
+/* Pixels are C x H x W bytes, channel by channel and row by row, as they are in a picture.
+   Threads may call these at the same time: each has memory of its own. */
+extern const char *const student_class_names[STUDENT_CLASSES];
+void student_logits(const uint8_t *pixels, float *logits);
+int student_classify(const uint8_t *pixels);
+#endif
+"""
+
+SOURCE = """\
+/* A student exported by kd-ray; sha256 of its weights: $student
+   cc -std=c11 -O3 -march=native -c student.c */
+#include "student.h"
+#include <math.h>
+#include <string.h>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "this student is for machines whose bytes are in little-endian order"
+#endif
+/* A product and a sum are rounded one by one, so that every machine has the same codes. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("-ffp-contract=off")
+#define COUNT(word) __builtin_popcountll(word)
+#endif
+#if defined(__clang__)
+#define COUNT(word) __builtin_popcountll(word)
+#elif !defined(__GNUC__)
+static int COUNT(uint64_t word)
+{
+    word -= (word >> 1) & 0x5555555555555555u;
+    word = (word & 0x3333333333333333u) + ((word >> 2) & 0x3333333333333333u);
+    word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+    return (int)((word * 0x0101010101010101u) >> 56);
+}
+#endif
+
+const char *const student_class_names[STUDENT_CLASSES] = {$names};
+
+$arrays
+
+$memory
+
+void student_logits(const uint8_t *pixels, float *logits)
+{
+$steps
+    memcpy(logits, $last, STUDENT_CLASSES * sizeof *logits);
+}
+
+int student_classify(const uint8_t *pixels)
+{
+    float logits[STUDENT_CLASSES];
+    int best = 0;
+    student_logits(pixels, logits);
+    for (int k = 1; k < STUDENT_CLASSES; ++k)
+        if (logits[k] > logits[best])
+            best = k;
+    return best;
+}
+"""

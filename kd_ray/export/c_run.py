@@ -1,0 +1,64 @@
+"""An exported C student compiled and called from here, to be compared and evaluated."""
+
+import ctypes
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from kd_ray.errors import ConfigError
+from kd_ray.export.c import C_FILE
+from kd_ray.export.net import Array
+
+FLAGS = ("-std=c11", "-Wall", "-Wextra", "-O3", "-march=native", "-shared", "-fPIC")
+
+
+def c_runner(folder: Path) -> Callable[[Array], Array]:
+    """Logits `(N, K)` of pixels `(N, C, H, W)` uint8 by the `student.c` in a folder.
+
+    Compiled by `cc`, or what the environment variable CC says.
+
+    Raises:
+        ConfigError: there is no compiler, or it does not compile the file.
+    """
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    if shutil.which(compiler[0]) is None:
+        raise ConfigError(
+            f"c: is compiled to be compared with its student, but there is no {compiler[0]} here; "
+            "install a C compiler, or name one in CC"
+        )
+    with tempfile.TemporaryDirectory(prefix="kd-ray-") as home:
+        library = Path(home) / "student.so"
+        command = [*compiler, *FLAGS, str(folder / C_FILE), "-o", str(library)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or [""]
+            raise ConfigError(
+                f"c: {compiler[0]} must compile {C_FILE}, but says {lines[0][:160]!r}; name "
+                "another compiler in CC"
+            )
+        student = ctypes.CDLL(str(library))  # stays loaded when its file is gone
+    outputs = _classes(folder)
+
+    def run(pixels: Array) -> Array:
+        pixels = np.ascontiguousarray(pixels)
+        logits = np.empty((len(pixels), outputs), np.float32)
+        for row, image in enumerate(pixels):
+            student.student_logits(image.ctypes.data_as(BYTES), logits[row].ctypes.data_as(FLOATS))
+        return logits
+
+    return run
+
+
+BYTES, FLOATS = ctypes.POINTER(ctypes.c_uint8), ctypes.POINTER(ctypes.c_float)
+
+
+def _classes(folder: Path) -> int:
+    """The number of classes that the header names."""
+    text = (folder / C_FILE).with_suffix(".h").read_text(encoding="utf-8")
+    return int(text.split("#define STUDENT_CLASSES ")[1].split()[0])

@@ -1,0 +1,97 @@
+"""Whether an exported student answers as torch's evaluation does, and how long it takes."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kd_ray.errors import CheckpointError
+from kd_ray.export.formats import Subject
+from kd_ray.export.net import Array
+from kd_ray.training.feed import normalized
+
+AT_ONCE = 256
+PROMISE = 0.999
+"""The share of test images that have the class that torch gives them: a float layer may round
+another way in its last bit, and such a bit may make the next code."""
+TOUCHED = 1e-3
+"""An image is touched by this where a logit differs by more than this part of the largest one."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """An exported student beside torch's evaluation of it.
+
+    Attributes:
+        rows: images.
+        agreement: the share of them with the same class.
+        largest_difference: of any two logits.
+        touched: images with logits that differ by more than rounding.
+        us_per_image: microseconds, one thread.
+        torch_us_per_image: the same of torch.
+    """
+
+    rows: int
+    agreement: float
+    largest_difference: float
+    touched: int
+    us_per_image: float
+    torch_us_per_image: float
+
+
+def torch_logits(subject: Subject, pixels: Array) -> Array:
+    """Torch's evaluation of pictures `(N, C, H, W)` uint8: `(N, K)` float32."""
+    mean, std = (torch.tensor(value, dtype=torch.float32) for value in (subject.mean, subject.std))
+    with torch.inference_mode():
+        parts = [
+            subject.model(normalized(part, mean, std)).float()
+            for part in torch.split(torch.from_numpy(pixels), AT_ONCE)
+        ]
+    logits: Array = torch.cat(parts).numpy()
+    return logits
+
+
+def compared(
+    subject: Subject, runner: Callable[[Array], Array], pixels: Array
+) -> tuple[Verification, Array]:
+    """Runs both on the same pictures, `(N, C, H, W)` uint8; also the logits of the export.
+
+    Torch is to be set to one thread by whoever calls.
+    """
+    wanted, torch_s = _timed(lambda: torch_logits(subject, pixels))
+    found, seconds = _timed(lambda: runner(pixels))
+    difference = np.abs(found - wanted).max(axis=1)
+    same = found.argmax(1) == wanted.argmax(1)
+    beyond = difference > TOUCHED * float(np.abs(wanted).max())
+    made = Verification(
+        rows=len(pixels),
+        agreement=float(same.mean()),
+        largest_difference=float(difference.max()),
+        touched=int(beyond.sum()),
+        us_per_image=round(1e6 * seconds / len(pixels), 1),
+        torch_us_per_image=round(1e6 * torch_s / len(pixels), 1),
+    )
+    return made, found
+
+
+def check_promise(name: str, made: Verification) -> None:
+    """Refuses an export that answers otherwise than its student.
+
+    Raises:
+        CheckpointError: too few classes are the same.
+    """
+    if not made.agreement >= PROMISE or not np.isfinite(made.largest_difference):
+        raise CheckpointError(
+            f"{name}: must give at least {PROMISE:.1%} of the test images the class that torch "
+            f"gives them, but gave it to {made.agreement:.2%} of {made.rows:,}; nothing was kept, "
+            "so choose another format, and report this"
+        )
+
+
+def _timed(call: Callable[[], Array]) -> tuple[Array, float]:
+    """What a call returns, and the seconds that it took."""
+    started = time.perf_counter()
+    found = call()
+    return found, time.perf_counter() - started

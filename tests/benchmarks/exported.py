@@ -1,0 +1,90 @@
+"""Sizes and times of exported students against torch in float, one thread, as ratios of one run.
+
+The shipped network for street digits, 32 x 32 pixels of 3 channels, with weights as they are drawn:
+neither bytes nor time depend on their values. Every runtime takes its turn in each repeat, and the
+fastest repeat counts.
+
+    uv run python tests/benchmarks/exported.py [--images 64] [--repeats 20]
+"""
+
+import argparse
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kd_ray.config import QuantizerOptions
+from kd_ray.export.compare import torch_logits
+from kd_ray.export.formats import FORMATS, Subject
+from kd_ray.models import build_model
+from kd_ray.quant import quantize_
+
+SHAPE = (3, 32, 32)
+STUDENTS = {"float": None, "W2A2": (2, 2), "W2A1": (2, 1), "W1A1": (1, 1)}
+
+
+def subject(bits: tuple[int, int] | None) -> Subject:
+    """The network with so many bits of weights and activations."""
+    model = build_model("convnet", {}, shape=SHAPE, classes=10, seed=0)
+    if bits is not None:
+        quantize_(model, QuantizerOptions(weight_bits=bits[0], activation_bits=bits[1]), SHAPE)
+    about = {"class_names": [str(number) for number in range(10)], "student_sha256": ""}
+    return Subject(model.eval(), SHAPE, (0.45,) * 3, (0.2,) * 3, about)
+
+
+def fastest(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Seconds of each run, the least of several, taken in turn."""
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(repeats):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - started)
+    return best
+
+
+def main(images: int, repeats: int) -> None:
+    """Prints a line for each student and format."""
+    torch.set_num_threads(1)
+    pixels = np.random.default_rng(0).integers(0, 256, (images, *SHAPE), np.uint8)
+    one = pixels[:1]
+    plain = subject(STUDENTS["float"])
+    float_bytes = sum(4 * t.numel() for t in plain.model.state_dict().values() if t.dim())
+    runs: dict[str, Callable[[], object]] = {
+        "torch float, one by one": lambda: [torch_logits(plain, one) for _ in range(images)],
+        "torch float, all at once": lambda: torch_logits(plain, pixels),
+    }
+    sizes: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as home:
+        for name, bits in STUDENTS.items():
+            for kind, format in FORMATS.items():
+                folder = Path(home) / name / kind
+                folder.mkdir(parents=True)
+                format.write(folder, subject(bits))
+                line = f"{name} {kind}"
+                sizes[line] = (folder / format.files[0]).stat().st_size
+                if kind == "c":
+                    run = format.runner(folder)
+                    runs[line] = lambda run=run: run(pixels)  # type: ignore[misc]
+        seconds = fastest(runs, repeats)
+    print(f"{platform.machine()}, {images} images, {repeats} repeats")  # noqa: T201
+    for name, size in sizes.items():
+        if name.endswith("packed"):
+            print(f"{name}: {size:,} bytes, {float_bytes / size:.1f} times smaller")  # noqa: T201
+    batched = seconds["torch float, all at once"]
+    for name, taken in seconds.items():
+        each = 1e6 * taken / images
+        ratio = batched / taken
+        print(f"{name}: {each:,.0f} us, {ratio:.2f} times torch float at once")  # noqa: T201
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=20)
+    arguments = parser.parse_args()
+    main(arguments.images, arguments.repeats)

@@ -1,0 +1,185 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import refused, result_at, tiny_recipe
+from typer.testing import CliRunner
+
+from kd_ray import deployed
+from kd_ray.artefacts import evaluate_checkpoint, inspect
+from kd_ray.cli import app
+from kd_ray.errors import CheckpointError
+from kd_ray.export.compare import Verification, check_promise
+from kd_ray.pipeline import Run
+from kd_ray.report.page import report_page
+from kd_ray.runs import Finished
+from kd_ray.runs.folder import read_run
+
+STUDENT = "student/distilled/seed-0"
+FILE = "student.packed.safetensors"
+RECIPE = (
+    'student.model={name="convnet",groups=[[4],[6]]}',
+    "student.quantizer={weight_bits=2,activation_bits=1}",
+    "student.baselines=[]",
+    "train.seeds=[0]",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with an export that its recipe asks for."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    recipe = tiny_recipe(*RECIPE, 'export={formats=["packed"]}')
+    for _ in Run(recipe, folder, local=True).events():
+        pass
+    return folder
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    import shutil
+
+    return Path(shutil.copytree(run, tmp_path / "tiny"))
+
+
+def exported(path: Path, *options: str) -> str:
+    """What the command prints."""
+    answer = CliRunner().invoke(app, ["export", str(path), *options])
+    assert answer.exit_code == 0, answer.output
+    return answer.stdout
+
+
+def test_a_run_makes_what_its_recipe_asks_for(run: Path):
+    folder = run / "export" / STUDENT / "packed"
+    result = result_at(folder)
+    assert (result.stage, result.kind) == ("export", "export")
+    assert result.metrics["agreement"] == 1
+    assert result.parents["student"] == result_at(run / STUDENT).weights_sha256
+    assert result.metrics["rows"] == result_at(run / STUDENT).metrics["rows"]
+    student = deployed.load(folder / FILE)
+    assert student.description["student_sha256"] == result.parents["student"]
+    assert student.description["recipe"] == "tiny"
+    assert not list(run.rglob(".tmp-*"))
+
+
+def test_it_is_among_what_a_run_holds_and_in_the_report(run: Path):
+    opened = read_run(run)
+    (mine,) = [each for each in opened.artefacts if each.kind == "export"]
+    assert mine.place == f"export/{STUDENT}/packed"
+    assert not opened.unfinished
+    assert mine.title in report_page(opened)
+
+
+def test_evaluated_it_has_the_figures_of_its_student(run: Path):
+    student = evaluate_checkpoint(run / STUDENT)
+    folder = run / "export" / STUDENT / "packed"
+    for path in (folder, folder / FILE):
+        figures = evaluate_checkpoint(path)
+        assert figures["accuracy"] == student["accuracy"]
+        assert figures["loss"] == pytest.approx(student["loss"], abs=1e-5)
+
+
+def test_inspected_it_is_shown_layer_by_layer(run: Path):
+    title, facts = inspect(run / "export" / STUDENT / "packed" / FILE)
+    assert title.startswith(f"{STUDENT} as packed ")
+    assert facts["layer block2_1.conv"].endswith(
+        "W 2 A 1, 216 weights, to 6 x 4 x 4, exact integers"
+    )
+    assert facts["in float"] == "block1_1.conv, head"
+
+
+def test_command_exports_what_lies_at_a_path(copied: Path):
+    printed = exported(copied / "teacher" / "member-00", "--rows", "10")
+    assert "100.00% of 10" in printed
+    folder = copied / "export" / "teacher" / "member-00" / "packed"
+    assert result_at(folder).metrics["rows"] == 10
+    (epoch,) = sorted((copied / STUDENT).glob("epoch-*"))[-1:]
+    exported(epoch)
+    assert (copied / "export" / STUDENT / epoch.name / "packed" / FILE).is_file()
+
+
+def test_command_run_again_leaves_what_is_whole_and_mends_what_is_not(copied: Path):
+    file = copied / "export" / STUDENT / "packed" / FILE
+    before = file.stat().st_mtime_ns
+    assert "was finished" in exported(copied / STUDENT)
+    assert file.stat().st_mtime_ns == before
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    exported(copied / STUDENT)
+    assert file.read_bytes() == content
+
+
+def test_export_of_another_number_of_rows_is_refused_in_the_same_folder(copied: Path):
+    message = refused("export", copied / STUDENT, "--rows", 3)
+    assert "export.rows is unset there and 3 here" in message
+
+
+def test_altered_export_is_refused(copied: Path):
+    file = copied / "export" / STUDENT / "packed" / FILE
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 4
+    file.write_bytes(content)
+    for command in ("evaluate", "inspect"):
+        assert "must be as it was written, with sha256" in refused(command, file.parent)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("transfer_set", "must be a teacher's, specialist's or student's folder, but is that of"),
+        ("", "must be a checkpoint (a folder with meta.json) or a finished training"),
+        ("nowhere", "must be a checkpoint (a folder with meta.json) or a finished training"),
+        (f"export/{STUDENT}/packed", "must be a teacher's, specialist's or student's folder"),
+    ],
+)
+def test_what_is_no_model_is_refused(run: Path, place: str, message: str):
+    assert message in refused("export", run / place)
+
+
+def test_unknown_format_and_no_rows_are_refused(run: Path):
+    assert "unknown format 'pakced'; did you mean 'packed'?" in refused(
+        "export", run / STUDENT, "--format", "pakced"
+    )
+    assert "--rows: must be at least 1" in refused("export", run / STUDENT, "--rows", 0)
+
+
+def test_model_outside_of_a_run_is_refused(run: Path, tmp_path: Path):
+    import shutil
+
+    shutil.copytree(run / STUDENT, tmp_path / "alone")
+    assert "must lie in a run folder" in refused("export", tmp_path / "alone")
+
+
+def test_a_recipe_cannot_name_a_folder_outside_of_its_run(run: Path, tmp_path: Path):
+    recipe = tiny_recipe(*RECIPE, f'export={{of=["../{run.name}/{STUDENT}"]}}')
+    with pytest.raises(Exception, match=r"export\.of: must name folders below the run's"):
+        list(Run(recipe, tmp_path / "other", local=True).events(["export"]))
+
+
+def test_export_that_disagrees_is_an_error_and_leaves_no_file(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+):
+    wrong = deployed.KINDS | {"affine": lambda step, x: np.zeros_like(x, np.float32)}
+    monkeypatch.setattr(deployed, "KINDS", wrong)
+    import shutil
+
+    shutil.rmtree(copied / "export")
+    answer = CliRunner().invoke(app, ["export", str(copied / STUDENT)])
+    assert answer.exit_code == 2
+    assert "must give at least 99.9% of the test images the class that torch" in answer.stderr
+    left = [path.name for path in (copied / "export").rglob("*") if path.is_file()]
+    assert set(left) <= {".lock"}
+
+
+def test_logits_that_are_no_numbers_break_the_promise():
+    made = Verification(10, 1.0, float("nan"), 0, 1.0, 1.0)
+    with pytest.raises(CheckpointError, match="must give at least"):
+        check_promise("student", made)
+
+
+def test_events_end_with_the_finished_export(run: Path):
+    recipe = tiny_recipe(*RECIPE, 'export={formats=["packed"]}')
+    (last,) = [event for _, event in Run(recipe, run, local=True).events(["export"])]
+    assert isinstance(last, Finished)
+    assert last.existed
