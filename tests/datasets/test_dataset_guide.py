@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from spoken import write_recordings
 from tiny_pictures import encoded, save
 
 from kd_ray.config import DataOptions
@@ -25,11 +26,21 @@ EXAMPLES = {table["name"]: table for table in (tomllib.loads(t)["data"] for t in
 
 
 def test_the_guide_has_an_example_of_each_form() -> None:
-    assert set(EXAMPLES) == {"imagefolder", "parquet", "csv", "my_data:load"}
+    assert set(EXAMPLES) == {"imagefolder", "parquet", "csv", "my_data:load", "spoken-digits"}
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_is_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_recordings_is_read(tmp_path: Path) -> None:
+    write_recordings(tmp_path)
+    options = EXAMPLES["spoken-digits"] | {"speakers": {"test": ["cy"]}, "validation": 500}
+    found = open_dataset(DataOptions.model_validate(options | {"root": str(tmp_path)}))
+    assert len(found.class_names) == 50
+    assert found.train.rows > found.test.rows > 0
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "spoken-digits"])
+def test_an_example_of_pictures_is_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for split in ("train", "test"):
         for number, kind in enumerate(("robin", "wren")):
