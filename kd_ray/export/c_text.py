@@ -125,7 +125,7 @@ COUNTED_PRODUCT = """\
             }
     }"""
 
-THRESHOLD = """\
+CODES = """\
     { /* codes for $name */
         const $in_type *in = $in0;
         uint8_t *out = $out;
@@ -133,26 +133,24 @@ THRESHOLD = """\
             for (int o = 0; o < $channels; ++o) {
                 const $in_type value = in[p * $channels + o] $turn;
                 int code = 0;
-                for (int j = 0; j < $levels; ++j)
-                    code += value >= thresholds_$n[(j * $channels + o) * $every + j * (1 - $every)];
+"""
+CODED = """\
                 out[p * $channels + o] = (uint8_t)code;
             }
     }"""
 
-SEARCHED_THRESHOLD = """\
-    { /* codes for $name */
-        const $in_type *in = $in0;
-        uint8_t *out = $out;
-        for (int p = 0; p < $pixels; ++p)
-            for (int o = 0; o < $channels; ++o) {
-                const $in_type value = in[p * $channels + o] $turn;
-                int code = 0;
+THRESHOLD = f"""\
+{CODES}\
+                for (int j = 0; j < $levels; ++j)
+                    code += value >= thresholds_$n[(j * $channels + o) * $every + j * (1 - $every)];
+{CODED}"""
+
+SEARCHED_THRESHOLD = f"""\
+{CODES}\
                 for (int half = 1 << ($bits - 1); half; half >>= 1)
                     if (value >= thresholds_$n[o * $levels * $every + code + half - 1])
                         code += half;
-                out[p * $channels + o] = (uint8_t)code;
-            }
-    }"""
+{CODED}"""
 
 AFFINE = """\
     { /* $name, scaled */

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kd_ray.errors import KdRayError
+from kd_ray.errors import ConfigError, KdRayError
 from kd_ray.files import locked, remove_drafts
 from kd_ray.pipeline import Run
 from kd_ray.report.html import Section
@@ -131,3 +131,22 @@ class Study:
         reasons = {failure.part: f"failed, {failure.reason}" for failure in self.failures}
         names = [part.name for part in self.parts if part.name not in self.finished]
         return self.answer({name: reasons.get(name, "") for name in names})
+
+
+def check_overrides(overrides: Sequence[str], ours: Sequence[str]) -> None:
+    """Refuses what would make runs of a study alike that it tells apart.
+
+    Args:
+        overrides: `key.path=value`, for every run.
+        ours: keys that the study sets itself.
+
+    Raises:
+        ConfigError: an override is of one of these, or of a table that has one.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if any(key == own or own.startswith(f"{key}.") for own in ours):
+            raise ConfigError(
+                f"--set {override}: {key} tells the experiments' runs apart, so it cannot be set "
+                "for all of them; leave it out"
+            )

@@ -63,7 +63,9 @@ def load_model(where: str | Path, device: torch.device) -> SavedModel:
         )
         if meta.quantizer is not None:
             quantize_(model, QuantizerOptions.model_validate(meta.quantizer), shape)
-    except (ConfigError, ValidationError) as error:
+    except ConfigError as error:  # it says what to do, which is not to remove the checkpoint
+        raise CheckpointError(f"{path}: its model cannot be made here: {error}") from error
+    except ValidationError as error:
         reason = f"must describe a model of this version, but {reason_of(error)}"
         raise CheckpointError(f"{path / META}: {reason}; {MEND}") from error
     if meta.special is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+from kd_ray.catalog import pick
 from kd_ray.config import Recipe
 from kd_ray.report.summary import Figure
 from kd_ray.runs.variants import DISTILLED, LABELS, SMOOTHING
@@ -254,3 +255,14 @@ EXPERIMENTS: Mapping[str, tuple[str, str]] = {
     ),
 }
 """Name -> title, and what a reader should know."""
+
+
+def picked_of(every: Sequence[Experiment], only: Sequence[str]) -> list[Experiment]:
+    """Those of some names in the order of all, or all for none.
+
+    Raises:
+        UnknownNameError: there is no such experiment.
+    """
+    named = {experiment.name: experiment for experiment in every}
+    wanted = [pick("experiment", named, name) for name in only] or every
+    return [experiment for experiment in every if experiment in wanted]

@@ -5,9 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-from kd_ray.catalog import pick
 from kd_ray.datasets import open_dataset
-from kd_ray.errors import ConfigError, KdRayError
+from kd_ray.errors import KdRayError
 from kd_ray.files import to_path
 from kd_ray.pipeline import Run, Where, open_recipe
 from kd_ray.report.html import Section
@@ -16,10 +15,10 @@ from kd_ray.result import Result
 from kd_ray.runs import Event, Task, Waiting, finished_result
 from kd_ray.runs.variants import DISTILLED, LABELS
 from kd_ray.studies.paper.answer import write_answer
-from kd_ray.studies.paper.experiments import Experiment, Findings, experiments
+from kd_ray.studies.paper.experiments import Experiment, Findings, experiments, picked_of
 from kd_ray.studies.paper.measures import PartResults, corrected_students
 from kd_ray.studies.paper.parts import Part, Scale, part_recipe, part_variants, parts, width_part
-from kd_ray.studies.study import Answer, Study, StudyPart
+from kd_ray.studies.study import Answer, Study, StudyPart, check_overrides
 
 CHECKPOINT_S = 5.0
 """Between two checkpoints of a training: epochs of few rows take milliseconds."""
@@ -55,19 +54,11 @@ def reproduction(
         DataError: the dataset cannot be read.
         UnknownNameError: there is no such experiment.
     """
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if any(key == ours or ours.startswith(f"{key}.") for ours in OURS):
-            raise ConfigError(
-                f"--set {override}: {key} tells the experiments' runs apart, so it cannot be set "
-                "for all of them; leave it out"
-            )
+    check_overrides(overrides, OURS)
     base = open_recipe(scale.base, [*scale.overrides, *overrides])
     every_part = parts(scale, open_dataset(base.data).class_names)
     every = experiments(scale, base, every_part)
-    named = {experiment.name: experiment for experiment in every}
-    wanted = [pick("experiment", named, name) for name in only] or every
-    picked = [e for e in every if e in wanted]
+    picked = picked_of(every, only)
     folder = to_path(runs).absolute() / scale.name
     folders = {part.name: str(folder / part.name) for part in every_part}
 

@@ -5,15 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-from kd_ray.catalog import pick
-from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 from kd_ray.pipeline import Where
 from kd_ray.report.html import Section
 from kd_ray.report.summary import Figure
 from kd_ray.runs.variants import DISTILLED, LABELS
 from kd_ray.studies.paper.answer import write_answer
-from kd_ray.studies.paper.experiments import Experiment
+from kd_ray.studies.paper.experiments import Experiment, picked_of
 from kd_ray.studies.paper.measures import (
     BEST,
     PERCENT,
@@ -36,7 +34,7 @@ from kd_ray.studies.speech.work import (
     SpeechScale,
     searching,
 )
-from kd_ray.studies.study import Answer, Study, StudyPart
+from kd_ray.studies.study import Answer, Study, StudyPart, check_overrides
 
 
 def speech(
@@ -48,23 +46,15 @@ def speech(
     **where: Unpack[Where],
 ) -> Study:
     """The study of the experiment; arguments and errors are those of `paper.reproduction`."""
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if any(key == ours or ours.startswith(f"{key}.") for ours in OURS):
-            raise ConfigError(
-                f"--set {override}: {key} tells the experiments' runs apart, so it cannot be set "
-                "for all of them; leave it out"
-            )
+    check_overrides(overrides, OURS)
     work = Speech(scale, overrides, to_path(runs).absolute() / scale.name, where)
     every = experiments(work)
-    named = {experiment.name: experiment for experiment in every}
-    wanted = [pick("experiment", named, name) for name in only] or every
-    picked = [each for each in every if each in wanted]
-    names = {each.name for each in picked}
+    picked = picked_of(every, only)
+    names = [each.name for each in picked]
 
     parts = []
     for protocol, about in PROTOCOLS.items():
-        if users := tuple(n for n in named if n in names and protocol in NEEDS[n]):
+        if users := tuple(n for n in names if protocol in NEEDS[n]):
             parts.append(
                 StudyPart(
                     searching(protocol),

@@ -9,9 +9,7 @@ from kd_ray.pipeline import Run, Where, open_recipe
 from kd_ray.result import Result
 from kd_ray.runs import Event, Task
 from kd_ray.runs.variants import DISTILLED, LABELS, Variant, derived, variant
-from kd_ray.studies.paper.measures import (
-    PartResults,
-)
+from kd_ray.studies.paper.measures import PartResults
 from kd_ray.studies.paper.parts import Part
 from kd_ray.studies.paper.reproduction import CHECKPOINT_S, part_results
 
