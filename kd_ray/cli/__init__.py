@@ -3,9 +3,7 @@
 Neither torch nor ray is imported before a command needs it, so `--help` is quick.
 """
 
-import atexit
 import functools
-import gc
 import signal
 import sys
 import warnings
@@ -241,7 +239,6 @@ def main() -> None:
     """Entry point of the executable."""
     warnings.showwarning = warn_in_a_line
     signal.signal(signal.SIGTERM, terminate)
-    atexit.register(gc.freeze)  # looking for garbage in all that torch made takes a second
     app()
 
 
