@@ -53,7 +53,9 @@ def test_nothing_that_reads_what_was_sent_imports_its_code_without_permission(se
         ["tune", "resume", home / "sweep", "--epochs", 3, "--local"],
         ["tune", "retrain", home / "sweep", "--local"],
     ):
-        assert "--code own_nets.py" in refused(*words, at_once=False), words
+        sentence = refused(*words, at_once=False)
+        assert "--code own_nets.py" in sentence, words
+        assert "remove" not in sentence, words  # nothing is wrong with what was sent
     for words in (["report", home], ["inspect", home], ["inspect", home / "transfer_set"]):
         CliRunner().invoke(app, [str(word) for word in words])
     assert not (sent / "ran").exists()
