@@ -34,7 +34,8 @@ def orphans_ended() -> Iterator[None]:
     finally:
         os.environ.pop(TAG, None)
     # After an error Ray may be half begun, and so is watched until this process ends.
-    os.write(speaks, b"ended")
+    with contextlib.suppress(BrokenPipeError):  # where the watcher was killed, nobody listens
+        os.write(speaks, b"ended")
     os.close(speaks)
     os.waitpid(watcher, 0)
 
