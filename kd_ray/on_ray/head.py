@@ -2,6 +2,8 @@
 
 A call of Ray's that asks the head waits for it, and nothing interrupts that, be it a signal. After
 a minute Ray ends the process, with a status and in words of its own, so this project is earlier.
+Without the `raylet` of a driver's own Ray such a call may wait for ever: what was asked for is to
+begin on a node that no longer is.
 """
 
 import contextlib
@@ -12,6 +14,8 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+
+import psutil
 
 from kd_ray.errors import ClusterError
 from kd_ray.on_ray.orphans import TAG
@@ -87,15 +91,19 @@ def silence_at(address: str) -> str:
 def head_watched() -> Iterator[None]:
     """Ends this process with a sentence if the head goes in the block and Ray waits for it.
 
-    The exit status is 2, or that of a signal which came in the block and was not answered.
+    So it does if the raylet goes of a Ray that is this driver's own. The exit status is 2, or that
+    of a signal which came in the block and was not answered.
     """
     over, signals = threading.Event(), _Signals()
     head, patience_s = _head(), _patience_s() + UNWIND_S
+    raylets = _own("raylet") if has_own_head() else []
 
     def watch() -> None:
         while not over.wait(LOOK_S):
             try:
                 _await(head, patience_s)
+                if any(map(_has_ended, raylets)) and not over.wait(UNWIND_S):
+                    raise ClusterError(RAYLET_DIED)
             except ClusterError as error:
                 if not over.is_set():
                     os.write(2, f"\nkd-ray: {error}\n".encode())
@@ -107,6 +115,25 @@ def head_watched() -> Iterator[None]:
             yield
         finally:
             over.set()
+
+
+RAYLET_DIED = (
+    "this machine: Ray's process raylet must stay alive, but it died; look for a lack of memory, "
+    "then run the same again to go on from the last epoch"
+)
+
+
+def _own(name: str) -> list[psutil.Process]:
+    """Processes of a name that this one has started."""
+    return [child for child in psutil.Process().children() if child.name() == name]
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Also of one whose parent has not heard of it."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 class _Signals:
