@@ -17,6 +17,7 @@ from kd_ray.on_ray.private import (
     lean_trainer,
     own_interpreter,
     own_sigterm,
+    trial_logger,
     worker_module,
 )
 from kd_ray.on_ray.session import prepare_environment
@@ -57,6 +58,7 @@ RAY: dict[str, Callable[[], Any]] = {
     "PlacementGroupCleanerCallback": lambda: hasattr(
         lean_trainer(own_head=True).__base__, "_create_default_callbacks"
     ),
+    "ray.tune.execution.tune_controller.logger": trial_logger,
     "ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV": own_workers,
     "ray._private.utils.set_sigterm_handler": kept_sigterm,
     "ray._private.worker.print_to_stdstream": lambda: worker_module().print_to_stdstream,

@@ -10,12 +10,13 @@ import queue
 import tempfile
 import threading
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 from kd_ray.config import Resources
 from kd_ray.files import scratch_folder
 from kd_ray.on_ray import check_nodes, connected, perform_on_ray, trial_slots
+from kd_ray.on_ray.private import lost_trials_hushed
 from kd_ray.runs import Inputs, Task, perform_interleaved
 from kd_ray.training.workers import Worker
 from tuning.trial import TrialEnd, TrialEpoch, told
@@ -99,7 +100,8 @@ def perform_on_tune(trials: Trials, address: str | None, verbose: bool) -> None:
     """
     # Tune's snapshots must not take the place of checkpoints, where that is scarce.
     home = tempfile.TemporaryDirectory(prefix="kd-ray-tune-", ignore_cleanup_errors=True)
-    with connected(address, verbose), home as snapshots:
+    hushed = nullcontext() if verbose else lost_trials_hushed()
+    with connected(address, verbose), hushed, home as snapshots:
         from ray import tune
 
         placement, slots = trial_slots(trials.recipe.resources)

@@ -6,6 +6,7 @@ of this package, so that such a program starts quickly.
 """
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -48,6 +49,30 @@ def hush_lost_nodes() -> None:
     module = worker_module()
     if hasattr(module, "print_to_stdstream"):
         module.print_to_stdstream = lambda *_, **__: None
+
+
+def trial_logger() -> logging.Logger:
+    """Where Ray Tune logs, with its trace, that a trial's actor has died, whatever `verbose` is."""
+    from ray.tune.execution import tune_controller
+
+    return tune_controller.logger
+
+
+@contextlib.contextmanager
+def lost_trials_hushed() -> Iterator[None]:
+    """Keeps the traces of lost actors off the terminal: the sweep says that their trials go on."""
+    from ray.exceptions import RayActorError
+
+    def is_news(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, RayActorError)
+
+    logger = trial_logger()
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 @contextlib.contextmanager
