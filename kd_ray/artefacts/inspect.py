@@ -1,6 +1,6 @@
 """What lies at a path: a run folder, a model, a transfer set, or another artefact."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from kd_ray.training.saved_model import load_model
 from kd_ray.transfer_set import bytes_per_row, read_manifest
 from kd_ray.transfer_set.manifest import MANIFEST
 from kd_ray.units import bytes_shown, count_shown
+
+MOST_SHOWN = 4
+"""Channels whose figures are shown one by one."""
 
 
 def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:
@@ -112,7 +115,8 @@ def _checkpoint_facts(path: Path) -> tuple[str, dict[str, Any]]:
     return f"{meta.kind} {path}", {
         "epoch": meta.epoch,
         "model": ", ".join(f"{key} = {value}" for key, value in meta.model.items()),
-        "input": f"(C, H, W) = {meta.input.shape}, mean {meta.input.mean}, std {meta.input.std}",
+        "input": f"(C, H, W) = {meta.input.shape}, mean {of_channels(meta.input.mean)}, "
+        f"std {of_channels(meta.input.std)}",
         "classes": ", ".join(meta.class_names),
         **special,
         **_cost_facts(path, last.get("layers", {})),
@@ -121,6 +125,16 @@ def _checkpoint_facts(path: Path) -> tuple[str, dict[str, Any]]:
         **{f"sha256 {name}": sha256 for name, sha256 in meta.files.items()},
         "versions": ", ".join(f"{name} {number}" for name, number in meta.versions.items()),
     }
+
+
+def of_channels(values: Sequence[float]) -> str:
+    """Figures of channels to read; of many of them, the least and the largest.
+
+    >>> of_channels([0.44653, 0.2]), of_channels([0.5, *[0.25] * 39])
+    ('0.4465, 0.2', '0.25 to 0.5')
+    """
+    shown = values if len(values) <= MOST_SHOWN else sorted(values)[:: len(values) - 1]
+    return (", " if shown is values else " to ").join(f"{value:.4g}" for value in shown)
 
 
 def _cost_facts(path: Path, active: Mapping[str, Any]) -> dict[str, str]:
