@@ -21,8 +21,13 @@ ANGLE_BITS = 20  # binary places of a sine; a source place then has one more, be
 PLACE_BITS = 11  # binary places of a source pixel's place: 255 * 2^22 still fits 32 bits
 
 
-def check_augment(augment: Augment, height: int, width: int) -> None:
-    """Raises `ConfigError` where `crop` or `shift` is too large for images of this size."""
+def check_augment(augment: Augment, images: Tensor) -> None:
+    """Refuses what cannot be done to images, `(N, C, H, W)`.
+
+    Raises:
+        ConfigError: `crop` or `shift` is too large for them, or they are no pictures.
+    """
+    height, width = images.shape[2:]
     side = min(height, width)
     # A mirrored border repeats no edge.
     for key, pixels, most in (("crop", augment.crop, side - 1), ("shift", augment.shift, side)):
@@ -31,6 +36,11 @@ def check_augment(augment: Augment, height: int, width: int) -> None:
                 f"augment.{key}: must be at most {most} for {height} x {width} images, "
                 f"but got {pixels}; lower it"
             )
+    if not augment.is_identity and images.dtype != torch.uint8:
+        raise ConfigError(
+            "augment: turns, crops, shifts and flips pictures, but these rows are frames of "
+            "recordings; leave it out"
+        )
 
 
 def render(
@@ -52,15 +62,10 @@ def render(
         `(N, C, H, W)` uint8; it may be `images` itself, so do not write into it.
 
     Raises:
-        ConfigError: `crop` or `shift` is too large for the images, or these are no pictures.
+        ConfigError: what `check_augment` raises.
     """
+    check_augment(augment, images)
     height, width = images.shape[2:]
-    check_augment(augment, height, width)
-    if not augment.is_identity and images.dtype != torch.uint8:
-        raise ConfigError(
-            "augment: turns, crops, shifts and flips pictures, but these rows are frames of "
-            "recordings; leave it out"
-        )
     if augment.is_identity or (isinstance(view, int) and view == 0):
         return images
     changes = torch.as_tensor(view, device=index.device).expand_as(index) != 0

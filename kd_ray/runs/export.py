@@ -103,6 +103,11 @@ def _open(task: Task, worker: Worker, inputs: Inputs) -> tuple[Source, dict[str,
         )
     dataset = inputs.dataset(task.data)
     check_fingerprint(saved.path, meta.parents.get("dataset"), dataset)
+    if dataset.test.images.dtype != torch.uint8:
+        raise ConfigError(
+            f"{saved.path}: must take pictures of 8 bits to be exported, but {dataset.name} has "
+            "frames of recordings; run it with kd-ray, or with torch"
+        )
     about = {
         "class_names": meta.class_names,
         "recipe": task.recipe.name,

@@ -5,15 +5,42 @@ from pathlib import Path
 
 import torch
 
-from kd_ray.config import DataOptions
-from kd_ray.datasets import Dataset, open_dataset
-from kd_ray.training.student import StudentFeeds, student_feeds
+from kd_ray.config import DataOptions, Recipe, TransferSetOptions
+from kd_ray.datasets import Dataset, check_augment, open_dataset
+from kd_ray.errors import ConfigError
+from kd_ray.specialists import check_classes
+from kd_ray.training.student import StudentFeeds, check_student, student_feeds
 from kd_ray.transfer_set import Manifest, TransferSet, check_fit, open_transfer_set, read_manifest
 
 
 def check_data(manifest: Manifest, dataset: Dataset) -> None:
     """Refuses a transfer set of other images, labels or classes; see `check_fit`."""
     check_fit(manifest, dataset_fingerprint=dataset.fingerprint, class_names=dataset.class_names)
+
+
+def check_recipe(recipe: Recipe, dataset: Dataset) -> None:
+    """Refuses what a later stage could not do with these rows, so that no teacher is trained.
+
+    Raises:
+        ConfigError: what `check_classes`, `check_student` and `check_stored` raise.
+    """
+    check_classes(recipe, dataset.class_names)
+    check_student(recipe.student, dataset)
+    check_stored(recipe.transfer_set, dataset)
+
+
+def check_stored(options: TransferSetOptions, dataset: Dataset) -> None:
+    """Refuses views or pixels that rows do not have.
+
+    Raises:
+        ConfigError: what `check_augment` raises, or pixels are to be stored, but there are none.
+    """
+    check_augment(options.augment, dataset.train.images)
+    if options.include_images and dataset.train.images.dtype != torch.uint8:
+        raise ConfigError(
+            f"transfer_set.include_images: stores pixels of 8 bits, but {dataset.name} has frames "
+            "of recordings; set it to false"
+        )
 
 
 class Inputs:

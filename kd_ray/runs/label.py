@@ -18,19 +18,17 @@ from torch import Tensor
 
 from kd_ray.config import Recipe, TransferSetOptions
 from kd_ray.datasets import Dataset
-from kd_ray.errors import ConfigError, TransferSetError
+from kd_ray.errors import TransferSetError
 from kd_ray.files import to_path
 from kd_ray.result import TRANSFER_SET, Result, read_result
 from kd_ray.runs.events import Event, ShardDone
 from kd_ray.runs.fit import check_same, determining, flattened
-from kd_ray.runs.inputs import Inputs
+from kd_ray.runs.inputs import Inputs, check_recipe, check_stored
 from kd_ray.runs.make import Made, make
 from kd_ray.runs.rows import Rendered, SplitRows, rows_to_label
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import load_teachers, teacher_folders
-from kd_ray.specialists import check_classes
 from kd_ray.training.saved_model import SavedModel, one_thread, raw_logits
-from kd_ray.training.student import check_student
 from kd_ray.training.workers import Worker, summed, together
 from kd_ray.transfer_set import (
     Columns,
@@ -111,13 +109,9 @@ def plan_rows(
     """The plan of a transfer set with these rows; `mean` and `std` are of students' pixels.
 
     Raises:
-        ConfigError: pixels are to be stored, but there are none.
+        ConfigError: what `check_stored` raises.
     """
-    if options.include_images and dataset.train.images.dtype != torch.uint8:
-        raise ConfigError(
-            f"transfer_set.include_images: stores pixels of 8 bits, but {dataset.name} has frames "
-            "of recordings; set it to false"
-        )
+    check_stored(options, dataset)
     stored = {"dtype", "views", "seed", "unlabelled", "include_images", "shard_rows", "compression"}
     return Plan(
         dataset=dataset.name,
@@ -250,8 +244,7 @@ class _Labelling:
 
 def _open(task: Task, worker: Worker, inputs: Inputs) -> tuple[_Labelling, dict[str, str]]:
     dataset = inputs.dataset(task.data)
-    check_classes(task.recipe, dataset.class_names)
-    check_student(task.recipe.student, dataset)
+    check_recipe(task.recipe, dataset)
     members = load_teachers(task.recipe, task.run_folder, worker.device)
     teachers = [saved for saved, _ in members]
     accuracies = [float(result.metrics["accuracy"]) for _, result in members]

@@ -12,14 +12,12 @@ from kd_ray.files import to_path
 from kd_ray.own_code import fingerprints
 from kd_ray.result import TEACHER, Result, read_result
 from kd_ray.runs.fit import determining, result_model, sha256_of_files
-from kd_ray.runs.inputs import Inputs
+from kd_ray.runs.inputs import Inputs, check_recipe
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.train import Setup, description, train
-from kd_ray.specialists import check_classes
 from kd_ray.training.checkpoint import ModelInput
 from kd_ray.training.feed import feed_of
 from kd_ray.training.saved_model import SavedModel, load_model
-from kd_ray.training.student import check_student
 from kd_ray.training.teacher import new_teacher, teach
 from kd_ray.training.workers import Worker
 
@@ -109,8 +107,7 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     """One member of the ensemble, with the dataset it learns from."""
     teacher = _options(task)
     dataset = inputs.dataset(task.data)
-    check_classes(task.recipe, dataset.class_names)
-    check_student(task.recipe.student, dataset)
+    check_recipe(task.recipe, dataset)
     made = new_teacher(teacher, dataset, task.member)
     return Setup(
         model=made.network,

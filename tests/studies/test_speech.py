@@ -124,3 +124,29 @@ def test_a_file_that_is_no_recording_ends_the_command_in_a_sentence(tmp_path: Pa
     result = CliRunner().invoke(app, ["teach", "speech", *sets])
     assert result.exit_code == 2
     assert "must be named DIGIT_SPEAKER_INDEX.wav" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("transfer_set={views=2,augment={shift=1}}", "augment: turns, crops, shifts and flips"),
+        ("transfer_set.include_images=true", "transfer_set.include_images: stores pixels of 8 bi"),
+    ],
+)
+def test_what_frames_of_recordings_have_not_is_refused_before_a_teacher_is_trained(
+    tmp_path: Path, setting: str, said: str
+) -> None:
+    write_recordings(tmp_path)
+    data = f"data={{name='spoken-digits',root='{tmp_path}',validation=100}}"
+    sets = ["--set", data, "--set", setting, "--runs", str(tmp_path / "runs"), "--local"]
+    result = CliRunner().invoke(app, ["run", "speech", *sets])
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+    assert not list((tmp_path / "runs").rglob("epoch-*"))
+
+
+def test_a_net_that_takes_frames_has_no_export(done: tuple[SpeechScale, Path]) -> None:
+    student = done[1] / "tiny-speech" / "official" / "student" / "distilled" / "seed-0"
+    result = CliRunner().invoke(app, ["export", str(student)])
+    assert result.exit_code == 2
+    assert "must take pictures of 8 bits to be exported" in " ".join(result.output.split())
