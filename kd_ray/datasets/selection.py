@@ -45,7 +45,6 @@ def choose_rows(
     classes: Sequence[str] | None = None,
     fraction: float = 1.0,
     seed: int = 0,
-    recordings: Recordings | None = None,
 ) -> Tensor:
     """Rows of the given classes, and of each the given share, at least one row.
 
@@ -55,7 +54,6 @@ def choose_rows(
         classes: names of the classes to keep; None for all.
         fraction: share to keep of every class, rounded to whole rows.
         seed: chooses the rows; those of a smaller share are among those of a larger one.
-        recordings: of which rows are frames; the share is of whole ones then.
 
     Returns:
         `(n,)` int64 row numbers, ascending.
@@ -64,7 +62,7 @@ def choose_rows(
         UnknownNameError: a name is not among `class_names`.
         ConfigError: classes are to be kept, but some rows are `UNLABELLED`.
     """
-    keep = sample_of_each_class(labels, fraction, seed, FRACTION, recordings)
+    keep = sample_of_each_class(labels, fraction, seed, FRACTION)
     if classes is not None:
         keep &= torch.isin(labels, torch.tensor(class_numbers(labels, class_names, classes)))
     return keep.nonzero().flatten()

@@ -71,7 +71,6 @@ def rows_to_label(dataset: Dataset, options: TransferSetOptions) -> dict[SplitNa
         classes=options.classes,
         fraction=options.fraction,
         seed=options.seed,
-        recordings=dataset.train.recordings,
     )
     held_out = {name: torch.arange(getattr(dataset, name).rows) for name in SPLITS[1:]}
     return rows_with_labels(dataset, options, {"train": index, **held_out})

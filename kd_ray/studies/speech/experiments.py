@@ -78,9 +78,9 @@ PROTOCOLS = {
 }
 NEEDS = {OFFICIAL: (OFFICIAL,), NEW_SPEAKER: (NEW_SPEAKER,), REGULARIZER: (OFFICIAL,)}
 ABOUT = {
-    FEW: "students of few recordings, to the last epoch",
+    FEW: "students of few frames, to the last epoch",
     FEW_STOPPED: "the same, the epoch chosen by the validation rows",
-    ALL_STOPPED: "students of all recordings on labels, the epoch chosen by the validation rows",
+    ALL_STOPPED: "students of all frames on labels, the epoch chosen by the validation rows",
 }
 
 
@@ -93,13 +93,13 @@ def experiments(work: Speech) -> list[Experiment]:
         "those of the best student on the validation rows; test rows choose nothing. The paper's "
         "figures are of another, larger task."
     )
-    few = f"{100 * work.scale.few:g} % of the recordings"
+    few = f"{100 * work.scale.few:g} % of the frames"
     regular = [
         PaperLine(f"{about}: right", part, name, metric(part, name, "accuracy"), PERCENT, paper)
         for about, part, name, paper in (
-            ("all recordings, labels, to the last epoch", OFFICIAL, LABELS, 58.9),
-            ("all recordings, labels, stopped early", ALL_STOPPED, LABELS, None),
-            ("all recordings, soft targets, to the last epoch", OFFICIAL, DISTILLED, None),
+            ("all frames, labels, to the last epoch", OFFICIAL, LABELS, 58.9),
+            ("all frames, labels, stopped early", ALL_STOPPED, LABELS, None),
+            ("all frames, soft targets, to the last epoch", OFFICIAL, DISTILLED, None),
             (f"{few}, labels, to the last epoch", FEW, LABELS, None),
             (f"{few}, labels, stopped early", FEW_STOPPED, LABELS, 44.5),
             (f"{few}, soft targets, to the last epoch", FEW, DISTILLED, 57.0),

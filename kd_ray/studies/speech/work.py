@@ -32,7 +32,7 @@ class SpeechScale:
         overrides: `key.path=value`, for every run.
         temperatures: T to choose among; the paper's.
         hard_weights: weights of the labels to choose among.
-        few: share of the recordings with which soft targets are to be a regularizer.
+        few: share of the frames with which soft targets are to be a regularizer.
         longer: how many times as many epochs students of these few have.
         speaker: whom nobody is trained on, once.
         about: how it differs from the whole, in a sentence.
