@@ -117,8 +117,9 @@ def experiments(work: Speech) -> list[Experiment]:
         Experiment(
             REGULARIZER,
             "Soft targets as a regularizer",
-            "Table 5 of the paper, with the recipe's own T and weight. Stopping early chooses the "
-            "epoch by the validation rows.",
+            f"Table 5 of the paper. Students of few frames learn from soft targets alone, at T = "
+            f"{work.scale.few_temperature:g}; those of all frames as above. Stopping early chooses "
+            "the epoch by the validation rows.",
             regular,
         ),
     ]

@@ -33,6 +33,8 @@ class SpeechScale:
         temperatures: T to choose among; the paper's.
         hard_weights: weights of the labels to choose among.
         few: share of the frames with which soft targets are to be a regularizer.
+        few_temperature: T of these soft targets, from which alone such a student learns.
+        few_batch: rows of a batch of these few.
         longer: how many times as many epochs students of these few have.
         speaker: whom nobody is trained on, once.
         about: how it differs from the whole, in a sentence.
@@ -44,7 +46,9 @@ class SpeechScale:
     temperatures: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0)
     hard_weights: tuple[float, ...] = (0.1, 0.5)
     few: float = 0.03
-    longer: int = 4
+    few_temperature: float = 5.0
+    few_batch: int = 64
+    longer: int = 16
     speaker: str = "theo"
     about: str = ""
 
@@ -137,13 +141,10 @@ class Speech:
     def regularized(self) -> dict[str, Run]:
         """Students of few recordings, and those that are stopped by the validation rows."""
         teachers = self.taught_by(OFFICIAL)
-        few = [teachers[0], f"transfer_set.fraction={self.scale.few}"]
-        stopped = 'train.keep="best"'
+        fraction, stopped = f"transfer_set.fraction={self.scale.few}", 'train.keep="best"'
         made = {
-            FEW: self.longer(self.recipe(FEW, *few)),
-            FEW_STOPPED: self.longer(
-                self.recipe(FEW_STOPPED, *self.taught_by(OFFICIAL, FEW), stopped)
-            ),
+            FEW: self.of_few(FEW, teachers[0], fraction),
+            FEW_STOPPED: self.of_few(FEW_STOPPED, *self.taught_by(OFFICIAL, FEW), stopped),
             ALL_STOPPED: self.recipe(ALL_STOPPED, *teachers, stopped),
         }
         return {
@@ -154,9 +155,12 @@ class Speech:
             for name, recipe in made.items()
         }
 
-    def longer(self, recipe: Recipe) -> Recipe:
-        """The same for more epochs, as few rows make short ones."""
-        return derived(recipe, train={"epochs": recipe.train.epochs * self.scale.longer})
+    def of_few(self, part: str, *sets: str) -> Recipe:
+        """The recipe of students of few rows: soft targets alone, small batches, many epochs."""
+        scale = self.scale
+        soft = (f"objective.temperature={scale.few_temperature}", "objective.hard_weight=0")
+        recipe = self.recipe(part, *sets, *soft, f"train.batch_size={scale.few_batch}")
+        return derived(recipe, train={"epochs": recipe.train.epochs * scale.longer})
 
     def after_search(self, protocol: str, run: Run) -> Iterator[tuple[Task, Event]]:
         """Trains the students with what the search has chosen."""
