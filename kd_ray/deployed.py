@@ -54,8 +54,8 @@ class Student:
             )
         if not len(pixels):
             return np.zeros((0, len(self.description["class_names"])), np.float32)
-        pieces = [pixels[start : start + 256] for start in range(0, len(pixels), 256)]
-        return np.concatenate([self.values(piece)[-1] for piece in pieces])
+        starts = range(0, len(pixels), 256)
+        return np.concatenate([self.values(pixels[at : at + 256])[-1] for at in starts])
 
     def values(self, pixels: Array) -> list[Array]:
         """What every step makes of pictures: the last one logits, products of codes int32 sums."""
@@ -119,11 +119,9 @@ def _student(pools: dict[str, Array]) -> Student:
             raise ValueError(f"it has no {kind} of shape {shape}")
         return unpacked(part, bits, shape) if bits else part.reshape(shape)
 
-    steps = [
-        {**step, **{name: cut(*each) for name, each in step.get("arrays", {}).items()}}
-        for step in description["steps"]
-    ]
-    return Student(description, steps)
+    steps = description["steps"]
+    own = [{name: cut(*each) for name, each in s.get("arrays", {}).items()} for s in steps]
+    return Student(description, [{**s, **arrays} for s, arrays in zip(steps, own, strict=True)])
 
 
 def unpacked(packed: Array, bits: int, shape: list[int]) -> Array:
@@ -147,6 +145,8 @@ def _scaled(x: Array, scale: Any, offset: Any) -> Array:
 def _threshold(step: dict[str, Any], x: Array) -> Array:
     if step["turned"].size:
         x = np.where(_per_channel(step["turned"], x), -x, x)
+    if len(step["thresholds"]) == 1:
+        return np.searchsorted(step["thresholds"][0], x, "right").astype(np.uint8)
     codes = np.zeros(x.shape, np.uint8)
     for threshold in step["thresholds"].T:
         codes += x >= _per_channel(threshold, x)
@@ -205,8 +205,7 @@ def _rows_times(step: dict[str, Any], weights: Array, x: Array) -> Array:
 
 def _planes(codes: Array, bits: int) -> Iterator[Array]:
     """`(R, I)` codes: for each bit, from the lowest, `(R, I / 64)` words."""
-    fill = np.zeros((len(codes), -codes.shape[1] % 64), np.uint8)
-    codes = np.concatenate([codes, fill], axis=1)
+    codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 64)))
     for place in range(bits):
         yield np.packbits((codes >> place) & 1, axis=1).view(np.uint64)
 
@@ -221,8 +220,7 @@ def _common(ones: Array, own: Array) -> Array:
 
 def _max_pool(step: dict[str, Any], x: Array) -> Array:
     lowest = 0 if x.dtype == np.uint8 else -np.inf
-    pooled: Array = _windows(step, x, lowest).max(axis=(4, 5))
-    return pooled
+    return np.asarray(_windows(step, x, lowest).max(axis=(4, 5)))
 
 
 def _mean_pool(step: dict[str, Any], x: Array) -> Array:
@@ -237,6 +235,7 @@ def _shortcut(step: dict[str, Any], x: Array) -> Array:
 
 KINDS: dict[str, Callable[..., Array]] = {
     "pixels": lambda step, x: _scaled(x, step["scale"], step["offset"]),
+    "pixel_codes": lambda step, x: step["codes"][np.arange(x.shape[1])[:, None, None], x],
     "product": _product,
     "affine": lambda step, x: _scaled(x, step["scale"], step["bias"]),
     "threshold": _threshold,

@@ -21,6 +21,7 @@ from kd_ray.export.net import (
     Array,
     MaxPool,
     Operation,
+    PixelCodes,
     Pixels,
     Product,
     Shortcut,
@@ -110,6 +111,8 @@ class _Writer:
             case Pixels():
                 self._array(number, "scale", step.scale)
                 self._array(number, "offset", step.offset)
+            case PixelCodes():
+                self._array(number, "codes", step.codes)
             case Product():
                 return self._product(number, step, values)
             case Threshold():

@@ -16,6 +16,14 @@ PIXELS = """\
                     (float)pixels[c * $pixels + p] * scale_$n[c] + offset_$n[c];
     }"""
 
+PIXEL_CODES = """\
+    { /* pixels as codes, channels last */
+        uint8_t *out = $out;
+        for (int p = 0; p < $pixels; ++p)
+            for (int c = 0; c < $channels; ++c)
+                out[p * $channels + c] = codes_$n[c * 256 + pixels[c * $pixels + p]];
+    }"""
+
 PADDED = """\
         for (int y = 0; y < $in_height; ++y)
             for (int i = 0; i < $in_width * $in_channels; ++i)
@@ -242,6 +250,7 @@ SHORTCUT = """\
 
 BLOCKS = {
     "pixels": PIXELS,
+    "pixel_codes": PIXEL_CODES,
     "float_product": FLOAT_PRODUCT,
     "integer_product": INTEGER_PRODUCT,
     "counted_product": COUNTED_PRODUCT,

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from kd_ray.deployed import CODES, DESCRIPTION, FORMAT, METADATA, digest_of
-from kd_ray.export.net import Array, Operation, Product
+from kd_ray.export.net import Array, Operation, PixelCodes, Product
 
 HEADER_BYTES = 8
 
@@ -59,7 +59,7 @@ def _table(step: Operation, pools: dict[str, list[Array]]) -> dict[str, Any]:
             table[each.name] = value
             continue
         if value.dtype.kind in "bu":
-            bits = step.bits if isinstance(step, Product) else 1
+            bits = step.bits if isinstance(step, Product | PixelCodes) else 1
             kind, pool, flat = f"uint{bits}", CODES, packed_codes(value.astype(np.uint8), bits)
         else:
             flat = value.astype(np.float32 if value.dtype.kind == "f" else value.dtype).ravel()

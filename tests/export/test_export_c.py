@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny import quantizer_options
-from tiny_students import SHAPE, pictures, read, steps_of, tiny_student
+from tiny_students import MODELS, SHAPE, eight_bit_ends, pictures, read, steps_of, tiny_student
 from torch import nn
 
 from kd_ray.errors import ConfigError
@@ -54,6 +54,16 @@ def test_c_answers_as_the_reference_does(
     wanted = read(tmp_path, student)(pictures())
     logits = c_runner(written(tmp_path, student))(pictures())
     np.testing.assert_allclose(logits, wanted, rtol=1e-6, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("model", MODELS)
+def test_with_ends_of_eight_bits_c_has_the_logits_of_the_reference_to_the_last_bit(
+    model: str, tmp_path: Path
+):
+    student = eight_bit_ends(model, "lsq")
+    wanted = read(tmp_path, student)(pictures(300))
+    np.testing.assert_array_equal(c_runner(written(tmp_path, student))(pictures(300)), wanted)
 
 
 @needs_compiler

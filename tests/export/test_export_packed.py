@@ -19,6 +19,7 @@ from tiny_students import (
     MODELS,
     SHAPE,
     STD,
+    eight_bit_ends,
     packed,
     pictures,
     read,
@@ -32,12 +33,13 @@ from torch import nn
 from kd_ray import deployed
 from kd_ray.errors import CheckpointError, ConfigError, DataError
 from kd_ray.export.lower import lowered
-from kd_ray.export.net import Product, Threshold, forms_of, shapes_of
+from kd_ray.export.net import PixelCodes, Product, Threshold, forms_of, shapes_of
 from kd_ray.export.packed import packed_codes, write_packed
 from kd_ray.models import build_model
 from kd_ray.quant import quantize_
 from kd_ray.quant.codes import float_thresholds, weight_codes
 from kd_ray.quant.quantizers import Quantizer
+from kd_ray.training.feed import normalized
 
 BITS = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 4)]
 
@@ -73,6 +75,30 @@ def test_with_many_levels_a_float_sum_of_torch_may_miss_the_next_one_but_no_more
     student = of_method(method, weights, inputs)
     wanted = torch_logits(student, pictures())
     np.testing.assert_allclose(read(tmp_path, student)(pictures()), wanted, atol=1e-2)
+
+
+@pytest.mark.parametrize(("model", "method"), METHODS)
+def test_with_ends_of_eight_bits_every_sum_is_an_integer(model: str, method: str, tmp_path: Path):
+    student = eight_bit_ends(model, method)
+    steps = steps_of(student)
+    assert all(step.is_integer for step in steps if isinstance(step, Product))
+    assert isinstance(steps[1], PixelCodes)
+    wanted, logits = torch_logits(student, pictures(300)), read(tmp_path, student)(pictures(300))
+    np.testing.assert_array_equal(logits.argmax(1), wanted.argmax(1))
+    np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_table_has_the_codes_that_torch_makes_of_every_pixel():
+    student = eight_bit_ends("convnet", "dorefa")
+    quantizer = student.get_submodule("block1_1.conv.input_quantizer")
+    every = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, axis=1)
+    quantized = quantizer(normalized(torch.from_numpy(every), *map(torch.tensor, (MEAN, STD))))
+    table = steps_of(student)[1]
+    assert isinstance(table, PixelCodes)
+    step = quantizer.grid()[1]
+    np.testing.assert_array_equal(
+        table.codes.astype(int) - 128, (quantized / step).round().int().numpy().reshape(3, 256)
+    )
 
 
 def test_sums_are_the_integers_of_weights_and_inputs(tmp_path: Path):
