@@ -96,7 +96,7 @@ def test_groups_dilation_and_borders_are_those_of_the_layer(tmp_path: Path):
 
 def test_values_in_use_at_one_time_do_not_share_memory():
     steps = steps_of(tiny_student("resnet20", quantizer_options("lsq", 2, 2)))
-    memory = planned(steps)
+    memory = planned(steps, [step.sources for step in steps])
     values = np.full(memory.sizes["float"], -1)
     for number, (step, (form, start)) in enumerate(zip(steps, memory.places, strict=True)):
         for source in step.sources:
