@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from kd_ray.export.c_chain import SEARCHED, chains_of
-from kd_ray.export.c_file import HEADER, MACHINE, SOURCE
+from kd_ray.export.c_file import HEADER, SOURCE
 from kd_ray.export.c_layer import layer_of, window
+from kd_ray.export.c_machine import MACHINES
 from kd_ray.export.c_memory import Memory, planned
 from kd_ray.export.c_product import ENDS, PRODUCTS
 from kd_ray.export.c_text import BLOCKS, TYPES
@@ -53,7 +54,9 @@ def write_c(folder: Path, steps: Sequence[Operation], about: Mapping[str, Any]) 
         "arrays": "\n".join(writer.arrays),
         "memory": "\n".join(writer.memory.declarations()),
         "steps": "\n".join(writer.blocks),
-        "machine": MACHINE if "with_four" in "".join(writer.blocks) else "",
+        "machine": "\n".join(
+            lines for name, lines in MACHINES.items() if any(name in b for b in writer.blocks)
+        ),
         "last": writer.value(len(steps) - 1),
     }
     (folder / C_FILE).write_text(Template(SOURCE).substitute(values), encoding="utf-8")
@@ -175,8 +178,8 @@ class _Writer:
         """Declares a constant array, under a condition of C if there is one."""
         if array.dtype.kind == "f":
             kind, texts = "float", [_float(float(value)) for value in array.flat]
-        elif array.dtype == np.uint64:
-            kind, texts = "uint64_t", [f"{value:#x}u" for value in array.flat]
+        elif array.dtype == np.uint32:
+            kind, texts = "uint32_t", [f"{value:#x}u" for value in array.flat]
         else:
             kind, texts = f"{array.dtype.name}_t", [str(value) for value in array.flat]
         lines = [", ".join(texts[start : start + 12]) for start in range(0, len(texts), 12)]

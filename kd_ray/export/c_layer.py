@@ -13,7 +13,7 @@ COUNTED = 4
 """As many pairs of bits of a weight and an input can be counted; of more, bytes are multiplied."""
 FILLED = 16
 """Channels of weights are filled up to a multiple of this, the most that one instruction takes."""
-WORD = 8
+WORD = 4
 """Bytes of a word, whose bits are counted."""
 
 
@@ -131,14 +131,16 @@ def _small(step: Product, values: dict[str, Any], weights: Array, padded: int) -
     if pairs > COUNTED:
         return layer
     codes = _filled(_by_tap(step.weights), 3, 8)
-    planes = [(codes >> place) & 1 for place in range(step.bits)]
-    packed = [np.packbits(each, 3, "little").reshape(len(codes), -1) for each in planes]
-    words = _filled(np.stack(packed), 2, WORD).view("<u8").transpose(0, 2, 1)
-    values |= {"packed": codes.shape[3] // 8, "words": words.shape[1], "pairs": pairs}
-    layer.block = "small_product"
+    planes = np.stack([(codes >> place) & 1 for place in range(step.bits)])
+    rows = np.packbits(planes, 4, "little").reshape(*planes.shape[:3], -1)
+    words = _filled(rows, 3, WORD).view("<u4").astype(np.uint32)  # (bits, O, h, words of a row)
+    masks = _filled(np.full(rows.shape[3], 255, np.uint8), 0, WORD).view("<u4")
+    values |= {"packed": codes.shape[3] // 8, "words": words.shape[3], "pairs": pairs}
     is_counted = f"PAIRS_COUNTED >= {pairs}"
-    layer.conditions = {"planes": is_counted, "weights": f"!({is_counted})"}
-    layer.arrays["planes"] = words.astype(np.uint64)
+    layer.conditions = {"planes": is_counted, "masks": is_counted, "weights": f"!({is_counted})"}
+    layer.block = "small_product"
+    layer.arrays["planes"] = words.transpose(0, 2, 3, 1)
+    layer.arrays["masks"] = masks.astype(np.uint32)
     places = values["padded_height"] * values["padded_width"] * values["packed"]
-    layer.scratch["uint8_t"] = max(padded + 4, step.input_bits * places)
+    layer.scratch["uint8_t"] = max(padded + 4, step.input_bits * places + WORD)
     return layer

@@ -43,71 +43,91 @@ FLOAT_PRODUCT = f"""\
 
 FLOAT_CODES = f"""\
     {{ /* $name: sums of floats in any order; where a limit is near, again in double precision */
-        enum {{ WIDTH = $width * $pool_1, AT_ONCE = WIDTH % 8 ? WIDTH % 4 ? 1 : 4 : 8 }};
+        enum {{
+            WIDTH = $width * $pool_1,
+            ROW = $width * $channels,
+            AT_ONCE = WIDTH % 4 ? 1 : 4,
+            HELD = 16 / FLOATS
+        }};
         const float *in = $in0;
         float *padded = scratch_float, rows[$pool_0][WIDTH][$filled];
-        uint8_t *out = $out;
+        float most[ROW], limits[$levels][ROW], bound[ROW];
+        uint8_t *out = $out, near[ROW];
+        for (int i = 0; i < ROW; i += $channels) {{
+            for (int j = 0; j < $levels; ++j)
+                memcpy(limits[j] + i, limits_$n + j * $channels, $channels * sizeof *most);
+            memcpy(bound + i, bound_$n, sizeof bound_$n);
+        }}
         memset(padded, 0, $padded_height * $padded_width * $in_channels * sizeof *padded);
 {PADDED}
         for (int row = 0; row < $height; ++row) {{
+            int any = 0;
             for (int down = 0; down < $pool_0; ++down)
                 for (int column = 0; column < WIDTH; column += AT_ONCE)
                     for (int first = 0; first < $filled; first += 16) {{
                         const float *from = padded + ((row * $pool_0 + down) * $stride_0
                             * $padded_width + column * $stride_1) * $in_channels;
-                        float sums[AT_ONCE][16] = {{{{0}}}};
+                        FloatSums held[AT_ONCE][HELD];
+                        for (int p = 0; p < AT_ONCE; ++p)
+                            for (int v = 0; v < HELD; ++v)
+                                held[p][v] = no_floats();
                         for (int y = 0; y < $kernel_0; ++y)
-                            for (int i = 0; i < $kernel_1 * $in_channels; ++i)
+                            for (int i = 0; i < $kernel_1 * $in_channels; ++i) {{
+                                const float *own = weights_$n + first
+                                    + (y * $kernel_1 * $in_channels + i) * $filled;
                                 for (int p = 0; p < AT_ONCE; ++p)
-                                    for (int o = 0; o < 16; ++o)
-                                        sums[p][o] = MULTIPLY_ADD(
+                                    for (int v = 0; v < HELD; ++v)
+                                        held[p][v] = with_tap(
+                                            held[p][v],
                                             from[(y * $padded_width + p * $stride_1)
                                                  * $in_channels + i],
-                                            weights_$n[(y * $kernel_1 * $in_channels + i)
-                                                       * $filled + first + o],
-                                            sums[p][o]);
+                                            own + v * FLOATS);
+                            }}
                         for (int p = 0; p < AT_ONCE; ++p)
-                            memcpy(rows[down][column + p] + first, sums[p], sizeof sums[p]);
+                            for (int v = 0; v < HELD; ++v)
+                                put_floats(rows[down][column + p] + first + v * FLOATS,
+                                           held[p][v]);
                     }}
-            for (int column = 0; column < $width; ++column) {{
-                uint8_t *to = out + (row * $width + column) * $channels;
-                float most[$channels];
-                int near = 0;
-                memcpy(most, rows[0][column * $pool_1], sizeof most);
-                for (int down = 0; down < $pool_0; ++down)
-                    for (int p = 0; p < $pool_1; ++p)
-                        for (int o = 0; o < $channels; ++o) {{
-                            const float sum = rows[down][column * $pool_1 + p][o];
-                            most[o] = sum > most[o] ? sum : most[o];
-                        }}
+            for (int column = 0; column < $width; ++column)
                 for (int o = 0; o < $channels; ++o) {{
-                    int code = 0;
-                    for (int j = 0; j < $levels; ++j) {{
-                        const float above = most[o] - limits_$n[j * $channels + o];
-                        code += above >= 0;
-                        near |= fabsf(above) <= bound_$n[o];
-                    }}
-                    to[o] = (uint8_t)code;
+                    float sum = rows[0][column * $pool_1][o];
+                    for (int down = 0; down < $pool_0; ++down)
+                        for (int p = 0; p < $pool_1; ++p) {{
+                            const float other = rows[down][column * $pool_1 + p][o];
+                            sum = other > sum ? other : sum;
+                        }}
+                    most[column * $channels + o] = sum;
                 }}
-                for (int o = 0; near && o < $channels; ++o) {{
-                    int code = 0;
-                    for (int p = 0; p < $pool_0 * $pool_1; ++p) {{
-                        const float *from = padded
-                            + ((row * $pool_0 + p / $pool_1) * $stride_0 * $padded_width
-                               + (column * $pool_1 + p % $pool_1) * $stride_1) * $in_channels;
-                        double sum = 0;
-                        int reached = 0;
-                        for (int y = 0; y < $kernel_0; ++y)
-                            for (int i = 0; i < $kernel_1 * $in_channels; ++i)
-                                sum += (double)from[y * $padded_width * $in_channels + i]
-                                    * (double)weights_$n[(y * $kernel_1 * $in_channels + i)
-                                                         * $filled + o];
-                        for (int j = 0; j < $levels; ++j)
-                            reached += (float)sum >= limits_$n[j * $channels + o];
-                        code = reached > code ? reached : code;
-                    }}
-                    to[o] = (uint8_t)code;
+            for (int i = 0; i < ROW; ++i) {{
+                int code = 0, is_near = 0;
+                for (int j = 0; j < $levels; ++j) {{
+                    code += most[i] >= limits[j][i];
+                    is_near |= fabsf(most[i] - limits[j][i]) <= bound[i];
                 }}
+                any |= is_near;
+                near[i] = (uint8_t)is_near;
+                out[row * ROW + i] = (uint8_t)code;
+            }}
+            for (int i = 0; any && i < ROW; ++i) {{
+                int code = 0;
+                if (!near[i])
+                    continue;
+                for (int p = 0; p < $pool_0 * $pool_1; ++p) {{
+                    const float *from = padded
+                        + ((row * $pool_0 + p / $pool_1) * $stride_0 * $padded_width
+                           + (i / $channels * $pool_1 + p % $pool_1) * $stride_1) * $in_channels;
+                    double sum = 0;
+                    int reached = 0;
+                    for (int y = 0; y < $kernel_0; ++y)
+                        for (int t = 0; t < $kernel_1 * $in_channels; ++t)
+                            sum += (double)from[y * $padded_width * $in_channels + t]
+                                * (double)weights_$n[(y * $kernel_1 * $in_channels + t) * $filled
+                                                     + i % $channels];
+                    for (int j = 0; j < $levels; ++j)
+                        reached += (float)sum >= limits[j][i];
+                    code = reached > code ? reached : code;
+                }}
+                out[row * ROW + i] = (uint8_t)code;
             }}
         }}
     }}"""
@@ -206,28 +226,33 @@ COUNTED_PRODUCT = """\
             }
         for (int row = 0; row < $height; ++row)
             for (int column = 0; column < $width; ++column) {
-                uint64_t window[$places][$words] = {{0}}, sums[$channels] = {0};
-                int32_t raw[$channels], all = 0;
+                uint32_t words[$places][$kernel_0 * $words];
+                int32_t raw[$channels] = {0}, all = 0;
                 $type *to = out + (row * $width + column) * $channels;
-                for (int b = 0; b < $places; ++b) {
+                for (int b = 0; b < $places; ++b)
                     for (int y = 0; y < $kernel_0; ++y)
-                        memcpy((uint8_t *)window[b] + y * $kernel_1 * $packed,
-                               planes + b * PLANE
-                                   + ((row * $stride_0 + y * $dilation_0) * $padded_width
-                                      + column * $stride_1) * $packed,
-                               $kernel_1 * $packed);
-                    for (int i = 0; i < $words; ++i)
-                        all += (int32_t)COUNT(window[b][i]) << b;
-                }
-                for (int i = 0; i < $words; ++i)
-                    for (int b = 0; b < $places; ++b)
-                        for (int k = 0; k < $bits; ++k)
+                        for (int i = 0; i < $words; ++i) {
+                            uint32_t *word = &words[b][y * $words + i];
+                            memcpy(word, planes + b * PLANE + 4 * i
+                                       + ((row * $stride_0 + y * $dilation_0) * $padded_width
+                                          + column * $stride_1) * $packed, sizeof *word);
+                            all += COUNT(*word & masks_$n[i]) << b;
+                        }
+                for (int shift = $places + $bits - 2; shift >= 0; --shift) {
+                    for (int o = 0; o < $channels; ++o)
+                        raw[o] *= 2;
+                    for (int b = 0; b < $places; ++b) {
+                        const int plane = shift - b;
+                        if (plane < 0 || plane >= $bits)
+                            continue;
+                        for (int i = 0; i < $kernel_0 * $words; ++i)
                             for (int o = 0; o < $channels; ++o)
-                                sums[o] += (uint64_t)COUNT(
-                                    planes_$n[(k * $words + i) * $channels + o] & window[b][i])
-                                    << (b + k);
+                                raw[o] += COUNT(words[b][i]
+                                    & planes_$n[(plane * $kernel_0 * $words + i) * $channels + o]);
+                    }
+                }
                 for (int o = 0; o < $channels; ++o)
-                    raw[o] = $factor * (int32_t)sums[o] + $shift * all;
+                    raw[o] = $factor * raw[o] + $shift * all;
 $finish
             }
     }"""
