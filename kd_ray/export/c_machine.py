@@ -39,8 +39,25 @@ static inline void put_sums(int32_t *to, Sums sums)
 {
     _mm256_storeu_si256((__m256i *)(void *)to, _mm256_madd_epi16(sums, _mm256_set1_epi16(1)));
 }
+#elif defined(__SSSE3__)
+#include <tmmintrin.h>
+enum { LANES = 4, PIXELS = 4, VECTORS = 1 };
+typedef __m128i Sums;
+static inline Sums no_sums(void) { return _mm_setzero_si128(); }
+static inline Sums with_four(Sums sums, const uint8_t *four, const int8_t *weights)
+{
+    int32_t x;
+    memcpy(&x, four, sizeof x);
+    return _mm_add_epi16(
+        sums, _mm_maddubs_epi16(_mm_set1_epi32(x),
+                                _mm_loadu_si128((const __m128i *)(const void *)weights)));
+}
+static inline void put_sums(int32_t *to, Sums sums)
+{
+    _mm_storeu_si128((__m128i *)(void *)to, _mm_madd_epi16(sums, _mm_set1_epi16(1)));
+}
 #else
-enum { LANES = 8, PIXELS = 1, VECTORS = 1 };
+enum { LANES = 4, PIXELS = 1, VECTORS = 1 };
 typedef struct { int32_t of[LANES]; } Sums;
 static inline Sums no_sums(void)
 {

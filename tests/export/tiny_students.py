@@ -37,9 +37,9 @@ def tiny_student(model: str, quantizer: QuantizerOptions | None, seed: int = 0) 
     return with_statistics_(network, seed)
 
 
-def eight_bit_ends(model: str, method: str) -> nn.Module:
-    """A student of 2 by 2 bits whose first and last layer have 8."""
-    student = tiny_student(model, quantizer_options(method, 2, 2, first_last_bits=8))
+def eight_bit_ends(model: str, method: str, bits: tuple[int, int] = (2, 2)) -> nn.Module:
+    """A student of few bits whose first and last layer have 8."""
+    student = tiny_student(model, quantizer_options(method, *bits, first_last_bits=8))
     calibrate_(student, images_of(pictures()))
     return student
 
