@@ -34,7 +34,7 @@ SOURCE = """\
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
 #pragma GCC optimize("-ffp-contract=off")
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && __GNUC__ > 7
 #pragma GCC target("prefer-vector-width=512")
 #endif
 #endif
