@@ -178,8 +178,8 @@ class _Writer:
         """Declares a constant array, under a condition of C if there is one."""
         if array.dtype.kind == "f":
             kind, texts = "float", [_float(float(value)) for value in array.flat]
-        elif array.dtype == np.uint32:
-            kind, texts = "uint32_t", [f"{value:#x}u" for value in array.flat]
+        elif array.dtype in (np.uint32, np.uint64):
+            kind, texts = f"{array.dtype.name}_t", [f"{value:#x}u" for value in array.flat]
         else:
             kind, texts = f"{array.dtype.name}_t", [str(value) for value in array.flat]
         lines = [", ".join(texts[start : start + 12]) for start in range(0, len(texts), 12)]

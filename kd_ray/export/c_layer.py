@@ -134,13 +134,14 @@ def _small(step: Product, values: dict[str, Any], weights: Array, padded: int) -
     planes = np.stack([(codes >> place) & 1 for place in range(step.bits)])
     rows = np.packbits(planes, 4, "little").reshape(*planes.shape[:3], -1)
     words = _filled(rows, 3, WORD).view("<u4").astype(np.uint32)  # (bits, O, h, words of a row)
-    masks = _filled(np.full(rows.shape[3], 255, np.uint8), 0, WORD).view("<u4")
+    masks = _filled(np.full(rows.shape[3], 255, np.uint8), 0, 2 * WORD).view("<u8")
     values |= {"packed": codes.shape[3] // 8, "words": words.shape[3], "pairs": pairs}
+    values["doubles"] = len(masks)
     is_counted = f"PAIRS_COUNTED >= {pairs}"
     layer.conditions = {"planes": is_counted, "masks": is_counted, "weights": f"!({is_counted})"}
     layer.block = "small_product"
     layer.arrays["planes"] = words.transpose(0, 2, 3, 1)
-    layer.arrays["masks"] = masks.astype(np.uint32)
+    layer.arrays["masks"] = masks.astype(np.uint64)
     places = values["padded_height"] * values["padded_width"] * values["packed"]
-    layer.scratch["uint8_t"] = max(padded + 4, step.input_bits * places + WORD)
+    layer.scratch["uint8_t"] = max(padded + 4, step.input_bits * places + 2 * WORD)
     return layer

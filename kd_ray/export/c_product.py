@@ -230,14 +230,18 @@ COUNTED_PRODUCT = """\
                 int32_t raw[$channels] = {0}, all = 0;
                 $type *to = out + (row * $width + column) * $channels;
                 for (int b = 0; b < $places; ++b)
-                    for (int y = 0; y < $kernel_0; ++y)
-                        for (int i = 0; i < $words; ++i) {
-                            uint32_t *word = &words[b][y * $words + i];
-                            memcpy(word, planes + b * PLANE + 4 * i
-                                       + ((row * $stride_0 + y * $dilation_0) * $padded_width
-                                          + column * $stride_1) * $packed, sizeof *word);
-                            all += COUNT(*word & masks_$n[i]) << b;
+                    for (int y = 0; y < $kernel_0; ++y) {
+                        const uint8_t *from = planes + b * PLANE
+                            + ((row * $stride_0 + y * $dilation_0) * $padded_width
+                               + column * $stride_1) * $packed;
+                        memcpy(words[b] + y * $words, from, $words * sizeof **words);
+                        for (int i = 0; i < $doubles; ++i) { /* by other loads, as it is faster */
+                            uint64_t both;
+                            memcpy(&both, from + 8 * i, sizeof both);
+                            both &= masks_$n[i];
+                            all += (COUNT((uint32_t)both) + COUNT((uint32_t)(both >> 32))) << b;
                         }
+                    }
                 for (int shift = $places + $bits - 2; shift >= 0; --shift) {
                     for (int o = 0; o < $channels; ++o)
                         raw[o] *= 2;
