@@ -18,6 +18,7 @@ from kd_ray.export.net import (
     MaxPool,
     MeanPool,
     Operation,
+    PixelCodes,
     Pixels,
     Product,
     Relu,
@@ -39,17 +40,19 @@ class Model:
         steps: of the student.
         shapes: of their values, for one picture.
         graph: what is written.
+        used: numbers of the steps whose values are taken; of the picture, codes may be enough.
         at: number of a step -> name of its value; products have none.
     """
 
     def __init__(self, steps: Sequence[Operation]):
         self.steps, self.shapes = steps, shapes_of(steps)
         self.graph, self.at = Graph(), dict[int, str]()
+        self.used = {source for step in steps for source in step.sources} | {len(steps) - 1}
 
     def write(self) -> None:
         """Writes all steps."""
         for number, step in enumerate(self.steps):
-            if not isinstance(step, Product):
+            if number in self.used and not isinstance(step, Product):
                 self.at[number] = WRITERS[type(step)](self, step)
 
     def value(self, step: Operation) -> str:
@@ -78,6 +81,13 @@ def write_onnx(file: Path, steps: Sequence[Operation], about: Mapping[str, Any])
 def _pixels(model: Model, step: Pixels) -> str:
     floats = model.graph.cast(INPUT, np.float32)
     return model.graph.scaled(floats, step.scale, step.offset, len(step.shape))
+
+
+def _pixel_codes(model: Model, step: PixelCodes) -> str:
+    """Looked up, by 256 places for each channel."""
+    starts = 256 * np.arange(len(step.codes), dtype=np.int32).reshape(-1, 1, 1)
+    places = model.graph.add("Add", model.graph.cast(INPUT, np.int32), starts)
+    return model.graph.add("Gather", step.codes.reshape(-1), places)
 
 
 def _affine(model: Model, step: Affine) -> str:
@@ -149,6 +159,7 @@ def _plain(operator: str) -> Callable[[Model, Operation], str]:
 
 WRITERS: Mapping[type[Operation], Callable[[Model, Any], str]] = {
     Pixels: _pixels,
+    PixelCodes: _pixel_codes,
     Affine: _affine,
     Threshold: _threshold,
     Level: _level,

@@ -15,6 +15,7 @@ from tiny_students import (
     METHODS,
     MODELS,
     SHAPE,
+    eight_bit_ends,
     pictures,
     read,
     steps_of,
@@ -84,6 +85,13 @@ def test_a_float_student_answers_as_torch_does(model: str, tmp_path: Path):
     student = tiny_student(model, None)
     logits = onnx_runner(written(tmp_path, student))(pictures())
     np.testing.assert_allclose(logits, torch_logits(student, pictures()), atol=1e-4)
+
+
+@pytest.mark.parametrize(("model", "method"), METHODS)
+def test_with_ends_of_eight_bits_everything_is_the_reference_s(
+    model: str, method: str, tmp_path: Path
+):
+    check_like_the_reference(tmp_path, eight_bit_ends(model, method))
 
 
 @pytest.mark.parametrize("bits", [(2, 2), (7, 8), (8, 8)])
