@@ -7,6 +7,7 @@ The format is described in `kd_ray/export/README.md`.
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
@@ -19,6 +20,9 @@ from kd_ray.errors import CheckpointError, DataError
 
 Array = NDArray[Any]
 FORMAT, METADATA = "kd-ray packed 1", "kd-ray"
+CODES, DESCRIPTION = "codes", "description"
+LONGEST = 2**24
+"""Bytes of a description: what was deflated may be a thousand times as long."""
 AT_ONCE = 2**22
 """Codes of windows that are held at once."""
 COUNTED = 4
@@ -50,8 +54,8 @@ class Student:
             )
         if not len(pixels):
             return np.zeros((0, len(self.description["class_names"])), np.float32)
-        pieces = [pixels[start : start + 256] for start in range(0, len(pixels), 256)]
-        return np.concatenate([self.values(piece)[-1] for piece in pieces])
+        starts = range(0, len(pixels), 256)
+        return np.concatenate([self.values(pixels[at : at + 256])[-1] for at in starts])
 
     def values(self, pixels: Array) -> list[Array]:
         """What every step makes of pictures: the last one logits, products of codes int32 sums."""
@@ -68,46 +72,56 @@ def load(path: str | Path) -> Student:
     Raises:
         CheckpointError: it is no such file, or was altered.
     """
-    mend = "export it again"
     try:
         content = Path(path).read_bytes()
         size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + size])
+        header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
         about = json.loads(header.pop("__metadata__")[METADATA])
-        text, data = about["description"], content[8 + size :]
         if about["format"] != FORMAT:
             raise ValueError(f"its format is {about['format']!r}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if (digest := digest_of(header, data)) != about["sha256"]:
+            raise ValueError(f"its sha256 is {digest[:12]}, so it was altered")
+        return _student({name: _pool(entry, data) for name, entry in header.items()})
+    except Exception as error:  # a file that is none may fail anywhere
         raise CheckpointError(
-            f"{path}: must be a packed student ({FORMAT}), but cannot be read as one "
-            f"({' '.join(str(error).split())[:120]}); {mend}"
+            f"{path}: must be a packed student ({FORMAT}) as it was written, but cannot be read as "
+            f"one ({' '.join(str(error).split())[:120]}); export it again"
         ) from None
-    digest = hashlib.sha256(text.encode() + data).hexdigest()
-    if digest != about["sha256"]:
-        raise CheckpointError(
-            f"{path}: must be as it was written, but its sha256 is {digest[:12]} and not "
-            f"{about['sha256'][:12]}; {mend}"
-        )
-    description = json.loads(text)
-    arrays = {name: _array(entry, data) for name, entry in header.items()}
-    return Student(
-        description, [_with_arrays(n, s, arrays) for n, s in enumerate(description["steps"])]
-    )
 
 
-def _array(entry: dict[str, Any], data: bytes) -> Array:
-    kinds = {"F32": "<f4", "I32": "<i4", "I16": "<i2", "U8": "u1", "BOOL": "?"}
+def digest_of(header: dict[str, Any], data: bytes) -> str:
+    """The sha256 of all tensors and of where they lie."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + data).hexdigest()
+
+
+def _pool(entry: dict[str, Any], data: bytes) -> Array:
+    """All arrays of one type, one behind the other."""
+    kinds = {"F32": "<f4", "I32": "<i4", "I16": "<i2", "U8": "u1"}
     start, stop = entry["data_offsets"]
-    values: Array = np.frombuffer(data[start:stop], kinds[entry["dtype"]])
-    return values.reshape(entry["shape"])
+    return np.frombuffer(data[start:stop], kinds[entry["dtype"]])
 
 
-def _with_arrays(number: int, step: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
-    own = f"{number}."
-    found = {name.removeprefix(own): each for name, each in arrays.items() if name.startswith(own)}
-    if "shape" in step and step["kind"] == "product" and step["bits"] < 32:
-        found["weights"] = unpacked(found["weights"], step["bits"], step["shape"])
-    return {**step, **found}
+def _student(pools: dict[str, Array]) -> Student:
+    """The description, and the arrays that it cuts off the pools in its order."""
+    stream = zlib.decompressobj()
+    text = stream.decompress(pools[DESCRIPTION].tobytes(), LONGEST)
+    if not stream.eof:
+        raise ValueError(f"its description has no end within {LONGEST} bytes")
+    description = json.loads(text)
+    taken = dict.fromkeys(pools, 0)
+
+    def cut(kind: str, shape: list[int]) -> Array:
+        bits = int(kind.removeprefix("uint")) if kind.startswith("uint") else 0
+        pool, size = (CODES, -(-prod(shape) * bits // 8)) if bits else (kind, prod(shape))
+        part = pools[pool][taken[pool] : taken[pool] + size]
+        taken[pool] += size
+        if len(part) != size or not 0 <= bits <= 8:
+            raise ValueError(f"it has no {kind} of shape {shape}")
+        return unpacked(part, bits, shape) if bits else part.reshape(shape)
+
+    steps = description["steps"]
+    own = [{name: cut(*each) for name, each in s.get("arrays", {}).items()} for s in steps]
+    return Student(description, [{**s, **arrays} for s, arrays in zip(steps, own, strict=True)])
 
 
 def unpacked(packed: Array, bits: int, shape: list[int]) -> Array:
@@ -117,33 +131,26 @@ def unpacked(packed: Array, bits: int, shape: list[int]) -> Array:
     return np.asarray((places.reshape(-1, bits) * weights).sum(1, dtype=np.uint8)).reshape(shape)
 
 
-def _per_channel(values: Array, like: Array) -> Array:
-    """`(C,)` to stand beside `(N, C, ...)`."""
-    return values.reshape(-1, *[1] * (like.ndim - 2))
+def _per_channel(values: Any, like: Array) -> Array:
+    """`(C,)`, or a number, to stand beside `(N, C, ...)`."""
+    return np.reshape(values, (-1, *[1] * (like.ndim - 2)))
 
 
-def _pixels(step: dict[str, Any], x: Array) -> Array:
-    scaled: Array = x * _per_channel(step["scale"], x)
-    return scaled + _per_channel(step["offset"], x)
-
-
-def _affine(step: dict[str, Any], x: Array) -> Array:
-    scaled: Array = x.astype(np.float32) * _per_channel(step["scale"], x)
-    return scaled + _per_channel(step["bias"], x)
+def _scaled(x: Array, scale: Any, offset: Any) -> Array:
+    """Multiplied and then added in float32, by channel."""
+    scaled: Array = x.astype(np.float32) * _per_channel(scale, x)
+    return scaled + _per_channel(offset, x)
 
 
 def _threshold(step: dict[str, Any], x: Array) -> Array:
     if step["turned"].size:
         x = np.where(_per_channel(step["turned"], x), -x, x)
+    if len(step["thresholds"]) == 1:
+        return np.searchsorted(step["thresholds"][0], x, "right").astype(np.uint8)
     codes = np.zeros(x.shape, np.uint8)
     for threshold in step["thresholds"].T:
         codes += x >= _per_channel(threshold, x)
     return codes
-
-
-def _level(step: dict[str, Any], x: Array) -> Array:
-    scaled: Array = x.astype(np.float32) * np.float32(step["step"])
-    return scaled + np.float32(step["low"])
 
 
 def _windows(step: dict[str, Any], x: Array, fill: float) -> Array:
@@ -180,11 +187,9 @@ def _product(step: dict[str, Any], x: Array) -> Array:
 def _rows_times(step: dict[str, Any], weights: Array, x: Array) -> Array:
     """`(R, I)` times weights `(O, I)`: `(R, O)`; of codes the exact integers, int32."""
     bits, input_bits = step["bits"], step["input_bits"]
-    if bits == 32:
-        return np.asarray(x.astype(np.float64) @ weights.T.astype(np.float64), np.float32)
-    integers = step["factor"] * weights.astype(np.int64) + step["shift"]
-    if input_bits == 32:
-        return np.asarray(x.astype(np.float64) @ integers.T, np.float32)
+    integers = weights if bits == 32 else step["factor"] * weights.astype(np.int64) + step["shift"]
+    if 32 in (bits, input_bits):
+        return np.asarray(x.astype(np.float64) @ integers.T.astype(np.float64), np.float32)
     if bits * input_bits > COUNTED:
         sums = (x.astype(np.float64) @ integers.T).astype(np.int32)
     else:
@@ -200,8 +205,7 @@ def _rows_times(step: dict[str, Any], weights: Array, x: Array) -> Array:
 
 def _planes(codes: Array, bits: int) -> Iterator[Array]:
     """`(R, I)` codes: for each bit, from the lowest, `(R, I / 64)` words."""
-    fill = np.zeros((len(codes), -codes.shape[1] % 64), np.uint8)
-    codes = np.concatenate([codes, fill], axis=1)
+    codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 64)))
     for place in range(bits):
         yield np.packbits((codes >> place) & 1, axis=1).view(np.uint64)
 
@@ -216,12 +220,12 @@ def _common(ones: Array, own: Array) -> Array:
 
 def _max_pool(step: dict[str, Any], x: Array) -> Array:
     lowest = 0 if x.dtype == np.uint8 else -np.inf
-    pooled: Array = _windows(step, x, lowest).max(axis=(4, 5))
-    return pooled
+    return np.asarray(_windows(step, x, lowest).max(axis=(4, 5)))
 
 
 def _mean_pool(step: dict[str, Any], x: Array) -> Array:
-    return np.asarray(x.mean(axis=(2, 3), keepdims=True, dtype=np.float64), np.float32)
+    sums = x.reshape(*x.shape[:2], -1).cumsum(2, dtype=np.float64)  # one pixel after the other
+    return np.asarray(sums[:, :, -1:, None] / sums.shape[2], np.float32)
 
 
 def _shortcut(step: dict[str, Any], x: Array) -> Array:
@@ -230,11 +234,12 @@ def _shortcut(step: dict[str, Any], x: Array) -> Array:
 
 
 KINDS: dict[str, Callable[..., Array]] = {
-    "pixels": _pixels,
+    "pixels": lambda step, x: _scaled(x, step["scale"], step["offset"]),
+    "pixel_codes": lambda step, x: step["codes"][np.arange(x.shape[1])[:, None, None], x],
     "product": _product,
-    "affine": _affine,
+    "affine": lambda step, x: _scaled(x, step["scale"], step["bias"]),
     "threshold": _threshold,
-    "level": _level,
+    "level": lambda step, x: _scaled(x, np.float32(step["step"]), np.float32(step["low"])),
     "max_pool": _max_pool,
     "mean_pool": _mean_pool,
     "relu": lambda step, x: np.maximum(x, np.float32(0)),

@@ -75,11 +75,17 @@ def export_at(path: Path) -> tuple[Path, Result] | None:
 
 
 def _evaluate_export(folder: Path, result: Result, root: str | None) -> dict[str, float]:
+    format = pick("format", FORMATS, result.details["format"])
+    if format.runs_code:
+        raise CheckpointError(
+            f"{folder / format.files[0]}: may have code that runs when torch loads it, which a "
+            "file cannot ask for by itself, and was compared when it was made; evaluate the "
+            f"student of which it is, {result.title.split(' as ')[0]}"
+        )
     options = recipe_of(folder, result.recipe).data
     dataset = open_dataset(options.model_copy(update={"root": root or options.root}))
     check_fingerprint(folder, result.parents.get("dataset"), dataset)
-    runner = pick("format", FORMATS, result.details["format"]).runner(folder)
-    logits = torch.from_numpy(runner(dataset.test.images.numpy()))
+    logits = torch.from_numpy(format.runner(folder)(dataset.test.images.numpy()))
     return summarize(tally(logits, dataset.test.labels))
 
 

@@ -19,7 +19,7 @@ def export(
     path: Annotated[str, typer.Argument(help="Checkpoint, or folder of a finished training.")],
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="Kind of file; may be repeated. packed by default."),
+        typer.Option("--format", help="packed (the default), c, onnx or pt2; may be repeated."),
     ] = None,
     rows: Annotated[
         int | None,

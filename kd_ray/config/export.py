@@ -6,7 +6,7 @@ from pydantic import Field
 
 from kd_ray.config.table import Count, EachOnce, Table
 
-ExportFormat = Literal["packed", "c"]
+ExportFormat = Literal["packed", "c", "onnx", "pt2"]
 
 
 class ExportOptions(Table):
@@ -15,7 +15,7 @@ class ExportOptions(Table):
     formats: Annotated[list[ExportFormat], Field(min_length=1), EachOnce] = Field(
         default=["packed"]
     )
-    """Which files: packed, c."""
+    """Which files: packed, c, onnx, pt2."""
 
     rows: Count | None = None
     """Test images that an export is compared with torch on; all of them where it is left out."""

@@ -47,6 +47,10 @@ class QuantizerOptions(Table):
     first_last_float: bool | None = None
     """Whether the first and the last layer stay float; unset, both do, but megvii's first one."""
 
+    first_last_bits: Literal[8] | None = None
+    """Bits of the weights and the inputs of the first and the last layer, instead of float: with 8
+    an exported student adds up integers alone, pixels included."""
+
     signed_levels: Literal["with-zero", "without-zero"] | None = None
     """LSQ's levels on both sides of 0: -2, -1, 0, 1 or -3/2, -1/2, 1/2, 3/2 steps for 2 bits;
     unset, with zero from 2 bits on."""
@@ -57,6 +61,8 @@ class QuantizerOptions(Table):
     @property
     def float_ends(self) -> tuple[bool, bool]:
         """Whether the first and whether the last layer stay float."""
+        if self.first_last_bits is not None:
+            return False, False
         if self.first_last_float is None:
             return self.method != "megvii", True
         return self.first_last_float, self.first_last_float
@@ -75,6 +81,11 @@ class QuantizerOptions(Table):
         if self.signed_levels is not None and self.method != "lsq":
             raise ValueError(
                 f"signed_levels goes with lsq, but got it with {self.method}; leave it out"
+            )
+        if self.first_last_bits is not None and self.first_last_float is not None:
+            raise ValueError(
+                "first_last_bits says how the first and the last layer are quantized, but got "
+                f"first_last_float = {str(self.first_last_float).lower()} beside it; leave one out"
             )
         weights = [self.weight_bits, *(layer.weight_bits for layer in self.layers.values())]
         if self.signed_levels == "with-zero" and 1 in weights:

@@ -13,14 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from kd_ray.export.c_chain import SEARCHED, chains_of
 from kd_ray.export.c_file import HEADER, SOURCE
+from kd_ray.export.c_layer import layer_of, window
+from kd_ray.export.c_machine import MACHINES
 from kd_ray.export.c_memory import Memory, planned
+from kd_ray.export.c_product import ENDS, PRODUCTS
 from kd_ray.export.c_text import BLOCKS, TYPES
 from kd_ray.export.net import (
     CODES,
     Array,
     MaxPool,
     Operation,
+    PixelCodes,
     Pixels,
     Product,
     Shortcut,
@@ -30,17 +35,14 @@ from kd_ray.export.net import (
 )
 
 C_FILE, H_FILE = "student.c", "student.h"
-COUNTED = 4
-"""As many pairs of bits of a weight and an input are counted; of more, integers are multiplied."""
-SEARCHED = 4
-"""Codes of more bits are searched among their thresholds, those of fewer are counted."""
 
 
 def write_c(folder: Path, steps: Sequence[Operation], about: Mapping[str, Any]) -> None:
     """Writes `student.c` and `student.h`; `about` as for a packed student."""
     writer = _Writer(steps)
     for number, step in enumerate(steps):
-        writer.take(number, step)
+        if writer.sources[number] is not None:
+            writer.take(number, step)
     shape, names = about["shape"], list(about["class_names"])
     values = {
         "student": about.get("student_sha256", ""),
@@ -52,6 +54,9 @@ def write_c(folder: Path, steps: Sequence[Operation], about: Mapping[str, Any]) 
         "arrays": "\n".join(writer.arrays),
         "memory": "\n".join(writer.memory.declarations()),
         "steps": "\n".join(writer.blocks),
+        "machine": "\n".join(
+            lines for name, lines in MACHINES.items() if any(name in b for b in writer.blocks)
+        ),
         "last": writer.value(len(steps) - 1),
     }
     (folder / C_FILE).write_text(Template(SOURCE).substitute(values), encoding="utf-8")
@@ -72,7 +77,16 @@ class _Writer:
 
     def __init__(self, steps: Sequence[Operation]):
         self.steps, self.forms, self.shapes = steps, forms_of(steps), shapes_of(steps)
-        self.memory: Memory = planned(steps)
+        self.chains = chains_of(steps)
+        inside = {each for chain in self.chains.values() for each in chain.inside}
+        self.sources: list[tuple[int, ...] | None] = [
+            None if number in inside else step.sources for number, step in enumerate(steps)
+        ]
+        for number, chain in self.chains.items():
+            self.sources[number] = steps[chain.product].sources
+        used = {source for own in self.sources for source in own or ()}
+        self.sources[0] = () if used & {0} else None
+        self.memory: Memory = planned(steps, self.sources)
         self.arrays: list[str] = []
         self.blocks: list[str] = []
 
@@ -102,7 +116,12 @@ class _Writer:
             values |= dict(zip(("in_channels", "in_height", "in_width"), before, strict=True))
             values["in_pixels"] = before[1] * before[2]
             values["in_type"] = TYPES[self.forms[step.sources[0]]]
-        self.blocks.append(Template(BLOCKS[self._kind(number, step, values)]).substitute(values))
+        product = self.steps[self.chains[number].product] if number in self.chains else step
+        if isinstance(product, Product):
+            block = self._layer(number, product, values)
+        else:
+            block = BLOCKS[self._kind(number, step, values)]
+        self.blocks.append(Template(Template(block).safe_substitute(values)).substitute(values))
 
     def _kind(self, number: int, step: Operation, values: dict[str, Any]) -> str:
         """The name of the block, whose further values and arrays are added."""
@@ -110,13 +129,13 @@ class _Writer:
             case Pixels():
                 self._array(number, "scale", step.scale)
                 self._array(number, "offset", step.offset)
-            case Product():
-                return self._product(number, step, values)
+            case PixelCodes():
+                self._array(number, "codes", step.codes)
             case Threshold():
                 return self._threshold(number, step, values)
             case MaxPool():
                 values["lowest"] = "0" if self.forms[number] == CODES else "-INFINITY"
-                values |= _window(step.kernel, step.stride, step.padding)
+                values |= window(step.kernel, step.stride, step.padding)
             case Shortcut():
                 values["rows"], values["columns"] = step.stride
                 values["kept"] = values["in_channels"]
@@ -128,40 +147,19 @@ class _Writer:
             values["low"] = _float(step.low)  # type: ignore[attr-defined]
         return step.kind
 
-    def _product(self, number: int, step: Product, values: dict[str, Any]) -> str:
-        weights = step.weights if step.bits == 32 else step.integers
-        if weights.ndim == 2:
-            weights = weights[:, :, None, None]
-        if step.weights.ndim == 2:
-            values |= {"in_channels": step.weights.shape[1], "in_height": 1, "in_width": 1}
-        outputs, inputs, height, width = weights.shape
-        values |= _window((height, width), step.stride, step.padding, step.dilation)
-        values["padded_height"] = values["in_height"] + 2 * step.padding[0]
-        values["padded_width"] = values["in_width"] + 2 * step.padding[1]
-        values |= {"groups": step.groups, "group_in": inputs, "group_out": outputs // step.groups}
-        values |= {"taps": inputs * height * width, "zero": step.zero}
-        by_tap = weights.transpose(0, 2, 3, 1).reshape(outputs, -1)
-        padded = values["padded_height"] * values["padded_width"] * values["in_channels"]
-        if not step.is_integer:
-            self._array(
-                number, "weights", by_tap.T if step.bits == 32 else by_tap.T.astype(np.int16)
-            )
-            self.memory.scratch("float", padded)
-            return "float_product"
-        if step.bits * step.input_bits > COUNTED or step.groups > 1:
-            self._array(number, "weights", by_tap.astype(np.int16))
-            self.memory.scratch("int16_t", padded)
-            return "integer_product"
-        packed = -(-inputs // 8)
-        words = -(-height * width * packed // 8)
-        values |= {"packed": packed, "words": words, "bits": step.bits, "places": step.input_bits}
-        values |= {"factor": step.factor, "shift": step.shift}
-        self.memory.scratch(
-            "uint8_t", step.input_bits * values["padded_height"] * values["padded_width"] * packed
-        )
-        self._array(number, "planes", _planes(step, words))
-        self._array(number, "zeros", (step.zero * by_tap.sum(1)).astype(np.int32))
-        return "counted_product"
+    def _layer(self, number: int, product: Product, values: dict[str, Any]) -> str:
+        """The C of a product, up to the codes of a chain if it is one."""
+        chain = self.chains.get(number)
+        before = _sides(self.shapes[product.sources[0]])
+        made = layer_of(product, before, chain)
+        values |= {**made.values, "name": product.name.replace("*/", "")}
+        values["in0"] = self.value(product.sources[0])
+        values["in_type"] = TYPES[self.forms[product.sources[0]]]
+        for name, array in made.arrays.items():
+            self._array(number, name, array, made.conditions.get(name))
+        for kind, size in made.scratch.items():
+            self.memory.scratch(kind, size)
+        return PRODUCTS[made.block].replace("$finish", ENDS[made.values["end"]])
 
     def _threshold(self, number: int, step: Threshold, values: dict[str, Any]) -> str:
         values |= {"levels": step.thresholds.shape[1], "bits": step.bits}
@@ -176,33 +174,23 @@ class _Writer:
         self._array(number, "thresholds", step.thresholds.T)
         return "threshold"
 
-    def _array(self, number: int, name: str, array: Array) -> None:
-        """Declares a constant array."""
+    def _array(self, number: int, name: str, array: Array, condition: str | None = None) -> None:
+        """Declares a constant array, under a condition of C if there is one."""
         if array.dtype.kind == "f":
             kind, texts = "float", [_float(float(value)) for value in array.flat]
-        elif array.dtype == np.uint64:
-            kind, texts = "uint64_t", [f"{value:#x}u" for value in array.flat]
+        elif array.dtype in (np.uint32, np.uint64):
+            kind, texts = f"{array.dtype.name}_t", [f"{value:#x}u" for value in array.flat]
         else:
             kind, texts = f"{array.dtype.name}_t", [str(value) for value in array.flat]
         lines = [", ".join(texts[start : start + 12]) for start in range(0, len(texts), 12)]
         text = ",\n".join(lines)
-        self.arrays.append(f"static const {kind} {name}_{number}[{len(texts)}] = {{\n{text}}};")
+        declared = f"static const {kind} {name}_{number}[{len(texts)}] = {{\n{text}}};"
+        self.arrays.append(f"#if {condition}\n{declared}\n#endif" if condition else declared)
 
 
 def _sides(shape: Sequence[int]) -> tuple[int, int, int]:
     """Channels, rows and columns of a value; one pixel where it is flat."""
     return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (int(np.prod(shape)), 1, 1)
-
-
-def _window(
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int] = (1, 1),
-) -> dict[str, int]:
-    names = ("kernel", "stride", "padding", "dilation")
-    pairs = zip(names, (kernel, stride, padding, dilation), strict=True)
-    return {f"{name}_{axis}": pair[axis] for name, pair in pairs for axis in (0, 1)}
 
 
 def _float(value: float) -> str:
@@ -211,18 +199,3 @@ def _float(value: float) -> str:
     if np.isinf(value):
         return "INFINITY" if value > 0 else "-INFINITY"
     return f"{value.hex()}f"
-
-
-def _planes(step: Product, words: int) -> Array:
-    """Bits of the weights' codes, `(O, bits, words)`; a pixel's channels fill whole bytes."""
-    codes = step.weights if step.weights.ndim == 4 else step.weights[:, :, None, None]
-    codes = codes.transpose(0, 2, 3, 1)
-    fill = -codes.shape[3] % 8
-    codes = np.pad(codes, ((0, 0), (0, 0), (0, 0), (0, fill)))
-    planes = [
-        np.packbits((codes >> place) & 1, axis=3, bitorder="little").reshape(len(codes), -1)
-        for place in range(step.bits)
-    ]
-    stacked = np.stack(planes, axis=1)
-    stacked = np.pad(stacked, ((0, 0), (0, 0), (0, 8 * words - stacked.shape[2])))
-    return np.ascontiguousarray(stacked).view("<u8").astype(np.uint64)

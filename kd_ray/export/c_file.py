@@ -34,20 +34,31 @@ SOURCE = """\
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
 #pragma GCC optimize("-ffp-contract=off")
-#define COUNT(word) __builtin_popcountll(word)
+#if defined(__AVX512F__) && __GNUC__ > 7
+#pragma GCC target("prefer-vector-width=512")
 #endif
-#if defined(__clang__)
-#define COUNT(word) __builtin_popcountll(word)
-#elif !defined(__GNUC__)
-static int COUNT(uint64_t word)
+#endif
+/* Products of so many pairs of bits are counted here; of more, bytes are multiplied. */
+#if defined(__AVX512VPOPCNTDQ__)
+#define PAIRS_COUNTED 2
+#elif defined(__SSSE3__)
+#define PAIRS_COUNTED 0
+#else
+#define PAIRS_COUNTED 4
+#endif
+#if defined(__AVX512VPOPCNTDQ__) || defined(__ARM_NEON)
+#define COUNT(word) __builtin_popcount(word)
+#elif PAIRS_COUNTED
+static inline int COUNT(uint32_t word) /* which compilers do for many words at once */
 {
-    word -= (word >> 1) & 0x5555555555555555u;
-    word = (word & 0x3333333333333333u) + ((word >> 2) & 0x3333333333333333u);
-    word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0fu;
-    return (int)((word * 0x0101010101010101u) >> 56);
+    word -= (word >> 1) & 0x55555555u;
+    word = (word & 0x33333333u) + ((word >> 2) & 0x33333333u);
+    word = (word + (word >> 4)) & 0x0f0f0f0fu;
+    word += word >> 8;
+    return (int)((word + (word >> 16)) & 63);
 }
 #endif
-
+$machine
 const char *const student_class_names[STUDENT_CLASSES] = {$names};
 
 $arrays

@@ -11,6 +11,8 @@ from math import prod
 from kd_ray.export.c_text import TYPES
 from kd_ray.export.net import Operation, forms_of, shapes_of
 
+SIZES = {"uint8_t": 1, "int16_t": 2, "int32_t": 4, "float": 4}
+"""C type -> bytes."""
 ROUND = 16
 """Places begin at multiples of so many numbers."""
 
@@ -33,23 +35,35 @@ class Memory:
         """Asks for `size` numbers of a C type for one step."""
         self.scratches[kind] = max(size, self.scratches.get(kind, 0))
 
+    @property
+    def bytes(self) -> int:
+        """Of all arrays, for each thread."""
+        values = sum(SIZES[TYPES[form]] * size for form, size in self.sizes.items())
+        return values + sum(SIZES[kind] * size for kind, size in self.scratches.items())
+
     def declarations(self) -> list[str]:
         """C declarations of all arrays."""
         values = [(TYPES[form], f"{form}s", size) for form, size in self.sizes.items()]
         own = [(kind, f"scratch_{kind}", size) for kind, size in self.scratches.items()]
-        return [f"static _Thread_local {kind} {name}[{size}];" for kind, name, size in values + own]
+        each = [(kind, name, size) for kind, name, size in values + own if size]
+        return [f"static _Thread_local {kind} {name}[{size}];" for kind, name, size in each]
 
 
-def planned(steps: Sequence[Operation]) -> Memory:
-    """Places for the values of all steps; those in use at one time do not overlap."""
+def planned(steps: Sequence[Operation], sources: Sequence[Sequence[int] | None]) -> Memory:
+    """Places for the values of steps; those in use at one time do not overlap.
+
+    Args:
+        steps: of the student.
+        sources: of each step, the numbers of the values that it takes; None where it has no value.
+    """
     forms, shapes = forms_of(steps), shapes_of(steps)
-    last = {source: number for number, step in enumerate(steps) for source in step.sources}
+    last = {source: number for number, own in enumerate(sources) for source in own or ()}
     last[len(steps) - 1] = len(steps)
     places: list[tuple[str, int]] = []
     sizes: dict[str, int] = {}
     taken: dict[str, list[tuple[int, int, int]]] = {}  # form -> start, stop, last step
     for number, (form, shape) in enumerate(zip(forms, shapes, strict=True)):
-        size = -(-prod(shape) // ROUND) * ROUND
+        size = 0 if sources[number] is None else -(-prod(shape) // ROUND) * ROUND
         used = sorted(each for each in taken.get(form, []) if each[2] >= number)
         start = 0
         for first, stop, _ in used:

@@ -1,4 +1,4 @@
-"""The C of an exported student, a block for each kind of step.
+"""The C of an exported student, a block for each kind of step but the products.
 
 `$name` stands for a number or an array; every loop has constant bounds, so that compilers unroll
 and vectorize it.
@@ -16,113 +16,12 @@ PIXELS = """\
                     (float)pixels[c * $pixels + p] * scale_$n[c] + offset_$n[c];
     }"""
 
-PADDED = """\
-        for (int y = 0; y < $in_height; ++y)
-            for (int i = 0; i < $in_width * $in_channels; ++i)
-                padded[((y + $padding_0) * $padded_width + $padding_1) * $in_channels + i] =
-                    in[y * $in_width * $in_channels + i]"""
-
-GATHERED = """\
-                    for (int y = 0; y < $kernel_0; ++y)
-                        for (int x = 0; x < $kernel_1; ++x)
-                            memcpy(window + (y * $kernel_1 + x) * $group_in,
-                                   padded + ((row * $stride_0 + y * $dilation_0) * $padded_width
-                                             + column * $stride_1 + x * $dilation_1) * $in_channels
-                                       + g * $group_in,
-                                   $group_in * sizeof *window);"""
-
-FLOAT_PRODUCT = f"""\
-    {{ /* $name */
-        const $in_type *in = $in0;
-        float *out = $out, *padded = scratch_float, window[$taps];
-        memset(padded, 0, $padded_height * $padded_width * $in_channels * sizeof *padded);
-{PADDED};
-        for (int g = 0; g < $groups; ++g)
-            for (int row = 0; row < $height; ++row)
-                for (int column = 0; column < $width; ++column) {{
-                    double sums[$group_out] = {{0}};
-{GATHERED}
-                    for (int i = 0; i < $taps; ++i)
-                        for (int o = 0; o < $group_out; ++o)
-                            sums[o] += (double)window[i]
-                                * (double)weights_$n[i * $channels + g * $group_out + o];
-                    for (int o = 0; o < $group_out; ++o)
-                        out[(row * $width + column) * $channels + g * $group_out + o] =
-                            (float)sums[o];
-                }}
-    }}"""
-
-INTEGER_PRODUCT = f"""\
-    {{ /* $name */
-        const uint8_t *in = $in0;
-        int32_t *out = $out;
-        int16_t *padded = scratch_int16_t, window[$taps];
-        memset(padded, 0, $padded_height * $padded_width * $in_channels * sizeof *padded);
-{PADDED} - $zero;
-        for (int g = 0; g < $groups; ++g)
-            for (int row = 0; row < $height; ++row)
-                for (int column = 0; column < $width; ++column) {{
-{GATHERED}
-                    for (int o = g * $group_out; o < (g + 1) * $group_out; ++o) {{
-                        int32_t sum = 0;
-                        for (int i = 0; i < $taps; ++i)
-                            sum += window[i] * weights_$n[o * $taps + i];
-                        out[(row * $width + column) * $channels + o] = sum;
-                    }}
-                }}
-    }}"""
-
-COUNTED_PRODUCT = """\
-    { /* $name: W $bits, A $places */
-        const uint8_t *in = $in0;
-        int32_t *out = $out;
-        enum { PLANE = $padded_height * $padded_width * $packed };
-        uint8_t *planes = scratch_uint8_t;
-        for (int b = 0; b < $places; ++b)
-            memset(planes + b * PLANE, ($zero >> b) & 1 ? 255 : 0, PLANE);
-        for (int y = 0; y < $in_height; ++y)
-            for (int x = 0; x < $in_width; ++x) {
-                const uint8_t *codes = in + (y * $in_width + x) * $in_channels;
-                uint8_t *to = planes
-                    + ((y + $padding_0) * $padded_width + x + $padding_1) * $packed;
-                for (int i = 0; i < $packed; ++i) {
-                    const int left = $in_channels - 8 * i < 8 ? $in_channels - 8 * i : 8;
-                    uint64_t eight = 0;
-                    memcpy(&eight, codes + 8 * i, (size_t)left);
-                    for (int b = 0; b < $places; ++b)
-                        to[b * PLANE + i] = (uint8_t)((((eight >> b) & 0x0101010101010101u)
-                                                       * 0x0102040810204080u) >> 56);
-                }
-            }
-        for (int row = 0; row < $height; ++row)
-            for (int column = 0; column < $width; ++column) {
-                uint64_t window[$places][$words] = {{0}};
-                int32_t all = 0;
-                for (int b = 0; b < $places; ++b) {
-                    for (int y = 0; y < $kernel_0; ++y)
-                        for (int x = 0; x < $kernel_1; ++x)
-                            memcpy((uint8_t *)window[b] + (y * $kernel_1 + x) * $packed,
-                                   planes + b * PLANE
-                                       + ((row * $stride_0 + y * $dilation_0) * $padded_width
-                                          + column * $stride_1 + x * $dilation_1) * $packed,
-                                   $packed);
-                    for (int i = 0; i < $words; ++i)
-                        all += COUNT(window[b][i]) << b;
-                }
-                for (int o = 0; o < $channels; ++o) {
-                    const uint64_t *own = planes_$n + o * $bits * $words;
-                    int32_t sum = 0;
-                    for (int b = 0; b < $places; ++b)
-                        for (int k = 0; k < $bits; ++k) {
-                            int32_t common = 0;
-                            for (int i = 0; i < $words; ++i)
-                                common += COUNT(window[b][i] & own[k * $words + i]);
-                            sum += common << (b + k);
-                        }
-                    out[(row * $width + column) * $channels + o] =
-                        $factor * sum + $shift * all - zeros_$n[o];
-                }
-            }
+PIXEL_CODES = """\
+    { /* pixels as codes, channels last */
+        uint8_t *out = $out;
+        for (int p = 0; p < $pixels; ++p)
+            for (int c = 0; c < $channels; ++c)
+                out[p * $channels + c] = codes_$n[c * 256 + pixels[c * $pixels + p]];
     }"""
 
 CODES = """\
@@ -242,9 +141,7 @@ SHORTCUT = """\
 
 BLOCKS = {
     "pixels": PIXELS,
-    "float_product": FLOAT_PRODUCT,
-    "integer_product": INTEGER_PRODUCT,
-    "counted_product": COUNTED_PRODUCT,
+    "pixel_codes": PIXEL_CODES,
     "threshold": THRESHOLD,
     "searched_threshold": SEARCHED_THRESHOLD,
     "affine": AFFINE,

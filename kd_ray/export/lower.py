@@ -24,6 +24,7 @@ from kd_ray.export.net import (
     MaxPool,
     MeanPool,
     Operation,
+    PixelCodes,
     Pixels,
     Product,
     Relu,
@@ -31,8 +32,9 @@ from kd_ray.export.net import (
     Threshold,
     without_unused,
 )
-from kd_ray.quant.codes import float_thresholds, weight_codes
+from kd_ray.quant.codes import codes_of, float_thresholds, weight_codes
 from kd_ray.quant.quantizers import MegviiNorm, QuantizedReLU, Quantizer
+from kd_ray.training.feed import normalized
 
 Shape = tuple[int, int, int]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -54,7 +56,7 @@ def lowered(
     Raises:
         ConfigError: it has an operation that has no export.
     """
-    made = _Lowering(model, Pixels("pixels", (), shape, *_affine(mean, std)))
+    made = _Lowering(model, Pixels("pixels", (), shape, *_affine(mean, std)), _levels(mean, std))
     return without_unused(folded(made.steps[: made.number_of(made.end, codes=False) + 1]))
 
 
@@ -62,6 +64,12 @@ def _affine(mean: Sequence[float], std: Sequence[float]) -> tuple[Array, Array]:
     """As `training.feed` normalizes: float32 throughout."""
     centre, spread = (torch.tensor(v, dtype=torch.float32) for v in (mean, std))
     return (1 / (255 * spread)).numpy(), (-centre / spread).numpy()
+
+
+def _levels(mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """`(C, 256)`: every pixel normalized, by torch itself and so to the last bit."""
+    every = torch.arange(256, dtype=torch.uint8).expand(1, 1, len(mean), 256).transpose(1, 2)
+    return normalized(every, *(torch.tensor(v, dtype=torch.float32) for v in (mean, std)))[0, :, 0]
 
 
 class _Tracer(fx.Tracer):
@@ -76,14 +84,15 @@ class _Lowering:
     """The steps of a model, made node by node of its graph.
 
     Attributes:
+        levels: `(C, 256)`, see `_levels`.
         steps: so far.
         at: node -> number of the step that holds its value.
         grid: number of a step that holds codes -> lowest level and distance of two.
         end: the node of the logits.
     """
 
-    def __init__(self, model: nn.Module, pixels: Pixels):
-        self.model = model
+    def __init__(self, model: nn.Module, pixels: Pixels, levels: torch.Tensor):
+        self.model, self.shape, self.levels = model, pixels.shape, levels
         self.steps: list[Operation] = [pixels]
         self.at: dict[fx.Node, int] = {}
         self.grid: dict[int, tuple[float, float]] = {}
@@ -181,7 +190,14 @@ class _Lowering:
         raise _none(f"it calls {name} on {first}")
 
     def _quantized(self, name: str, quantizer: Quantizer, source: Any) -> int:
-        """The codes that a quantizer makes of floats."""
+        """The codes that a quantizer makes of floats, or of the picture."""
+        number = self.at[source]
+        flat = isinstance(self.steps[number], Flatten)
+        if (self.steps[number].sources[0] if flat else number) == 0:
+            codes = codes_of(quantizer, self.levels)
+            made = PixelCodes(name, (), self.shape, quantizer.bits, codes)
+            number = self._add(made, quantizer.grid())
+            return self._like(Flatten(name, (number,))) if flat else number
         thresholds = float_thresholds(quantizer)[None]
         number = self.number_of(source, codes=False)
         none = np.zeros(0, bool)
@@ -223,7 +239,9 @@ class _Lowering:
     def _bits(self, number: int) -> int:
         """Of the codes that a step holds."""
         step = self.steps[number]
-        return step.bits if isinstance(step, Threshold) else self._bits(step.sources[0])
+        return (
+            step.bits if isinstance(step, Threshold | PixelCodes) else self._bits(step.sources[0])
+        )
 
     def _norm(self, name: str, norm: nn.BatchNorm1d | nn.BatchNorm2d, source: Any) -> int:
         if norm.running_mean is None or norm.running_var is None:

@@ -44,6 +44,22 @@ class Pixels(Operation):
 
 
 @dataclass(frozen=True)
+class PixelCodes(Operation):
+    """The picture as codes, looked up: what a quantizer makes of each normalized pixel.
+
+    Attributes:
+        shape: of the picture.
+        bits: k.
+        codes: `(C, 256)` uint8.
+    """
+
+    kind = "pixel_codes"
+    shape: tuple[int, int, int]
+    bits: int
+    codes: Array
+
+
+@dataclass(frozen=True)
 class Product(Operation):
     """A convolution or a linear layer, without bias and scale.
 
@@ -179,7 +195,7 @@ def forms_of(steps: Sequence[Operation]) -> list[str]:
     for step in steps:
         if isinstance(step, Product):
             forms.append(SUMS if step.is_integer else FLOAT)
-        elif isinstance(step, Threshold):
+        elif isinstance(step, Threshold | PixelCodes):
             forms.append(CODES)
         elif isinstance(step, MaxPool | Flatten):
             forms.append(forms[step.sources[0]])
@@ -198,7 +214,7 @@ def shapes_of(steps: Sequence[Operation]) -> list[tuple[int, ...]]:
 
 def _shape(step: Operation, given: list[tuple[int, ...]]) -> tuple[int, ...]:
     match step:
-        case Pixels():
+        case Pixels() | PixelCodes():
             return step.shape
         case Product() if step.weights.ndim == 2:
             return (*given[0][:-1], len(step.weights))

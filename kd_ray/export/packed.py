@@ -1,10 +1,10 @@
-"""The packed format: one safetensors file of bit-packed codes, with the description beside them.
+"""The packed format: one safetensors file of bit-packed codes, with the description inside.
 
 Written here; read by `kd_ray.deployed`, which knows nothing of this package.
 """
 
-import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from kd_ray.deployed import FORMAT, METADATA
-from kd_ray.export.net import Array, Operation, Product
+from kd_ray.deployed import CODES, DESCRIPTION, FORMAT, METADATA, digest_of
+from kd_ray.export.net import Array, Operation, PixelCodes, Product
 
 HEADER_BYTES = 8
 
@@ -37,31 +37,33 @@ def write_packed(file: Path, steps: Sequence[Operation], about: Mapping[str, Any
         steps: of the student.
         about: what else its description says, `shape` and `class_names` among it.
     """
-    arrays: dict[str, Array] = {}
-    tables = [_table(number, step, arrays) for number, step in enumerate(steps)]
+    pools: dict[str, list[Array]] = {}
+    tables = [_table(step, pools) for step in steps]
     text = json.dumps({**about, "steps": tables}, separators=(",", ":"))
-    plain = save(arrays)
+    pools[DESCRIPTION] = [np.frombuffer(zlib.compress(text.encode(), 9), np.uint8)]
+    tensors = {name: np.concatenate(parts) for name, parts in pools.items()}
+    plain = save(tensors)
     start = HEADER_BYTES + int.from_bytes(plain[:HEADER_BYTES], "little")
-    digest = hashlib.sha256(text.encode() + plain[start:]).hexdigest()
+    digest = digest_of(json.loads(plain[HEADER_BYTES:start]), plain[start:])
     # One key: safetensors writes several in no fixed order, and equal students have equal files.
-    entry = {"format": FORMAT, "sha256": digest, "description": text}
-    file.write_bytes(save(arrays, {METADATA: json.dumps(entry)}))
+    entry = json.dumps({"format": FORMAT, "sha256": digest}, separators=(",", ":"))
+    file.write_bytes(save(tensors, {METADATA: entry}))
 
 
-def _table(number: int, step: Operation, arrays: dict[str, Array]) -> dict[str, Any]:
-    """A step's description; its arrays are added under its number."""
+def _table(step: Operation, pools: dict[str, list[Array]]) -> dict[str, Any]:
+    """A step's description; its arrays are added to those of their type."""
     table: dict[str, Any] = {"kind": step.kind}
     for each in fields(step):
         value = getattr(step, each.name)
         if not isinstance(value, np.ndarray):
             table[each.name] = value
             continue
-        if isinstance(step, Product) and each.name == "weights":
-            table["shape"] = value.shape
-            if step.bits < 32:
-                value = packed_codes(value, step.bits)
-        floats = value.dtype == np.float64
-        arrays[f"{number}.{each.name}"] = np.ascontiguousarray(
-            value.astype(np.float32) if floats else value
-        )
+        if value.dtype.kind in "bu":
+            bits = step.bits if isinstance(step, Product | PixelCodes) else 1
+            kind, pool, flat = f"uint{bits}", CODES, packed_codes(value.astype(np.uint8), bits)
+        else:
+            flat = value.astype(np.float32 if value.dtype.kind == "f" else value.dtype).ravel()
+            kind = pool = flat.dtype.name
+        table.setdefault("arrays", {})[each.name] = [kind, value.shape]
+        pools.setdefault(pool, []).append(flat)
     return table

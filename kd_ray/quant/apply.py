@@ -24,8 +24,10 @@ from kd_ray.quant.quantizers import (
     PactActivations,
     QuantizedReLU,
     Quantizer,
+    RangeActivations,
     become_quantized_,
 )
+from kd_ray.quant.ranges import range_weights
 from kd_ray.quant.trace import LayerCalls, evaluated, trace_layers
 
 LAYERS = (nn.Conv2d, nn.Linear)
@@ -61,7 +63,8 @@ def quantize_(
     calls = trace_layers(model, shape, LAYERS)
     bits = layer_bits(calls, options)
     for call in calls:
-        _check_layer(model.get_submodule(call.name), call, bits[call.name], options)
+        end = options.first_last_bits is not None and call in (calls[0], calls[-1])
+        _check_layer(model.get_submodule(call.name), call, bits[call.name], options, end)
     blocks = options.method == "megvii"  # whose ReLUs are quantized, too
     wanted = options.weight_bits if blocks else min(options.weight_bits, options.activation_bits)
     if wanted < FLOAT_BITS and all(mine == FLOAT for mine in bits.values()):
@@ -76,7 +79,10 @@ def quantize_(
         if mine == FLOAT:
             continue
         layer = model.get_submodule(call.name)
-        weights, inputs = _weights(options, mine), _inputs(options, mine, call)
+        if options.first_last_bits and call in (calls[0], calls[-1]):
+            weights, inputs = _of_end(mine, call)
+        else:
+            weights, inputs = _weights(options, mine), _inputs(options, mine, call)
         become_quantized_(layer, weights, inputs, mine.gradient)
         if weights is not None:
             weights.calibrate_(layer.get_parameter("weight"))
@@ -91,7 +97,7 @@ def is_quantized(model: nn.Module) -> bool:
 def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, LayerBits]:
     """The bits of every layer, by name.
 
-    The first layer's inputs are pixels and stay as they are, whatever the recipe asks for.
+    The first layer's inputs are pixels and stay as they are, unless `first_last_bits` has others.
 
     Raises:
         ConfigError: an override names no layer.
@@ -104,25 +110,29 @@ def layer_bits(calls: list[LayerCalls], options: QuantizerOptions) -> dict[str, 
                 f"{suggestion(pattern, names)}"
             )
     first_float, last_float = options.float_ends
+    end = options.first_last_bits
     # The exercise's block has its quantizers at the ReLUs.
     inputs = FLOAT_BITS if options.method == "megvii" else options.activation_bits
     found: dict[str, LayerBits] = {}
     for place, name in enumerate(names):
         first, last = place == 0, place == len(names) - 1
-        is_float = (first and first_float) or (last and last_float)
-        bits = FLOAT if is_float else LayerBits(options.weight_bits, inputs, options.gradient_bits)
+        bits = LayerBits(options.weight_bits, inputs, options.gradient_bits)
+        if (first and first_float) or (last and last_float):
+            bits = FLOAT
+        elif end and (first or last):
+            bits = LayerBits(end, end, FLOAT_BITS)
         for pattern, mine in options.layers.items():
             if fnmatchcase(name, pattern):
                 if first and pattern == name and mine.activation_bits not in (None, FLOAT_BITS):
                     raise ConfigError(
                         f"quantizer.layers.'{name}'.activation_bits: the first layer's inputs are "
-                        f"pixels, which are not quantized, but got {mine.activation_bits}; leave "
-                        "it out"
+                        "pixels, which first_last_bits alone quantizes, but got "
+                        f"{mine.activation_bits}; leave it out"
                     )
                 weight, activation = mine.weight_bits, mine.activation_bits
                 weight, activation = weight or bits.weight, activation or bits.activation
                 bits = replace(bits, weight=weight, activation=activation)
-        found[name] = replace(bits, activation=FLOAT_BITS) if first else bits
+        found[name] = replace(bits, activation=end or FLOAT_BITS) if first else bits
     return found
 
 
@@ -159,7 +169,7 @@ def activation_quantizers(model: nn.Module) -> dict[str, Quantizer]:
 
 
 def _check_layer(
-    layer: nn.Module, call: LayerCalls, bits: LayerBits, options: QuantizerOptions
+    layer: nn.Module, call: LayerCalls, bits: LayerBits, options: QuantizerOptions, end: bool
 ) -> None:
     where = f"layer '{call.name}'"
     is_float = bits.weight == bits.activation == FLOAT_BITS
@@ -169,7 +179,12 @@ def _check_layer(
             f"{type(layer).__name__}; choose another model, leave max_norm out, or give it 32 "
             "bits under quantizer.layers"
         )
-    if bits.activation == FLOAT_BITS or not call.negative:
+    if end and 1 in (bits.weight, bits.activation):
+        raise ConfigError(
+            f"{where}: with first_last_bits an end has levels on both sides of 0, at least 2 bits, "
+            "but got 1 under quantizer.layers; give it more, or leave first_last_bits out"
+        )
+    if end or bits.activation == FLOAT_BITS or not call.negative:
         return
     if options.method == "lsq":
         lsq_levels(bits.activation, signed=True, zero=options.has_signed_zero(bits.activation))
@@ -198,6 +213,13 @@ def _inputs(options: QuantizerOptions, bits: LayerBits, call: LayerCalls) -> Qua
     if options.method == "pact":
         return PactActivations(bits.activation)
     return Quantizer(bits.activation, dorefa_activations)
+
+
+def _of_end(bits: LayerBits, call: LayerCalls) -> tuple[Quantizer | None, Quantizer | None]:
+    """Quantizers of weights and inputs of the first or the last layer, whatever the method."""
+    weights = Quantizer(bits.weight, range_weights) if bits.weight < FLOAT_BITS else None
+    inputs = RangeActivations(bits.activation, signed=call.negative)
+    return weights, inputs if bits.activation < FLOAT_BITS else None
 
 
 def _quantize_blocks_(

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kd_ray.quant.dorefa import dorefa_weights
+from kd_ray.quant.lsq import lsq_levels
 from kd_ray.quant.megvii import megvii_weights
 from kd_ray.quant.quantizers import Lsq, Quantizer
+from kd_ray.quant.ranges import range_step, range_weights
 from kd_ray.quant.rounding import top_level
 
 
@@ -59,6 +61,9 @@ def weight_codes(layer: nn.Module) -> WeightCodes | None:
         low, step = quantizer.levels[0], quantizer.grid()[1]
         factor = 1 if low % 1 == 0 else 2
         shift, scale = round(factor * low), step / factor
+    elif quantizer.function is range_weights:
+        levels = lsq_levels(bits, signed=True)
+        factor, shift, scale = 1, round(levels[0]), float(range_step(weight, levels))
     else:
         assert quantizer.function is not None
         top = float(TOPS[quantizer.function](weight, bits))
@@ -66,6 +71,14 @@ def weight_codes(layer: nn.Module) -> WeightCodes | None:
     integers = quantizer(weight).double() / scale if scale else torch.zeros_like(weight)
     codes = ((integers - shift) / factor).round().clamp(0, top_level(bits))
     return WeightCodes(codes.to(torch.uint8).cpu().numpy(), bits, factor, shift, scale)
+
+
+@torch.no_grad()
+def codes_of(quantizer: Quantizer, x: Tensor) -> NDArray[np.uint8]:
+    """The numbers of the levels that a quantizer of activations takes values to, from 0 on."""
+    low, step = quantizer.grid()
+    codes: NDArray[np.uint8] = ((quantizer(x) - low) / step).round().to(torch.uint8).numpy()
+    return codes
 
 
 @torch.no_grad()

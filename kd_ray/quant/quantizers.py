@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from kd_ray.quant.dorefa import dorefa_gradients
 from kd_ray.quant.lsq import lsq, lsq_gradient_scale, lsq_initial_step, lsq_levels, scaled_gradient
 from kd_ray.quant.pact import CLIP_DECAY, INITIAL_CLIP, pact
+from kd_ray.quant.ranges import FOLLOWED, SMALLEST_STEP, range_step
 from kd_ray.quant.rounding import top_level
-
-SMALLEST_STEP = 1e-6
 
 
 class Quantizer(nn.Module):
@@ -99,6 +98,37 @@ class Lsq(Quantizer):
     def extra_repr(self) -> str:
         """The bits and the levels, for printing."""
         return f"{super().extra_repr()}, levels={self.levels}"
+
+
+class RangeActivations(Quantizer):
+    """Activations on levels over the range that those of training had; see `ranges`.
+
+    Args:
+        bits: k.
+        signed: levels on both sides of 0, as pixels need them, else from 0 on.
+    """
+
+    step: Tensor
+
+    def __init__(self, bits: int, *, signed: bool):
+        super().__init__(bits)
+        self.levels = lsq_levels(bits, signed=signed)
+        self.register_buffer("step", torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A layer's inputs, quantized; in training their range is followed."""
+        if self.training:
+            self.step.lerp_(range_step(x, self.levels), FOLLOWED)
+        return lsq(x, self.step.clone(), self.levels)
+
+    def calibrate_(self, x: Tensor) -> None:
+        """Sets the range to that of these values."""
+        self.step.copy_(range_step(x, self.levels))
+
+    def grid(self) -> tuple[float, float]:
+        """The lowest level, and the distance of two levels."""
+        step = float(self.step)
+        return self.levels[0] * step, step
 
 
 def _positive(learned: Tensor) -> Tensor:

@@ -153,8 +153,16 @@ def _written(task: Task, source: Source) -> dict[str, Any]:
         "sha256": files[format.files[0]]["sha256"],
         "format": task.format,
         "files": files,
-        "exported_layers": layers_of(subject.steps),
+        "exported_layers": _layers(subject),
     }
+
+
+def _layers(subject: Subject) -> list[dict[str, Any]]:
+    """The layers of a student that can be listed; what torch takes as it is need not be."""
+    try:
+        return layers_of(subject.steps)
+    except ConfigError:
+        return []
 
 
 def export_line(result: Result) -> str:

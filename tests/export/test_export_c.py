@@ -1,17 +1,35 @@
+import platform
+import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import quantizer_options
-from tiny_students import SHAPE, pictures, read, steps_of, tiny_student
+from tiny_students import (
+    MEAN,
+    MODELS,
+    SHAPE,
+    STD,
+    eight_bit_ends,
+    pictures,
+    read,
+    steps_of,
+    tiny_student,
+)
 from torch import nn
 
 from kd_ray.errors import ConfigError
+from kd_ray.export import c_chain
 from kd_ray.export.c import write_c
 from kd_ray.export.c_memory import planned
 from kd_ray.export.c_run import c_runner
+from kd_ray.export.lower import lowered
+from kd_ray.export.net import Affine, Threshold
+from kd_ray.models import build_model
+from kd_ray.quant import quantize_
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 NAMES = ["null", 'a "quoted" one', "zwölf", *map(str, range(3, 10))]
@@ -23,11 +41,19 @@ MAIN = """
 int main(void)
 {
     static uint8_t pixels[STUDENT_CHANNELS * STUDENT_HEIGHT * STUDENT_WIDTH];
-    while (fread(pixels, sizeof pixels, 1, stdin) == 1)
-        printf("%d %s\\n", student_classify(pixels), student_class_names[0]);
+    float logits[STUDENT_CLASSES];
+    while (fread(pixels, sizeof pixels, 1, stdin) == 1) {
+        printf("%d %s", student_classify(pixels), student_class_names[0]);
+        student_logits(pixels, logits);
+        for (int k = 0; k < STUDENT_CLASSES; ++k)
+            printf(" %a", logits[k]);
+        putchar('\\n');
+    }
     return 0;
 }
 """
+MACHINES = ["native", "x86-64", "x86-64-v2", "haswell", "cascadelake", "icelake-server"]
+"""Of instructions of their own each: none, bytes by 4, by 8 and by 16 channels, counted bits."""
 
 
 def written(folder: Path, network: nn.Module) -> Path:
@@ -57,19 +83,112 @@ def test_c_answers_as_the_reference_does(
 
 
 @needs_compiler
-@pytest.mark.parametrize("flags", [("-O3",), ("-O1", "-fsanitize=address,undefined")])
-def test_file_compiles_without_a_warning_and_classifies_by_itself(
-    flags: tuple[str, ...], tmp_path: Path
+@pytest.mark.parametrize("model", MODELS)
+def test_with_ends_of_eight_bits_c_has_the_logits_of_the_reference_to_the_last_bit(
+    model: str, tmp_path: Path
 ):
-    student = tiny_student("convnet", quantizer_options("dorefa", 2, 1))
-    written(tmp_path, student)
-    (tmp_path / "main.c").write_text(MAIN, encoding="utf-8")
-    files = [str(tmp_path / name) for name in ("main.c", "student.c")]
-    program = tmp_path / "classify"
-    subprocess.run(["cc", *STRICT, *flags, *files, "-o", str(program)], check=True)
-    answer = subprocess.run([program], input=pictures().tobytes(), capture_output=True, check=True)
-    wanted = read(tmp_path, student)(pictures()).argmax(1)
-    assert answer.stdout.decode().splitlines() == [f"{number} null" for number in wanted]
+    student = eight_bit_ends(model, "lsq")
+    wanted = read(tmp_path, student)(pictures(300))
+    np.testing.assert_array_equal(c_runner(written(tmp_path, student))(pictures(300)), wanted)
+
+
+def answers(folder: Path, *flags: str) -> tuple[list[int], np.ndarray]:
+    """Classes and logits of a program for `pictures`, compiled without a warning."""
+    (folder / "main.c").write_text(MAIN, encoding="utf-8")
+    files = [str(folder / name) for name in ("main.c", "student.c")]
+    command = ["cc", *STRICT, *flags, *files, "-o", str(folder / "classify"), "-lm"]
+    subprocess.run(command, check=True)
+    run = subprocess.run(
+        [folder / "classify"], input=pictures().tobytes(), capture_output=True, check=False
+    )
+    if run.returncode == -signal.SIGILL:
+        pytest.skip("this machine has not these instructions")
+    assert run.returncode == 0, run.stderr.decode()
+    lines = [line.split() for line in run.stdout.decode().splitlines()]
+    assert {line[1] for line in lines} == {"null"}
+    logits = [[float.fromhex(number) for number in line[2:]] for line in lines]
+    return [int(line[0]) for line in lines], np.float32(logits)
+
+
+def taken(machine: str) -> tuple[str, ...]:
+    """The flag for a machine, if the compiler here makes code for it."""
+    flags = () if platform.machine() not in ("x86_64", "AMD64") else (f"-march={machine}",)
+    if not flags and machine != "native":
+        pytest.skip("this is another kind of machine")
+    return flags
+
+
+@needs_compiler
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("bits", [(2, 2), (2, 1)])
+def test_every_machine_has_the_same_codes(bits: tuple[int, int], machine: str, tmp_path: Path):
+    student = eight_bit_ends("convnet", "lsq", bits)
+    wanted = read(tmp_path, student)(pictures())
+    classes, logits = answers(written(tmp_path, student), "-O3", *taken(machine))
+    np.testing.assert_array_equal(logits, wanted)
+    assert classes == wanted.argmax(1).tolist()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("model", "machine"),
+    [*((model, "native") for model in MODELS), ("convnet", "x86-64"), ("convnet", "haswell")],
+)
+def test_nothing_is_read_or_written_beside_the_arrays(model: str, machine: str, tmp_path: Path):
+    student = tiny_student(model, quantizer_options("lsq", 2, 1))
+    checks = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    wanted = read(tmp_path, student)(pictures())
+    _, logits = answers(written(tmp_path, student), *checks, *taken(machine))
+    np.testing.assert_allclose(logits, wanted, rtol=1e-6, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("machine", ["native", "x86-64"])
+def test_codes_of_a_float_layer_are_right_where_a_limit_is_near(
+    machine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    student = tiny_student("convnet", quantizer_options("dorefa", 2, 2))
+    wanted = read(tmp_path, student)(pictures())
+    # Every sum is near then, or, of single precision alone, none of them is.
+    for rounding in (2.0**-6, 2.0**-24):
+        monkeypatch.setattr(c_chain, "ROUNDING", rounding)
+        _, logits = answers(written(tmp_path, student), "-O3", *taken(machine))
+        np.testing.assert_allclose(logits, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_limits_of_a_float_layer_are_the_least_sums_that_make_the_codes():
+    steps = steps_of(tiny_student("convnet", quantizer_options("pact", 2, 2), seed=3))
+    (chain,) = [each for each in c_chain.chains_of(steps).values() if len(each.bound)]
+    scale, threshold = steps[chain.product + 1], steps[chain.inside[0] + 1]
+    assert isinstance(scale, Affine)
+    assert isinstance(threshold, Threshold)
+    assert (scale.scale < 0).any()
+    sign = np.where(scale.scale < 0, -1, 1).astype(np.float32)
+    for limits, wanted in ((chain.limits, True), (np.nextafter(chain.limits, -np.inf), False)):
+        values = limits.astype(np.float32) * sign * scale.scale.astype(np.float32)
+        values = np.maximum(values + scale.bias.astype(np.float32), 0)
+        assert ((values >= threshold.thresholds[0][:, None]) == wanted).all()
+
+
+@pytest.mark.parametrize("bits", [(2, 2), (2, 1), (1, 1)])
+def test_shipped_student_takes_less_than_a_megabyte_beside_its_weights(
+    bits: tuple[int, int], tmp_path: Path
+):
+    shape = (3, 32, 32)
+    network = build_model("convnet", {}, shape=shape, classes=10, seed=0)
+    quantize_(network, quantizer_options("dorefa", *bits), shape)
+    steps = lowered(network.eval(), shape, MEAN, STD)
+    write_c(tmp_path, steps, {"shape": shape, "class_names": NAMES})
+    text = (tmp_path / "student.c").read_text(encoding="utf-8")
+    sizes = {"uint8_t": 1, "int16_t": 2, "int32_t": 4, "float": 4}
+    found = re.findall(r"static _Thread_local (\w+) \w+\[(\d+)\];", text)
+    assert found
+    assert text.count("_Thread_local") == len(found)
+    assert sum(sizes[kind] * int(size) for kind, size in found) < 2**20 / 4
+    assert (
+        "static"
+        not in text.replace("static const", "").replace("static _T", "").split("logits(")[-1]
+    )
 
 
 @needs_compiler
@@ -86,7 +205,7 @@ def test_groups_dilation_and_borders_are_those_of_the_layer(tmp_path: Path):
 
 def test_values_in_use_at_one_time_do_not_share_memory():
     steps = steps_of(tiny_student("resnet20", quantizer_options("lsq", 2, 2)))
-    memory = planned(steps)
+    memory = planned(steps, [step.sources for step in steps])
     values = np.full(memory.sizes["float"], -1)
     for number, (step, (form, start)) in enumerate(zip(steps, memory.places, strict=True)):
         for source in step.sources:

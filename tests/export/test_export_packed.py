@@ -1,17 +1,25 @@
 import inspect
+import json
+import zlib
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
 from tiny import quantizer_options
 from tiny_students import (
+    MEAN,
     METHODS,
     MODELS,
     SHAPE,
+    STD,
+    eight_bit_ends,
     packed,
     pictures,
     read,
@@ -24,11 +32,14 @@ from torch import nn
 
 from kd_ray import deployed
 from kd_ray.errors import CheckpointError, ConfigError, DataError
-from kd_ray.export.net import Product, Threshold, forms_of, shapes_of
-from kd_ray.export.packed import packed_codes
+from kd_ray.export.lower import lowered
+from kd_ray.export.net import PixelCodes, Product, Threshold, forms_of, shapes_of
+from kd_ray.export.packed import packed_codes, write_packed
+from kd_ray.models import build_model
 from kd_ray.quant import quantize_
 from kd_ray.quant.codes import float_thresholds, weight_codes
 from kd_ray.quant.quantizers import Quantizer
+from kd_ray.training.feed import normalized
 
 BITS = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 4)]
 
@@ -64,6 +75,30 @@ def test_with_many_levels_a_float_sum_of_torch_may_miss_the_next_one_but_no_more
     student = of_method(method, weights, inputs)
     wanted = torch_logits(student, pictures())
     np.testing.assert_allclose(read(tmp_path, student)(pictures()), wanted, atol=1e-2)
+
+
+@pytest.mark.parametrize(("model", "method"), METHODS)
+def test_with_ends_of_eight_bits_every_sum_is_an_integer(model: str, method: str, tmp_path: Path):
+    student = eight_bit_ends(model, method)
+    steps = steps_of(student)
+    assert all(step.is_integer for step in steps if isinstance(step, Product))
+    assert isinstance(steps[1], PixelCodes)
+    wanted, logits = torch_logits(student, pictures(300)), read(tmp_path, student)(pictures(300))
+    np.testing.assert_array_equal(logits.argmax(1), wanted.argmax(1))
+    np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_table_has_the_codes_that_torch_makes_of_every_pixel():
+    student = eight_bit_ends("convnet", "dorefa")
+    quantizer = student.get_submodule("block1_1.conv.input_quantizer")
+    every = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, axis=1)
+    quantized = quantizer(normalized(torch.from_numpy(every), *map(torch.tensor, (MEAN, STD))))
+    table = steps_of(student)[1]
+    assert isinstance(table, PixelCodes)
+    step = quantizer.grid()[1]
+    np.testing.assert_array_equal(
+        table.codes.astype(int) - 128, (quantized / step).round().int().numpy().reshape(3, 256)
+    )
 
 
 def test_sums_are_the_integers_of_weights_and_inputs(tmp_path: Path):
@@ -159,19 +194,72 @@ def test_codes_take_as_many_bits_as_asked_for_and_come_back(bits: int, count: in
 
 
 def test_packed_file_is_a_safetensors_file_with_weights_at_their_bits(tmp_path: Path):
-    file = packed(tmp_path, of_method("dorefa", 2, 1))
-    arrays = load_file(file)
-    sizes = {array.nbytes for name, array in arrays.items() if name.endswith("weights")}
-    assert sizes == {6 * 3 * 9 * 4, 10 * 6 * 9 // 4, 12 * 10 * 9 // 4, 10 * 12 * 4}
+    arrays = load_file(packed(tmp_path, of_method("dorefa", 2, 1)))
+    assert set(arrays) == {"float32", "int16", "codes", "description"}
+    weights = (10 * 6 * 9 // 4, 12 * 10 * 9 // 4)
+    turned = 2  # of the 10 channels that have thresholds, at one bit each
+    assert arrays["codes"].nbytes == sum(weights) + turned
 
 
-def test_altered_file_is_refused(tmp_path: Path):
+def test_two_bit_weights_are_a_fourteenth_of_the_float_ones(tmp_path: Path):
+    shape = (3, 32, 32)
+    network = build_model("convnet", {}, shape=shape, classes=10, seed=0)
+    floats = sum(4 * each.numel() for each in network.state_dict().values() if each.dim())
+    quantize_(network, quantizer_options("dorefa", 2, 2), shape)
+    steps = lowered(with_statistics_(network), shape, MEAN, STD)
+    about = {"shape": shape, "class_names": [str(digit) for digit in range(10)]}
+    about |= {"recipe": "svhn-w2a2", "student_sha256": sha256(b"a student").hexdigest()}
+    write_packed(tmp_path / "student", steps, about)
+    assert 14 * (tmp_path / "student").stat().st_size <= floats
+
+
+def test_file_that_is_altered_anywhere_is_refused(tmp_path: Path):
     file = packed(tmp_path, of_method("dorefa", 2, 1))
-    content = bytearray(file.read_bytes())
-    content[-3] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"must be as it was written, but its sha256 is"):
+    whole = file.read_bytes()
+
+    @settings(deadline=None)
+    @given(st.integers(0, 8 * len(whole) - 1))
+    def law(bit: int) -> None:
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"must be a packed student .* as it was written"):
+            deployed.load(file)
+
+    law()
+
+
+def forged(file: Path, arrays: dict[str, NDArray[Any]]) -> Path:
+    """A file whose sha256 is right, whatever is in it."""
+    plain = save(arrays)
+    start = 8 + int.from_bytes(plain[:8], "little")
+    entry = {
+        "format": deployed.FORMAT,
+        "sha256": deployed.digest_of(json.loads(plain[8:start]), plain[start:]),
+    }
+    file.write_bytes(save(arrays, {deployed.METADATA: json.dumps(entry)}))
+    return file
+
+
+def test_description_that_inflates_to_gigabytes_is_refused(tmp_path: Path):
+    stream = zlib.compressobj(9)
+    bomb = b"".join(stream.compress(bytes(2**20)) for _ in range(64)) + stream.flush()
+    file = forged(tmp_path / "bomb", {"description": np.frombuffer(bomb, np.uint8)})
+    with pytest.raises(CheckpointError, match="its description has no end within 16777216 bytes"):
         deployed.load(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("float32", [2**40]), ("uint8", [2**20, 2**20]), ("uint99", [1]), ("int16", [-1, -1])],
+)
+def test_array_that_is_not_in_the_file_is_refused(kind: str, shape: list[int], tmp_path: Path):
+    description = {"steps": [{"kind": "relu", "arrays": {"weights": [kind, shape]}}]}
+    text = zlib.compress(json.dumps(description).encode())
+    arrays: dict[str, NDArray[Any]] = {"description": np.frombuffer(text, np.uint8)}
+    arrays |= {"codes": np.zeros(12, np.uint8), "float32": np.zeros(3, np.float32)}
+    with pytest.raises(CheckpointError, match="cannot be read as one"):
+        deployed.load(forged(tmp_path / "forged", arrays | {"int16": np.zeros(1, np.int16)}))
 
 
 @pytest.mark.parametrize("content", [b"", b"no packed student", b"\x02" + bytes(7) + b"{}"])

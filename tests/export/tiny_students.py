@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tiny import quantizer_options
 from torch import nn
 
 from kd_ray import deployed
@@ -14,7 +15,7 @@ from kd_ray.export.lower import lowered
 from kd_ray.export.net import Operation
 from kd_ray.export.packed import write_packed
 from kd_ray.models import build_model
-from kd_ray.quant import quantize_
+from kd_ray.quant import calibrate_, quantize_
 from kd_ray.training.feed import normalized
 
 SHAPE = (3, 12, 12)
@@ -34,6 +35,13 @@ def tiny_student(model: str, quantizer: QuantizerOptions | None, seed: int = 0) 
     if quantizer is not None:
         quantize_(network, quantizer, SHAPE)
     return with_statistics_(network, seed)
+
+
+def eight_bit_ends(model: str, method: str, bits: tuple[int, int] = (2, 2)) -> nn.Module:
+    """A student of few bits whose first and last layer have 8."""
+    student = tiny_student(model, quantizer_options(method, *bits, first_last_bits=8))
+    calibrate_(student, images_of(pictures()))
+    return student
 
 
 @torch.no_grad()
@@ -56,11 +64,14 @@ def pictures(rows: int = 64, seed: int = 0) -> NDArray[np.uint8]:
     return np.asarray(drawn, np.uint8)
 
 
+def images_of(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    return normalized(torch.from_numpy(pixels), torch.tensor(MEAN), torch.tensor(STD))
+
+
 def torch_logits(network: nn.Module, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What torch evaluates a network to."""
-    images = normalized(torch.from_numpy(pixels), torch.tensor(MEAN), torch.tensor(STD))
     with torch.inference_mode():
-        logits: NDArray[np.float32] = network(images).numpy()
+        logits: NDArray[np.float32] = network(images_of(pixels)).numpy()
     return logits
 
 

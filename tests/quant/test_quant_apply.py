@@ -359,7 +359,7 @@ def shared_relu() -> nn.Module:
         (
             convnet,
             quantizer_options(layers={"block1_1.conv": LayerOptions(activation_bits=4)}),
-            "the first layer's inputs are pixels, which are not quantized, but got 4",
+            "the first layer's inputs are pixels, which first_last_bits alone quantizes, but got 4",
             "leave it out",
         ),
         (

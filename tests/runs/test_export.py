@@ -1,8 +1,10 @@
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import refused, result_at, tiny_recipe
+from torch import nn
 from typer.testing import CliRunner
 
 from kd_ray import deployed
@@ -10,6 +12,7 @@ from kd_ray.artefacts import evaluate_checkpoint, inspect
 from kd_ray.cli import app
 from kd_ray.errors import CheckpointError
 from kd_ray.export.compare import Verification, check_promise
+from kd_ray.own_code import offer
 from kd_ray.pipeline import Run
 from kd_ray.report.page import report_page
 from kd_ray.runs import Finished
@@ -23,13 +26,14 @@ RECIPE = (
     "student.baselines=[]",
     "train.seeds=[0]",
 )
+FORMATS = 'export={formats=["packed","onnx","pt2"]}'
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run with an export that its recipe asks for."""
+    """The folder of a run with the exports that its recipe asks for."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    recipe = tiny_recipe(*RECIPE, 'export={formats=["packed"]}')
+    recipe = tiny_recipe(*RECIPE, FORMATS)
     for _ in Run(recipe, folder, local=True).events():
         pass
     return folder
@@ -65,24 +69,33 @@ def test_a_run_makes_what_its_recipe_asks_for(run: Path):
 
 def test_it_is_among_what_a_run_holds_and_in_the_report(run: Path):
     opened = read_run(run)
-    (mine,) = [each for each in opened.artefacts if each.kind == "export"]
-    assert mine.place == f"export/{STUDENT}/packed"
+    mine = [each for each in opened.artefacts if each.kind == "export"]
+    places = {f"export/{STUDENT}/{format}" for format in ("packed", "onnx", "pt2")}
+    assert {each.place for each in mine} == places
     assert not opened.unfinished
-    assert mine.title in report_page(opened)
+    page = report_page(opened)
+    assert all(each.title in page for each in mine)
 
 
 def test_evaluated_it_has_the_figures_of_its_student(run: Path):
     student = evaluate_checkpoint(run / STUDENT)
-    folder = run / "export" / STUDENT / "packed"
-    for path in (folder, folder / FILE):
+    home = run / "export" / STUDENT
+    for path in (home / "packed", home / "packed" / FILE, home / "onnx" / "student.onnx"):
         figures = evaluate_checkpoint(path)
         assert figures["accuracy"] == student["accuracy"]
         assert figures["loss"] == pytest.approx(student["loss"], abs=1e-5)
 
 
-def test_inspected_it_is_shown_layer_by_layer(run: Path):
-    title, facts = inspect(run / "export" / STUDENT / "packed" / FILE)
-    assert title.startswith(f"{STUDENT} as packed ")
+def test_package_of_torch_is_not_loaded_to_be_evaluated(run: Path):
+    message = refused("evaluate", run / "export" / STUDENT / "pt2")
+    assert "may have code that runs when torch loads it" in message
+    assert f"evaluate the student of which it is, {STUDENT}" in message
+
+
+@pytest.mark.parametrize("file", [f"packed/{FILE}", "onnx/student.onnx", "pt2/student.pt2"])
+def test_inspected_it_is_shown_layer_by_layer(run: Path, file: str):
+    title, facts = inspect(run / "export" / STUDENT / file)
+    assert title.startswith(f"{STUDENT} as {file.split('/')[0]} ")
     assert facts["layer block2_1.conv"].endswith(
         "W 2 A 1, 216 weights, to 6 x 4 x 4, exact integers"
     )
@@ -108,6 +121,24 @@ def test_command_run_again_leaves_what_is_whole_and_mends_what_is_not(copied: Pa
     file.write_bytes(content[:-1])
     exported(copied / STUDENT)
     assert file.read_bytes() == content
+
+
+def test_command_makes_several_formats_and_shows_them_in_one_table(copied: Path):
+    printed = exported(copied / "teacher" / "member-00", "--format", "onnx", "--format", "pt2")
+    assert [line.split()[0] for line in printed.splitlines() if " us" in line] == ["onnx", "pt2"]
+
+
+def test_altered_onnx_file_is_refused(copied: Path):
+    file = copied / "export" / STUDENT / "onnx" / "student.onnx"
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert "must be as it was written, with sha256" in refused("evaluate", file)
+
+
+def test_onnx_that_is_missing_is_asked_for(copied: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "install kd-ray[onnx]" in refused("evaluate", copied / "export" / STUDENT / "onnx")
+    place = copied / "teacher" / "member-00"
+    assert "install kd-ray[onnx]" in refused("export", place, "--format", "onnx")
 
 
 def test_export_of_another_number_of_rows_is_refused_in_the_same_folder(copied: Path):
@@ -172,6 +203,25 @@ def test_export_that_disagrees_is_an_error_and_leaves_no_file(
     assert set(left) <= {".lock"}
 
 
+def gelu(*, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A model of one's own, with an operation that only torch keeps."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, classes))
+
+
+def test_model_that_only_torch_can_keep_is_told_so_and_kept(tmp_path: Path):
+    own = f'student.model={{name="{offer("gelu", gelu)}"}}'
+    recipe = tiny_recipe(own, "student.baselines=[]", "train.seeds=[0]")
+    for _ in Run(recipe, tmp_path / "own", local=True).events():
+        pass
+    place = tmp_path / "own" / STUDENT
+    message = refused("export", place, "--format", "onnx", at_once=False)
+    assert "layer '2' is a GELU(approximate='none'), which has no export" in message
+    assert "choose --format pt2" in message
+    assert "100.00%" in exported(place, "--format", "pt2")
+    _, facts = inspect(tmp_path / "own" / "export" / STUDENT / "pt2")
+    assert not [name for name in facts if name.startswith("layer")]
+
+
 def test_logits_that_are_no_numbers_break_the_promise():
     made = Verification(10, 1.0, float("nan"), 0, 1.0, 1.0)
     with pytest.raises(CheckpointError, match="must give at least"):
@@ -179,7 +229,7 @@ def test_logits_that_are_no_numbers_break_the_promise():
 
 
 def test_events_end_with_the_finished_export(run: Path):
-    recipe = tiny_recipe(*RECIPE, 'export={formats=["packed"]}')
-    (last,) = [event for _, event in Run(recipe, run, local=True).events(["export"])]
+    recipe = tiny_recipe(*RECIPE, FORMATS)
+    last, *_ = [event for _, event in Run(recipe, run, local=True).events(["export"])]
     assert isinstance(last, Finished)
     assert last.existed
