@@ -80,20 +80,20 @@ def _start(options: NodeOptions) -> list[str]:
     return [program("ray"), "start", "--block", "--disable-usage-stats", *words]
 
 
-def node_environment(tags: Mapping[str, str], notice_s: int = NOTICE_S) -> dict[str, str]:
+def node_environment(tags: Mapping[str, str]) -> dict[str, str]:
     """The environment of a node's processes: that of this one, what Ray reads, and `tags`.
 
-    Between being asked to end and ending lie `notice_s` seconds.
+    Between being asked to end and ending lie `NOTICE_S` seconds, or what is set for Ray here.
     """
     others = ("RAY_ADDRESS", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
     inherited = {name: value for name, value in os.environ.items() if name not in others}
     own_programs = str(Path(program("ray")).parent)
     return {
         **ENVIRONMENT,
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(NOTICE_S),
         **inherited,
         "PATH": f"{own_programs}{os.pathsep}{inherited.get('PATH', os.defpath)}",
         "RAY_AUTH_MODE": inherited.get("RAY_AUTH_MODE", "token"),
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(notice_s),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
         **tags,
     }

@@ -196,7 +196,7 @@ class Run:
     def _perform(self, tasks: list[Task]) -> Iterator[tuple[Task, Event]]:
         if self.local:
             return perform_all(tasks, this_process(self.recipe.resources))
-        from kd_ray.on_ray import perform_parallel
+        from kd_ray.on_ray.parallel import perform_parallel
 
         resources = self.recipe.resources
         return perform_parallel(tasks, resources, address=self.address, verbose=self.verbose)

@@ -194,6 +194,12 @@ def test_import_kd_ray_imports_neither_torch_nor_ray():
     assert not loaded & {"torch", "ray", "numpy", "pydantic"}
 
 
+def test_asking_a_cluster_something_does_not_import_torch():
+    loaded = imported_by("import cluster.jobs, cluster.local, cluster.server")
+    assert "pydantic" in loaded
+    assert not loaded & {"torch", "ray"}
+
+
 def test_a_training_imports_neither_the_compiler_of_torch_nor_scikit_learn(tmp_path: Path):
     options = "local=True, runs='" + str(tmp_path) + "'"
     loaded = imported_by(

@@ -1,7 +1,7 @@
-"""Everything that touches Ray: sessions, placement, and tasks on Ray Train."""
+"""Everything that touches Ray: sessions, placement, and tasks on Ray Train.
 
-from kd_ray.on_ray.parallel import perform_parallel
+What needs torch, as tasks do, is imported from its module: asking a cluster something does not.
+"""
+
 from kd_ray.on_ray.placement import Node, Placement, share_out, trial_slots
-from kd_ray.on_ray.relay import check_nodes
 from kd_ray.on_ray.session import check_cluster, connected
-from kd_ray.on_ray.train import perform_on_ray

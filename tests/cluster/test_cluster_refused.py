@@ -118,6 +118,8 @@ def test_nodes_give_notice_and_run_this_python(monkeypatch: pytest.MonkeyPatch):
     assert found["TAG"] == "x"
     assert "RAY_ADDRESS" not in found
     assert Path(found["PATH"].split(os.pathsep)[0], "python").exists()
+    monkeypatch.setenv("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "7")
+    assert node_environment({})["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == "7"
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a b", "x" * 40])

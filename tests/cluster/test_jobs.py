@@ -14,7 +14,7 @@ import psutil
 import pytest
 from processes import finish, kd_ray, lines_until, start
 from tiny import fingerprints
-from tiny_cluster import WRONG_TOKEN, add_sweep
+from tiny_cluster import WRONG_TOKEN, add_sweep, end_at_once
 
 from cluster import local
 from cluster.local import LocalCluster
@@ -26,59 +26,22 @@ ANSWER_S = 15.0
 DRIVER = ["-m", "kd_ray", "run"]
 
 
-def test_a_submitted_job_makes_the_bits_of_this_process_and_down_ends_every_process(
-    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
-):
-    where = ("--name", two_nodes.name)
-    again = kd_ray("cluster", "up", *where)
-    assert again.returncode == 2
-    assert f"is up already, at {two_nodes.address}" in again.stderr
-
-    short = ("--set", "train.epochs=20")
-    watched = start(
-        "cluster", "submit", *where, "--wait", "--", "run", recipe, *short, "--runs", tmp_path
-    )
-    assert "student distilled, seed 0: finished" in finish(watched)
-    run(recipe, short[1:], runs=tmp_path / "here", local=True)
-    assert len(fingerprints(tmp_path / "tiny")) == 3
-    assert fingerprints(tmp_path / "tiny") == fingerprints(tmp_path / "here" / "tiny")
-
-    assert [*answering_everybody(two_nodes)] == []
-    bystander = subprocess.Popen(["sleep", "600"])
-    assert len(tagged(two_nodes.tag)) > 5
-    assert kd_ray("cluster", "down", *where).returncode == 0
-    assert tagged(two_nodes.tag) == []
-    assert not two_nodes.folder.exists()
-    assert local.find(two_nodes.name) is None
-    assert bystander.poll() is None
-    bystander.kill()
-    bystander.wait()
-
-
-def answering_everybody(cluster: LocalCluster) -> Iterator[str]:
-    """What listens on all interfaces and answers a request without a token."""
-    for process in tagged(cluster.tag):
-        for connection in process.net_connections("tcp"):
-            ip, port = connection.laddr
-            if connection.status == psutil.CONN_LISTEN and ip in ("0.0.0.0", "::"):
-                with contextlib.suppress(OSError, HTTPException):
-                    answer = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=ANSWER_S)
-                    yield f"{process.name()} at {ip}:{port} answers {answer.status}"
-
-
 @pytest.mark.slow
 def test_a_job_is_stopped_half_way_submitted_again_and_ends_as_if_it_had_not_been(
     two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):
     runs, where = tmp_path / "runs", ("--name", two_nodes.name)
     assert ": 2 nodes, 2 CPU" in kd_ray("cluster", "status", *where).stdout
-    command = ("cluster", "submit", *where, "--wait", "--", "run", recipe, "--runs", runs)
+    long = "train.epochs=700"
+    run_it = ("run", recipe, "--set", long, "--runs", runs)
+    command = ("cluster", "submit", *where, "--wait", "--", *run_it)
 
     watched = start(*command)
-    lines_until(watched, "student distilled, seed 0: epoch")
+    lines_until(watched, "Starting 1 Ray worker")
     again = kd_ray(*command)
     assert again.returncode == 2
     assert "one job at a time may make a run, but tiny-1 is running" in again.stderr
+    lines_until(watched, "student distilled, seed 0: epoch")
     stopped = kd_ray("cluster", "stop", "tiny-1", *where)
     assert stopped.stdout.strip() == "tiny-1: stopped", stopped.stderr
     finish(watched, 1)
@@ -88,7 +51,7 @@ def test_a_job_is_stopped_half_way_submitted_again_and_ends_as_if_it_had_not_bee
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "tiny-2: submitted" in finished.stdout
     assert "student distilled, seed 0: finished" in finished.stdout
-    run(recipe, runs=tmp_path / "here", local=True)
+    run(recipe, [long], runs=tmp_path / "here", local=True)
     assert fingerprints(runs / "tiny") == fingerprints(tmp_path / "here" / "tiny")
     listed = kd_ray("cluster", "jobs", *where).stdout.splitlines()
     for job, state in (("tiny-1", "stopped"), ("tiny-2", "succeeded")):
@@ -118,8 +81,9 @@ def _refusals(cluster: LocalCluster, recipe: Path) -> None:
 def test_a_job_that_is_terminated_says_how_to_go_on_and_who_watches_it_gets_its_status(
     two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):
-    where = ("--name", two_nodes.name, "--wait")
-    watched = start("cluster", "submit", *where, "--", "run", recipe, "--runs", tmp_path)
+    where = ("--name", two_nodes.name)
+    run = ("--", "run", recipe, "--set", "name=ended", "--runs")
+    watched = start("cluster", "submit", *where, "--wait", *run, tmp_path)
     lines_until(watched, "student distilled, seed 0: epoch")
     (driver,) = [p for p in tagged(two_nodes.tag) if p.info["cmdline"][1:4] == DRIVER]
     driver.terminate()
@@ -127,27 +91,21 @@ def test_a_job_that_is_terminated_says_how_to_go_on_and_who_watches_it_gets_its_
     assert "go on with: kd-ray run recipe.toml" in output
     assert "Traceback" not in output
 
-    elsewhere = ("--", "run", recipe, "--runs", tmp_path / "elsewhere")
-    other = kd_ray("cluster", "submit", "--name", two_nodes.name, *elsewhere)
-    assert "tiny-2: submitted" in other.stdout, other.stderr  # another run of the same name
+    other = kd_ray("cluster", "submit", *where, *run, tmp_path / "elsewhere")
+    assert "ended-2: submitted" in other.stdout, other.stderr  # another run of the same name
+    assert kd_ray("cluster", "stop", "ended-2", *where).returncode == 0
 
 
 @pytest.mark.slow
 def test_logical_gpus_are_placed_and_more_than_there_are_is_refused(
-    home: Path, recipe: Path, tmp_path: Path
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):
     """Nodes that count as having a GPU: what is placed on it trains on the CPU."""
-    name = f"gpus-{tmp_path.stat().st_ino % 10**8}"
-    each = ("--cpus", "1", "--gpus", "1")
-    assert kd_ray("cluster", "up", "--nodes", "2", *each, "--name", name).returncode == 0
-    submit = ("cluster", "submit", "--name", name, "--wait", "--")
+    submit = ("cluster", "submit", "--name", two_nodes.name, "--wait", "--")
     short = ("--set", "train.epochs=20", "--set", "resources.gpus_per_worker=1", "--runs", tmp_path)
-    try:
-        spread = ("--workers", "2", "--set", "resources.placement='spread'")
-        done = kd_ray(*submit, "run", recipe, *short, *spread)
-        too_many = kd_ray(*submit, "run", recipe, *short, "--workers", "3", "--set", "name=many")
-    finally:
-        local.down(name)
+    spread = ("--workers", "2", "--set", "resources.placement='spread'", "--set", "name=placed")
+    done = kd_ray(*submit, "run", recipe, *short, *spread)
+    too_many = kd_ray(*submit, "run", recipe, *short, "--workers", "3", "--set", "name=many")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Starting 2 Ray workers (1 CPU, 1 GPU each)" in done.stdout
     assert too_many.returncode == 2, too_many.stdout
@@ -156,14 +114,14 @@ def test_logical_gpus_are_placed_and_more_than_there_are_is_refused(
 
 @pytest.mark.slow
 def test_trials_share_a_gpu_by_fractions_and_one_that_asks_for_all_of_it_runs_alone(
-    home: Path, recipe: Path, tmp_path: Path
+    shared_home: Path, recipe: Path, tmp_path: Path
 ):
     """One node that counts as having a GPU; how many trials are in flight, the output tells."""
     name, runs = f"gpus-{tmp_path.stat().st_ino % 10**8}", ("--runs", tmp_path)
     add_sweep(recipe)
     short = ("--set", "train.epochs=100", "--set", "data.validation=200", "--set", "sweep.trials=4")
     one = ("--nodes", "1", "--cpus", "2", "--gpus", "1")
-    assert kd_ray("run", recipe, "--local", *short, *runs).returncode == 0
+    run(recipe, short[1::2], runs=tmp_path, local=True)
     assert kd_ray("cluster", "up", *one, "--name", name).returncode == 0
     submit = ("cluster", "submit", "--name", name, "--wait", "--", "tune", "run", recipe, *short)
     try:
@@ -173,7 +131,7 @@ def test_trials_share_a_gpu_by_fractions_and_one_that_asks_for_all_of_it_runs_al
             assert done.returncode == 0, done.stdout + done.stderr
             assert most_in_flight(done.stdout) == interleaved, done.stdout
     finally:
-        local.down(name)
+        end_at_once(name)
 
 
 def most_in_flight(output: str) -> int:
@@ -230,3 +188,43 @@ def test_own_code_travels_with_its_job_and_two_versions_of_it_do_not_mix(
         here, there = (fingerprints(tmp_path / place / name) for place in ("here", "there"))
         assert len(here) == 3
         assert there == here
+
+
+def test_a_submitted_job_makes_the_bits_of_this_process_and_down_ends_every_process(
+    two_nodes: LocalCluster, recipe: Path, tmp_path: Path
+):
+    where = ("--name", two_nodes.name)
+    again = kd_ray("cluster", "up", *where)
+    assert again.returncode == 2
+    assert f"is up already, at {two_nodes.address}" in again.stderr
+
+    short = ("--set", "train.epochs=20")
+    watched = start(
+        "cluster", "submit", *where, "--wait", "--", "run", recipe, *short, "--runs", tmp_path
+    )
+    assert "student distilled, seed 0: finished" in finish(watched)
+    run(recipe, short[1:], runs=tmp_path / "here", local=True)
+    assert len(fingerprints(tmp_path / "tiny")) == 3
+    assert fingerprints(tmp_path / "tiny") == fingerprints(tmp_path / "here" / "tiny")
+
+    assert [*answering_everybody(two_nodes)] == []
+    bystander = subprocess.Popen(["sleep", "600"])
+    assert len(tagged(two_nodes.tag)) > 5
+    assert kd_ray("cluster", "down", *where).returncode == 0
+    assert tagged(two_nodes.tag) == []
+    assert not two_nodes.folder.exists()
+    assert local.find(two_nodes.name) is None
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+
+
+def answering_everybody(cluster: LocalCluster) -> Iterator[str]:
+    """What listens on all interfaces and answers a request without a token."""
+    for process in tagged(cluster.tag):
+        for connection in process.net_connections("tcp"):
+            ip, port = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and ip in ("0.0.0.0", "::"):
+                with contextlib.suppress(OSError, HTTPException):
+                    answer = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=ANSWER_S)
+                    yield f"{process.name()} at {ip}:{port} answers {answer.status}"

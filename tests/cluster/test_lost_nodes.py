@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import finish, kd_ray, lines_until, start, wait_for
 from tiny import fingerprints, result_at
-from tiny_cluster import add_sweep, kill_node, replace_node
+from tiny_cluster import add_sweep, kill_node, replace_node, wait_until_up
 
 from cluster.local import LocalCluster, node_tag
 from cluster.nodes import (
@@ -21,6 +21,7 @@ from cluster.nodes import (
     provide_token,
 )
 from cluster.processes import CLUSTER_TAG, NODE_TAG, kill, launch, tagged
+from kd_ray import run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 BOTH = ("--set", "resources.workers=2")
@@ -34,9 +35,9 @@ def submit(cluster: LocalCluster, *command: object) -> "subprocess.Popen[str]":
 def test_a_killed_node_is_replaced_and_the_run_ends_with_the_bits_of_an_undisturbed_one(
     two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):
-    run = ("run", recipe, *BOTH, "--set", "train.epochs=200", "--runs", tmp_path)
-    finish(submit(two_nodes, *run, "--set", "name=whole"))
-    torn = submit(two_nodes, *run, "--set", "name=torn")
+    command = ("run", recipe, *BOTH, "--set", "train.epochs=200", "--runs", tmp_path)
+    finish(submit(two_nodes, *command, "--set", "name=whole"))
+    torn = submit(two_nodes, *command, "--set", "name=torn")
     lines_until(torn, "student distilled, seed 0: epoch")
     kill_node(two_nodes, 1)
     lines_until(torn, "Lost node")
@@ -50,7 +51,7 @@ def test_a_killed_node_is_replaced_and_the_run_ends_with_the_bits_of_an_undistur
 def test_an_elastic_training_goes_on_with_the_node_that_is_left(
     two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):
-    elastic = ("--set", "resources.elastic=[1, 2]")
+    elastic = ("--set", "resources.elastic=[1, 2]", "--set", "train.epochs=300")
     torn = submit(two_nodes, "run", recipe, *elastic, "--runs", tmp_path)
     lines_until(torn, "student distilled, seed 0: epoch")
     kill_node(two_nodes, 1)
@@ -60,15 +61,15 @@ def test_an_elastic_training_goes_on_with_the_node_that_is_left(
 def test_after_the_head_was_killed_the_same_command_goes_on(
     two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):
-    run = ("run", recipe, *BOTH, "--set", "train.epochs=200", "--runs", tmp_path)
-    torn = submit(two_nodes, *run)
+    command = ("run", recipe, *BOTH, "--set", "train.epochs=200", "--runs", tmp_path)
+    torn = submit(two_nodes, *command)
     lines_until(torn, "student distilled, seed 0: epoch")
     kill_node(two_nodes, 0)
     finish(torn, 2)
     assert kd_ray("cluster", "down", "--name", two_nodes.name).returncode == 0
     again = ("cluster", "up", "--nodes", "2", "--cpus", "1", "--name", two_nodes.name)
     assert kd_ray(*again).returncode == 0
-    output = finish(submit(two_nodes, *run))
+    output = finish(submit(two_nodes, *command))
     assert "teacher 0: was finished" in output
     assert "student distilled, seed 0: finished" in output
     assert result_at(tmp_path / "tiny/student/distilled/seed-0").resumed_from
@@ -80,7 +81,7 @@ def test_a_sweep_loses_only_the_trials_on_a_dead_node_and_runs_them_again(
     import optuna
 
     add_sweep(recipe)
-    sets = ("--set", "train.epochs=300", "--set", "data.validation=200")
+    sets = ("--set", "train.epochs=200", "--set", "data.validation=200", "--trials", 5)
     sweep = submit(two_nodes, "tune", "run", recipe, *sets, "--runs", tmp_path)
     lines_until(sweep, "trial 2: T")
     kill_node(two_nodes, 1)
@@ -89,14 +90,14 @@ def test_a_sweep_loses_only_the_trials_on_a_dead_node_and_runs_them_again(
         study_name=None, storage=f"sqlite:///{tmp_path / 'tiny/sweep/study.db'}"
     )
     states = [trial.state.name for trial in study.trials]
-    assert states == ["COMPLETE"] * 8
-    assert [trial.number for trial in study.trials] == list(range(8))
+    assert states == ["COMPLETE"] * 5
+    assert [trial.number for trial in study.trials] == list(range(5))
 
 
 def test_a_node_that_is_told_to_go_has_its_epoch_kept_where_it_is(
     two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):
-    long_epochs = ("--set", "train.batch_size=2", "--set", "train.epochs=45")
+    long_epochs = ("--set", "train.batch_size=2", "--set", "train.epochs=20")
     torn = submit(two_nodes, "run", recipe, *BOTH, *long_epochs, "--runs", tmp_path)
     lines_until(torn, "student distilled, seed 0: epoch 1/")
     masters = [p for p in tagged(two_nodes.tag, node_tag(1)) if "start" in p.cmdline()]
@@ -122,23 +123,27 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
     joining = join_command(machine, two_nodes.address)
     hidden = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {runs} && exec "$@"', "sh"]
     tags = {CLUSTER_TAG: two_nodes.tag, NODE_TAG: node_tag(1)}
-    launch([*hidden, *joining], two_nodes.folder / "hidden.log", node_environment(tags))
+    log = two_nodes.folder / "hidden.log"
+    launch([*hidden, *joining], log, node_environment(tags))
+    wait_until_up(log, two_nodes.tag, node_tag(1))
     status = ("cluster", "status", "--name", two_nodes.name)  # a process has one token for good
     wait_for("two nodes", lambda: ": 2 nodes," in kd_ray(*status).stdout)
     at = ("--runs", runs, "--address", two_nodes.address)
-    labelled = kd_ray("run", recipe, "--local", "--runs", runs, *SHORT)
-    assert labelled.returncode == 0, labelled.stderr
+    run(recipe, SHORT[1::2], runs=runs, local=True)
     add_sweep(recipe)
     for command in (("run", recipe, *BOTH, "--set", "name=new"), ("tune", "run", recipe, *SHORT)):
         refused = kd_ray(*command, *at)
         assert refused.returncode == 2, refused.stdout
         assert "every node must see the run folder" in refused.stdout + refused.stderr
         assert "Traceback" not in refused.stdout + refused.stderr
+    kill_node(two_nodes, 1)
 
 
 @pytest.fixture
-def two_hosts(home: Path, tmp_path: Path) -> Iterator[str]:
+def two_hosts(shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Two network namespaces with addresses of their own, joined by a cable; their prefix."""
+    # A host that does not answer is missed after twenty seconds and not after a minute.
+    monkeypatch.setenv("RAY_health_check_timeout_ms", "3000")
     if shutil.which("ip") is None or os.getuid():
         pytest.skip("needs network namespaces, which only root may make")
     prefix = f"kd{os.getpid() % 100000}"
@@ -183,8 +188,7 @@ def test_a_host_that_is_cut_off_and_comes_back_takes_part_again(
         tags = {CLUSTER_TAG: tag, NODE_TAG: name}
         log = tmp_path / f"{name}.log"
         launch(["ip", "netns", "exec", host, *command], log, node_environment(tags))
-        wait_for(name, lambda: "block forever" in log.read_text() or not tagged(tag, name))
-        assert tagged(tag, name), log.read_text()[-2000:]
+        wait_until_up(log, tag, name)
         return log
 
     def asked(*words: object) -> list[str]:
@@ -193,7 +197,7 @@ def test_a_host_that_is_cut_off_and_comes_back_takes_part_again(
     try:
         launched(h1, head, "head")
         launched(h2, node, "node")
-        command = ("run", recipe, *BOTH, "--set", "train.epochs=1000", "--runs", tmp_path)
+        command = ("run", recipe, *BOTH, "--set", "train.epochs=200", "--runs", tmp_path)
         torn = subprocess.Popen(
             asked("cluster", "submit", "--address", url, "--wait", "--", *command),
             stdout=subprocess.PIPE,

@@ -236,13 +236,15 @@ def test_an_option_that_breaks_a_rule_is_answered(options: dict[str, Any], sente
 @pytest.mark.ray
 def test_a_job_on_two_nodes_is_warned_put_back_and_goes_on_where_it_was(tmp_path: Path):
     """Real Ray, two raylets; only srun and scontrol are stand-ins, on this machine."""
-    sets = [*CPU, "resources.workers=2", "train.seeds=[0]", "teacher.train.epochs=80"]
+    short = ["train.seeds=[0]", "train.epochs=5", "student.baselines=[]"]
+    sets = [*CPU, "resources.workers=2", "teacher.train.epochs=40", *short]
     script = render("slurm", "quickstart", sets, cpus_per_node=1, nodes=2)
     bin_ = slurm_programs(tmp_path / "bin")
     env = {
         **os.environ,
         "PATH": f"{bin_}:{PROGRAMS}:{os.environ['PATH']}",
         **job_variables(tmp_path, job_id=os.getpid()),
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
     }
     env.pop("RAY_ADDRESS", None)
     out = tmp_path / "out"

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from processes import descendants, finish, kill, lines_until, start, workers
-from tiny import fingerprints
+from tiny import fingerprints, result_at
 
 from kd_ray import run
 from kd_ray.config import Resources
@@ -155,13 +155,14 @@ def test_two_workers_of_which_one_is_killed_end_with_the_bits_of_two_undisturbed
 def test_a_killed_helper_of_the_workers_is_answered_in_one_sentence_and_the_run_goes_on(
     tmp_path: Path, helper: bytes, words: str
 ) -> None:
-    disturbed = start("teach", written(tmp_path, 200), "--runs", tmp_path, "--workers", 2)
+    path = written(tmp_path, 200)
+    disturbed = start("teach", path, "--runs", tmp_path, "--workers", 2)
     lines_until(disturbed, "teacher 0: epoch")
     for victim in workers(disturbed, helper):
         os.kill(victim, signal.SIGKILL)
     assert words in finish(disturbed, 2).splitlines()[-1]
-    again = ("teach", tmp_path / "tiny-200.toml", "--runs", tmp_path, "--local")
-    assert "teacher 0: goes on after epoch" in finish(start(*again))
+    run(path, runs=tmp_path, stages=["teach"], local=True)
+    assert result_at(tmp_path / "tiny/teacher/member-00").resumed_from
 
 
 @pytest.mark.ray

@@ -216,7 +216,7 @@ def test_a_sweep_whose_head_or_node_of_ray_is_killed_ends_with_a_sentence_and_go
     assert f"process {victim}" in output.splitlines()[-1]
     assert "must stay alive" in output.splitlines()[-1]
     assert "Traceback" not in output
-    assert "sweep: goes on after" in finish(tune(recipe, tmp_path))
+    assert "sweep: goes on after" in finish(tune(recipe, tmp_path, "--local"))
 
 
 @pytest.mark.ray
