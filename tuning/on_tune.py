@@ -15,9 +15,8 @@ from typing import Any
 
 from kd_ray.config import Resources
 from kd_ray.files import scratch_folder
-from kd_ray.on_ray import connected, trial_slots
+from kd_ray.on_ray import check_nodes, connected, trial_slots
 from kd_ray.on_ray.private import lost_trials_hushed
-from kd_ray.on_ray.relay import check_nodes
 from kd_ray.on_ray.train import perform_on_ray
 from kd_ray.runs import Inputs, Task, perform_interleaved
 from kd_ray.training.workers import Worker

@@ -14,11 +14,10 @@ from typing import Any
 from kd_ray.config import Resources
 from kd_ray.errors import KdRayError
 from kd_ray.files import scratch_folder, to_path
-from kd_ray.on_ray.placement import Placement, cluster_nodes, counted, share_parallel
+from kd_ray.on_ray.placement import Placement, check_nodes, cluster_nodes, counted, share_parallel
 from kd_ray.on_ray.relay import (
     Mailbox,
     beside_driver,
-    check_nodes,
     died_too_often,
     relay,
     warnings_sent,

@@ -1,12 +1,21 @@
-"""How workers and trials are shared out over the CPUs and GPUs of a cluster's nodes."""
+"""How workers and trials are shared out over a cluster's nodes, each of which sees the run folder.
+
+No torch is imported here: a node that is asked answers at once.
+"""
 
 import contextlib
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from kd_ray.config import Resources
-from kd_ray.errors import ClusterError
+from kd_ray.errors import ClusterError, StorageError
+from kd_ray.files import is_stored, to_path
 from kd_ray.on_ray.head import living_nodes
+
+ASKED_S = 10.0
+"""For the nodes to answer; one that does not is asked again by its worker."""
 
 
 @dataclass(frozen=True)
@@ -161,3 +170,60 @@ def counted(placement: Placement) -> str:
     each = " each" if placement.workers > 1 else ""
     workers = "1 Ray worker" if placement.workers == 1 else f"{placement.workers} Ray workers"
     return f"{workers} ({placement.cpus} CPU{gpus}{each})"
+
+
+def on_node(node: str) -> Any:
+    """A scheduling strategy: the node of this id, and no other."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def check_nodes(run: Path, probe: Path, placement: Placement) -> None:
+    """Refuses a connected cluster of which a node does not see the run folder.
+
+    Only nodes that have room for a worker are asked; the processes that answer are idle afterwards
+    and become workers, so that asking costs next to nothing.
+
+    Args:
+        run: the run folder.
+        probe: a folder in it that this process has just made.
+        placement: of a worker.
+
+    Raises:
+        StorageError: naming the node.
+    """
+    import ray
+
+    if is_stored(run):
+        return
+    here = ray.get_runtime_context().get_node_id()
+    asked = [
+        ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=on_node(node["NodeID"]))(
+            check_here
+        ).remote(str(run), str(probe))
+        for node in living_nodes()
+        if node["NodeID"] != here
+        if all(node["Resources"].get(name, 0) >= n for name, n in placement.asked.items())
+    ]
+    if not asked:
+        return
+    answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ASKED_S)
+    for answer in answered:
+        with contextlib.suppress(ray.exceptions.RayError):  # a node that dies is not blind
+            problem = ray.get(answer)
+            if problem is not None:
+                raise problem
+
+
+def check_here(run: str, probe: str) -> StorageError | None:
+    """What is wrong if this process does not see the `probe` that its driver made in the `run`."""
+    if is_stored(to_path(run)) or Path(probe).is_dir():
+        return None
+    import ray.util
+
+    node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return StorageError(
+        f"{run}: every node must see the run folder, but {node} does not; put it with --runs on "
+        "storage that all nodes mount, or in an object store"
+    )

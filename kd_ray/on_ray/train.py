@@ -19,12 +19,17 @@ from kd_ray.config import Resources
 from kd_ray.errors import KdRayError
 from kd_ray.files import scratch_folder, to_path
 from kd_ray.on_ray.head import has_own_head
-from kd_ray.on_ray.placement import Placement, cluster_nodes, counted, share_out
+from kd_ray.on_ray.placement import (
+    Placement,
+    check_here,
+    check_nodes,
+    cluster_nodes,
+    counted,
+    share_out,
+)
 from kd_ray.on_ray.private import lean_trainer
 from kd_ray.on_ray.relay import (
     Mailbox,
-    check_here,
-    check_nodes,
     died_too_often,
     helpers_needed,
     relay,
