@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -159,7 +160,9 @@ def lean_trainer(*, own_head: bool) -> Any:
 
     class LeanTrainer(trainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
+            # That of data sets makes a context of Ray's, which warns of its own options.
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                callbacks = super()._create_default_callbacks()
             return [callback for callback in callbacks if not isinstance(callback, idle)]
 
     return LeanTrainer
