@@ -209,6 +209,8 @@ def test_a_sweep_whose_head_or_node_of_ray_is_killed_ends_with_a_sentence_and_go
 ) -> None:
     process = tune(recipe, tmp_path)
     lines_until(process, "finished after")
+    for actor in workers(process, b"Trainable", b"TrialActor"):
+        os.kill(actor, signal.SIGSTOP)  # or the few trials left could be over before it is seen
     below = map(psutil.Process, descendants(process.pid))
     (killed,) = (each for each in below if each.name() == victim)
     killed.kill()
