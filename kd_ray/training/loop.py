@@ -5,7 +5,6 @@ random number derives from (seed, epoch, rank), so a run that continues from a c
 what it would have drawn.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -23,6 +22,7 @@ from kd_ray.training.feed import TensorFeed
 from kd_ray.training.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_loss
 from kd_ray.training.objectives import HINTON, soft_term
 from kd_ray.training.optimizer import set_knobs, take_step
+from kd_ray.training.order import batch_bounds, derived_seed
 from kd_ray.training.progress import Epoch, EpochPart, Notice, Step, Training
 from kd_ray.training.schedule import Schedule, make_schedule
 from kd_ray.training.workers import (
@@ -41,16 +41,6 @@ NOTICE_EVERY = 25
 """Steps from asking for a notice to asking again."""
 NORM_EVERY = 10
 """Steps from one look at the gradient's norm to the next: it costs a pass over all weights."""
-
-
-def derived_seed(*parts: int | str) -> int:
-    """A 63-bit seed that is a pure function of its parts.
-
-    >>> derived_seed(0, "order", 1) == derived_seed(0, "order", 1) != derived_seed(1, "order", 1)
-    True
-    """
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 def objective_function(
@@ -167,18 +157,6 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=use)
 
 
-def batch_bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
-    """Cuts `rows` into the fewest batches of at most `batch_size`, alike to within one row.
-
-    Every row is seen once an epoch and no batch is a small remainder.
-
-    >>> batch_bounds(10, 4)
-    [(0, 3), (3, 6), (6, 10)]
-    """
-    steps = math.ceil(rows / batch_size)
-    return [(rows * i // steps, rows * (i + 1) // steps) for i in range(steps)]
-
-
 def _runnable(model: nn.Module, options: Train, worker: Worker) -> Callable[[Tensor], Tensor]:
     network: Any = model
     if options.compile:
@@ -204,8 +182,6 @@ def _train_epoch(
     part = training.part or EpochPart(0, [0.0] * 5, [])
     begun = [part.steps] if part.steps else []  # what was drawn before a notice is not drawn again
     torch.manual_seed(derived_seed(seed, "dropout", number, worker.rank, *begun))
-    shuffle = torch.Generator().manual_seed(derived_seed(seed, "order", number))
-    order = torch.randperm(feed.rows, generator=shuffle)
     bounds = batch_bounds(feed.rows, options.batch_size)
     all_steps = len(bounds) * options.epochs
     norms = [torch.tensor(norm, device=worker.device) for norm in part.norms]
@@ -214,12 +190,12 @@ def _train_epoch(
     first, _ = bounds[part.steps]
     training.model.train()
     started = ticked = time.perf_counter()
-    for step, (start, stop) in list(enumerate(bounds))[part.steps :]:
+    batches = feed.batches(seed, number, options.batch_size, part.steps, worker.part_of)
+    for step, batch in enumerate(batches, part.steps):
         done = (number - 1) * len(bounds) + step
         knobs = schedule(done, len(bounds), all_steps)
         rate = options.lr * knobs.lr_scale
         set_knobs(training.optimizer, rate, knobs.momentum)
-        batch = feed.batch(order[start:stop], worker.part_of(stop - start), number)
         with autocast(options.precision, worker.device):
             logits = network(batch.images)
         loss = objective(logits.float(), batch, done / all_steps)
@@ -235,7 +211,7 @@ def _train_epoch(
         now = time.perf_counter()
         if now - ticked > TICK_S:
             ticked = now
-            yield Step(number, step + 1, len(bounds), (stop - first) / (now - started))
+            yield Step(number, step + 1, len(bounds), (bounds[step][1] - first) / (now - started))
         # The end of an epoch needs no notice, as it has its checkpoint.
         due = (step + 1) % NOTICE_EVERY == 0 and step + 1 < len(bounds)
         if due and worker.noticed is not None and worker.noticed():

@@ -7,7 +7,8 @@ from kd_ray.config import TeacherOptions
 from kd_ray.datasets import Dataset
 from kd_ray.models import NewModel, columns_of, new_model
 from kd_ray.training.feed import feed_of, labelled
-from kd_ray.training.loop import derived_seed, fit, label_objective
+from kd_ray.training.loop import fit, label_objective
+from kd_ray.training.order import derived_seed
 from kd_ray.training.progress import Epoch, Notice, Step, Training
 from kd_ray.training.workers import Worker
 

@@ -14,9 +14,10 @@ from kd_ray.config import Named, Train
 from kd_ray.errors import ConfigError, TrainingError
 from kd_ray.training import evaluation, loop
 from kd_ray.training.evaluation import evaluate
-from kd_ray.training.loop import ObjectiveFunction, batch_bounds, derived_seed, fit
+from kd_ray.training.loop import ObjectiveFunction, fit
 from kd_ray.training.losses import Ensemble, Loss, soft_targets
 from kd_ray.training.optimizer import make_optimizer
+from kd_ray.training.order import batch_bounds, derived_seed
 from kd_ray.training.progress import Epoch, Step, Training
 from kd_ray.training.schedule import make_schedule
 from kd_ray.training.workers import Worker

@@ -3,6 +3,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,22 +70,17 @@ def test_alone_together_raises_what_the_block_raised():
     assert caught.value is error
 
 
-class RecordingFeed:
-    """A feed that notes the order of rows it is asked for, and how many are this worker's."""
+@dataclass(frozen=True)
+class RecordingFeed(TensorFeed):
+    """A feed that notes the rows of each batch, and how many are this worker's."""
 
-    def __init__(self, feed: TensorFeed) -> None:
-        self.feed = feed
-        self.orders: list[list[int]] = []
-        self.mine: list[int] = []
-
-    @property
-    def rows(self) -> int:
-        return self.feed.rows
+    orders: list[list[int]] = field(default_factory=list)
+    mine: list[int] = field(default_factory=list)
 
     def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:
         self.orders.append(order.tolist())
         self.mine.append(len(order[mine]))
-        return self.feed.batch(order, mine, epoch)
+        return super().batch(order, mine, epoch)
 
 
 def with_unasked() -> torch.nn.Module:
@@ -110,7 +106,7 @@ def trained(
     feed = tiny_feed(25)
     feed.labels[[3, 17]] = -1
     objective = objective_function(Objective(name=name, temperature=2.0, hard_weight=0.5), 0.0)
-    recording = RecordingFeed(feed)
+    recording = RecordingFeed(**vars(feed))
     model = made()
     training = Training(model, make_optimizer(model, OPTIONS))
     arguments: dict[str, Any] = {"seed": 3, "worker": worker, "validation": tiny_feed(11)}
