@@ -145,7 +145,7 @@ def save(folder: Path, about: Meta, training: Training) -> Path:
                 "progress": {
                     "best_epoch": training.best_epoch,
                     "best_accuracy": best,
-                    "fused": training.fused,
+                    **({} if training.fused is None else {"fused": training.fused}),
                 },
                 "history": training.history,
                 "part": part,

@@ -88,7 +88,7 @@ def test_what_was_begun_alone_goes_on_alone(tmp_path: Path) -> None:
     events.close()
     path = latest_checkpoint(todo[0].folder)
     assert path is not None
-    assert read_meta(path).progress["fused"] is None
+    assert read_meta(path).progress.get("fused") is None
     list(perform_group(todo, ALONE))
     found = fingerprints(tmp_path / "cut")
     assert found.keys() == alone.keys()
