@@ -88,5 +88,5 @@ class Inputs:
             check(manifest)
             dataset = self.dataset(data, manifest) if manifest.plan.needs_dataset else None
             opened = open_transfer_set(folder)
-            self._students[key] = (opened, student_feeds(opened, dataset).to(device))
+            self._students[key] = (opened, student_feeds(opened, dataset).held(device, data.hold))
         return self._students[key]

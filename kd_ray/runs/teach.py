@@ -120,7 +120,7 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
         ),
         options=teacher.train,
         events=lambda training: teach(training, teacher, dataset, task.member, worker),
-        test=feed_of(dataset.test, dataset.mean, dataset.std).to(worker.device),
+        test=feed_of(dataset.test, dataset.mean, dataset.std).held(worker.device, dataset.hold),
     )
 
 
