@@ -94,6 +94,8 @@ class Display:
             notice = f"{task.title}: a machine will be taken away; kept as it is at {where}"
             say(self._console, notice)
         elif task.title not in self._finished:
+            if isinstance(event, Started) and event.held:
+                say(self._console, f"{task.title}: its rows are {event.held}")
             self._view.show(task, event, self._work(task.title, event))
             if isinstance(event, Finished):
                 self._finished.add(task.title)

@@ -11,6 +11,8 @@ TABLES = ("parquet", "csv")
 """Datasets that are files of rows."""
 PACKED = "packed"
 """Data that kd-ray pack has made."""
+WHERE = ("root", "hold", "buffer_bytes")
+"""Keys that say where rows are, and not which."""
 SPOKEN = ("spoken-digits",)
 """Datasets of recordings."""
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from kd_ray.config import DataOptions
 from kd_ray.config.data import Hold
@@ -23,6 +24,14 @@ class Holding:
 
     where: Literal["device", "host", "stream"]
     why: str
+
+    def __str__(self) -> str:
+        how = {
+            "device": "on the device",
+            "host": "in the host's memory",
+            "stream": "streamed",
+        }[self.where]
+        return f"{how}, as {self.why}"
 
 
 def host_holding(options: DataOptions, image_bytes: int) -> Holding:
@@ -69,16 +78,18 @@ def held(dataset: Dataset, options: DataOptions) -> Dataset:
     splits = [dataset.train, dataset.validation, dataset.test]
     if dataset.train.packed is None:
         return dataset
-    needed = sum(split.images.shape.numel() for split in splits)
-    if host_holding(options, needed).where == "stream":
+    holding = host_holding(options, sum(split.images.shape.numel() for split in splits))
+    if holding.where == "stream":
         _check_buffer(dataset.train, options)
-        return dataset
-    train, validation, test = map(_in_memory, splits)
+    train, validation, test = (_held(split, holding) for split in splits)
     return replace(dataset, train=train, validation=validation, test=test)
 
 
-def _in_memory(split: Split) -> Split:
-    return replace(split, images=split.in_memory)
+def _held(split: Split, holding: Holding) -> Split:
+    images = split.images
+    if holding.where != "stream" or isinstance(images, Tensor):
+        return replace(split, images=split.in_memory)
+    return replace(split, images=replace(images, why=holding.why))
 
 
 def _check_buffer(split: Split, options: DataOptions) -> None:

@@ -121,6 +121,7 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
         options=recipe.train,
         events=lambda training: distill(training, recipe, task.seed, feeds, worker, teachers),
         test=feeds.test,
+        holding=feeds.train.holding(worker.device, recipe.data.hold),
         ensemble=ensemble_of(recipe.objective, feeds.members),
         start=start,
     )

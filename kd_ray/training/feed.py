@@ -17,8 +17,18 @@ from torch import Tensor
 from kd_ray.batch import UNLABELLED, Batch, Part
 from kd_ray.config import Augment
 from kd_ray.config.data import Hold
-from kd_ray.datasets import FULL_SCALE, PackedImages, Recordings, Split, device_holding, render
+from kd_ray.datasets import (
+    FULL_SCALE,
+    Holding,
+    PackedImages,
+    Recordings,
+    Split,
+    device_holding,
+    render,
+)
+from kd_ray.errors import ConfigError
 from kd_ray.training.order import batch_bounds, cut, shuffled, windows
+from kd_ray.units import bytes_shown
 
 PLAIN = Augment()
 
@@ -68,11 +78,15 @@ class TensorFeed:
 
     def held(self, device: torch.device, hold: Hold) -> "TensorFeed":
         """A feed of batches on a device, with its rows where `data.hold` wants them."""
-        if not isinstance(self.pixels, Tensor):
-            return replace(self, device=device)
-        tensors = [self.pixels] if self.logits is None else [self.pixels, self.logits]
-        there = device_holding(hold, sum(t.nbytes for t in tensors), device).where
+        there = self.holding(device, hold).where
         return self.to(device) if there == "device" else replace(self, device=device)
+
+    def holding(self, device: torch.device, hold: Hold) -> Holding:
+        """Where its rows are for models on a device, and why."""
+        if not isinstance(self.pixels, Tensor):
+            return Holding("stream", self.pixels.why)
+        tensors = [self.pixels] if self.logits is None else [self.pixels, self.logits]
+        return device_holding(hold, sum(tensor.nbytes for tensor in tensors), device)
 
     def view(self, epoch: int) -> int:
         """The view that an epoch (1-based) shows of every image.
@@ -91,6 +105,7 @@ class TensorFeed:
             order = shuffled(self.rows, seed, epoch)
             pieces = (order[start:stop] for start, stop in bounds)
         else:
+            _check_window(self.pixels, batch_size)
             groups, skipped = self.pixels.window_groups, bounds[0][0] if bounds else 0
             shown = windows(self.pixels.starts.tolist(), groups, seed, epoch, skipped)
             # In ascending order, so that each worker's part lies in few of the groups.
@@ -157,6 +172,19 @@ class TensorFeed:
         """`(N,)` bool on the CPU, or None where no label is hidden (so no count is needed)."""
         labelled = (self.labels != UNLABELLED).cpu()
         return None if bool(labelled.all()) else labelled
+
+
+def _check_window(images: PackedImages, batch_size: int) -> None:
+    """Refuses windows in which there is nothing to shuffle."""
+    window_rows = images.window_groups * images.groups.plan.group_rows
+    if window_rows < min(batch_size, len(images)):
+        group, rows = images.groups.largest_bytes, images.groups.plan.group_rows
+        needed = -(-8 * group * -(-batch_size // rows) // 3)
+        raise ConfigError(
+            f"data.buffer_bytes: the rows that are shuffled together must be at least those of a "
+            f"batch ({batch_size}), but in {bytes_shown(images.buffer_bytes)} are {window_rows}; "
+            f"raise it to {needed:,} or more, or lower train.batch_size"
+        )
 
 
 def normalized(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

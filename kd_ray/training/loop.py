@@ -23,7 +23,7 @@ from kd_ray.training.losses import MEAN_OF_ALL, Ensemble, Loss, distillation_los
 from kd_ray.training.objectives import HINTON, soft_term
 from kd_ray.training.optimizer import set_knobs, take_step
 from kd_ray.training.order import batch_bounds, derived_seed
-from kd_ray.training.progress import Epoch, EpochPart, Notice, Step, Training
+from kd_ray.training.progress import Epoch, EpochPart, Leg, Notice, Step, Training
 from kd_ray.training.schedule import Schedule, make_schedule
 from kd_ray.training.workers import (
     Worker,
@@ -39,6 +39,9 @@ ObjectiveFunction = Callable[[Tensor, Batch, float], Loss]
 TICK_S = 0.5
 NOTICE_EVERY = 25
 """Steps from asking for a notice to asking again."""
+LEG_STEPS = 1000
+"""Steps of an epoch after which all random numbers are drawn anew from the seed, so that a training
+that goes on from there draws the same: most epochs are shorter."""
 NORM_EVERY = 10
 """Steps from one look at the gradient's norm to the next: it costs a pass over all weights."""
 
@@ -107,7 +110,7 @@ def fit(
     worker: Worker,
     validation: TensorFeed | None = None,
     ensemble: Ensemble = MEAN_OF_ALL,
-) -> Iterator[Step | Notice | Epoch]:
+) -> Iterator[Step | Notice | Leg | Epoch]:
     """Trains until `options` say it is over, from wherever `training` is.
 
     Args:
@@ -121,7 +124,8 @@ def fit(
         ensemble: how teachers are averaged where agreement with them is measured.
 
     Yields:
-        `Step` now and then, `Notice` when one came, `Epoch` after each epoch, on every worker.
+        `Step` now and then, `Notice` when one came, `Leg` after each part of a long epoch, `Epoch`
+        after each epoch, on every worker.
 
     Raises:
         ConfigError: fewer rows or a smaller batch than workers.
@@ -176,7 +180,7 @@ def _train_epoch(
     *,
     seed: int,
     worker: Worker,
-) -> Generator[Step | Notice, None, dict[str, float]]:
+) -> Generator[Step | Notice | Leg, None, dict[str, float]]:
     """One pass over the rows; a generator whose return value is the epoch's training metrics."""
     number = training.epoch + 1
     part = training.part or EpochPart(0, [0.0] * 5, [])
@@ -213,13 +217,18 @@ def _train_epoch(
             ticked = now
             yield Step(number, step + 1, len(bounds), (bounds[step][1] - first) / (now - started))
         # The end of an epoch needs no notice, as it has its checkpoint.
-        due = (step + 1) % NOTICE_EVERY == 0 and step + 1 < len(bounds)
-        if due and worker.noticed is not None and worker.noticed():
+        done_steps = step + 1
+        ended = done_steps % LEG_STEPS == 0 and done_steps < len(bounds)
+        due = done_steps % NOTICE_EVERY == 0 and done_steps < len(bounds)
+        noticed = due and worker.noticed is not None and worker.noticed()
+        if noticed or ended:
             average_buffers(training.model)
             training.part = EpochPart(
-                step + 1, summed(sums.clone()).tolist(), [float(norm) for norm in norms]
+                done_steps, summed(sums.clone()).tolist(), [float(norm) for norm in norms]
             )
-            yield Notice(number, step + 1, len(bounds))
+            yield (Notice if noticed else Leg)(number, done_steps, len(bounds))
+        if ended:  # whether somebody goes on from here or not
+            torch.manual_seed(derived_seed(seed, "dropout", number, worker.rank, done_steps))
     total, hard, soft, correct, labelled = summed(sums).tolist()
     elapsed = time.perf_counter() - started
     if not math.isfinite(total):

@@ -18,7 +18,7 @@ from kd_ray.training.feed import TensorFeed, feed_of, taken
 from kd_ray.training.loop import autocast, fit, objective_function
 from kd_ray.training.losses import Ensemble
 from kd_ray.training.order import derived_seed
-from kd_ray.training.progress import Epoch, Notice, Step, Training
+from kd_ray.training.progress import Epoch, Leg, Notice, Step, Training
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Rows, TransferSet
 
@@ -248,7 +248,7 @@ def distill(
     feeds: StudentFeeds,
     worker: Worker,
     teachers: Sequence[nn.Module] = (),
-) -> Iterator[Step | Notice | Epoch]:
+) -> Iterator[Step | Notice | Leg | Epoch]:
     """Trains one student; see `loop.fit` for what it yields and raises.
 
     Args:

@@ -39,8 +39,7 @@ def packed_lines(options: DataOptions) -> Iterator[str]:
     manifest = read_pack_manifest(needed_root(given_root(options), options.name))
     yield f"packed {manifest.plan.dataset}: {_rows(manifest)} rows, {bytes_shown(manifest.bytes)}"
     holding = host_holding(options, manifest.pixel_bytes)
-    where = {"stream": "streamed", "host": "in memory"}[holding.where]
-    yield f"its images are {where}, as {holding.why}"
+    yield f"its images are {holding}"
 
 
 def _rows(manifest: PackManifest) -> str:

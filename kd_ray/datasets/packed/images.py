@@ -25,8 +25,8 @@ from kd_ray.errors import DataError
 from kd_ray.machine import usable_cpus
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
-Loaded: TypeAlias = "tuple[Numbers, dict[int, Future[pa.Array]]]"
-"""Rows of the split, and the groups that they are in, which are being read."""
+Parts: TypeAlias = "dict[int, Future[pa.Array]]"
+"""Groups that are being read, by their number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +39,14 @@ class PackedImages:
         histogram: how often each of the 256 values is a pixel of the dataset's training rows, for
             each channel.
         numbers: `(N,)` int64 which rows of the split they are, ascending; None for all of them.
+        why: they are streamed, where they are: the clause of a sentence.
     """
 
     groups: Groups
     buffer_bytes: int
     histogram: Sequence[Sequence[int]]
     numbers: Tensor | None = None
+    why: str = ""
 
     dtype = torch.uint8
 
@@ -95,47 +97,45 @@ class PackedImages:
         """
         reader = ThreadPoolExecutor(self.groups.readers, "read")
         decoder = ThreadPoolExecutor(usable_cpus(), "decode")
-        ahead: deque[tuple[Tensor, list[Future[None]]]] = deque()
+        groups: dict[int, Future[pa.Array]] = {}
+        uses: Counter[int] = Counter()
+        loading: deque[tuple[Numbers, list[int]]] = deque()
+        decoding: deque[tuple[Tensor, list[Future[None]], list[int]]] = deque()
+        following = self._placed(pieces)
+        piece = next(following, None)
         try:
-            for rows, parts in self._loaded(reader, iter(pieces)):
-                ahead.append(self._decoded(decoder, rows, parts))
-                if len(ahead) > self._depth(len(rows)):
-                    yield _finished(*ahead.popleft())
-            while ahead:
-                yield _finished(*ahead.popleft())
+            while piece or loading or decoding:
+                while piece:
+                    new = [group for group in piece[1] if group not in groups]
+                    if groups and len(groups) + len(new) > 2 * self.window_groups:
+                        break
+                    groups |= {group: reader.submit(self.groups.read, group) for group in new}
+                    uses.update(piece[1])
+                    loading.append(piece)
+                    piece = next(following, None)
+                while loading and len(decoding) <= self._depth(len(loading[0][0])):
+                    rows, needed = loading.popleft()
+                    parts = {group: groups[group] for group in needed}
+                    decoding.append((*self._decoded(decoder, rows, parts), needed))
+                    del parts  # a group is in memory as long as one of these knows it
+                images, parts_done, needed = decoding.popleft()
+                for part in parts_done:
+                    part.result()
+                uses.subtract(needed)
+                for group in needed:
+                    if not uses[group]:
+                        del uses[group], groups[group]
+                yield images
         finally:
             for pool in (reader, decoder):
                 pool.shutdown(cancel_futures=True)
 
     def _depth(self, rows: int) -> int:
         """How many pieces of so many rows may wait decoded."""
-        piece_bytes = max(1, rows * self.shape[1:].numel())
+        piece_bytes = max(1, rows * self.groups.plan.image_bytes)
         return min(8, max(1, self.buffer_bytes // 4 // piece_bytes))
 
-    def _loaded(self, pool: ThreadPoolExecutor, pieces: Iterator[Tensor]) -> Iterator[Loaded]:
-        """The pieces, with their groups as soon as these are being read."""
-        groups: dict[int, Future[pa.Array]] = {}
-        waiting: deque[tuple[Numbers, list[int]]] = deque()
-        uses: Counter[int] = Counter()
-        following = self._placed(pieces)
-        piece = next(following, None)
-        while piece or waiting:
-            while piece:
-                new = [group for group in piece[1] if group not in groups]
-                if waiting and len(groups) + len(new) > 2 * self.window_groups:
-                    break
-                groups |= {group: pool.submit(self.groups.read, group) for group in new}
-                uses.update(piece[1])
-                waiting.append(piece)
-                piece = next(following, None)
-            rows, needed = waiting.popleft()
-            yield rows, {group: groups[group] for group in needed}
-            uses.subtract(needed)
-            for group in needed:
-                if not uses[group]:
-                    del uses[group], groups[group]
-
-    def _placed(self, pieces: Iterator[Tensor]) -> Iterator[tuple[Numbers, list[int]]]:
+    def _placed(self, pieces: Iterable[Tensor]) -> Iterator[tuple[Numbers, list[int]]]:
         """The pieces as rows of the split, and the groups that these are in."""
         for piece in pieces:
             rows: Numbers = (piece if self.numbers is None else self.numbers[piece]).numpy()
@@ -145,7 +145,7 @@ class PackedImages:
         return np.searchsorted(self.groups.starts, rows, "right") - 1
 
     def _decoded(
-        self, pool: ThreadPoolExecutor, rows: Numbers, parts: "dict[int, Future[pa.Array]]"
+        self, pool: ThreadPoolExecutor, rows: Numbers, parts: Parts
     ) -> tuple[Tensor, list[Future[None]]]:
         """Images that are being decoded, and what does that."""
         images = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
@@ -158,16 +158,16 @@ class PackedImages:
             if start < stop
         ]
 
-    def _copy(self, images: Tensor, rows: Numbers, parts: "dict[int, Future[pa.Array]]") -> None:
+    def _copy(self, images: Tensor, rows: Numbers, parts: Parts) -> None:
         """Pixels as they are."""
-        flat = images.view(len(rows), -1).numpy()
+        flat = images.view(len(rows), self.groups.plan.image_bytes).numpy()
         for places, group, local in self._by_group(rows):
             column, width = parts[group].result(), flat.shape[1]
             pixels = np.frombuffer(column.buffers()[1], np.uint8)
             pixels = pixels[column.offset * width :][: len(column) * width].reshape(-1, width)
             flat[places] = pixels[local]
 
-    def _decode(self, images: Tensor, rows: Numbers, parts: "dict[int, Future[pa.Array]]") -> None:
+    def _decode(self, images: Tensor, rows: Numbers, parts: Parts) -> None:
         """Pictures as files hold them."""
         plan, pixels = self.groups.plan, images.numpy()
         for places, group, local in self._by_group(rows):
@@ -185,9 +185,3 @@ class PackedImages:
         for group in np.unique(of_row).tolist():
             places = np.flatnonzero(of_row == group)
             yield places, group, rows[places] - self.groups.starts[group]
-
-
-def _finished(images: Tensor, parts: Iterable[Future[None]]) -> Tensor:
-    for part in parts:
-        part.result()
-    return images

@@ -25,7 +25,7 @@ from kd_ray.datasets.packed.plan import SPLITS
 from kd_ray.datasets.picture import Pixels, read_picture
 from kd_ray.datasets.selection import select
 from kd_ray.errors import DataError
-from kd_ray.files import scratch_folder
+from kd_ray.files import scratch_folder, writing
 
 SAMPLED = 1024
 """Pictures whose bytes say how many one has."""
@@ -174,14 +174,16 @@ def _spooled(
 ) -> Iterator[Pictures]:
     """Pictures at hand; those that are no files are copied to a file, one after the other."""
     ends, paths = np.zeros(len(wanted) + 1, np.int64), dict[int, Path]()
+    pictures = chain.from_iterable(part.pictures for part in parts)
     with path.open("w+b") as spool:
-        for number, picture in enumerate(chain.from_iterable(part.pictures for part in parts)):
-            if isinstance(picture, Path):
-                paths[number] = picture
-            elif isinstance(picture, bytes) and wanted[number]:
-                spool.write(picture)
-            ends[number + 1] = spool.tell()
-        spool.flush()
+        with writing(path.parent.parent, "--to"):
+            for number, picture in enumerate(pictures):
+                if isinstance(picture, Path):
+                    paths[number] = picture
+                elif isinstance(picture, bytes) and wanted[number]:
+                    spool.write(picture)
+                ends[number + 1] = spool.tell()
+            spool.flush()
         places = [place for part in parts for place in part.places]
         yield Pictures(f"{lists.where}/", places, paths, spool.fileno(), ends)
 
