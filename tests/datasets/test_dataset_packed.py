@@ -1,5 +1,6 @@
 """Packed datasets: what is packed is read back, whatever way it is held, or refused by name."""
 
+import errno
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from tiny_pictures import encoded, save
 
 from kd_ray.config import DataOptions
 from kd_ray.datasets import Dataset, PackedImages, open_dataset
-from kd_ray.datasets.packed import write
+from kd_ray.datasets.packed import groups, write
 from kd_ray.datasets.packed.plan import MANIFEST, read_pack_manifest
 from kd_ray.datasets.packed.write import ShardPacked, pack
-from kd_ray.errors import ConfigError, DataError, KdRayError
+from kd_ray.errors import ConfigError, DataError, KdRayError, StorageError
 
 BUFFER = 2**20
 
@@ -113,7 +114,8 @@ def test_a_packing_that_was_ended_goes_on_and_ends_with_the_same_bytes(
     with pytest.raises(DataError, match="must be a packed dataset"):
         packed(tmp_path)
     kept = [shard.existed for shard in packing(tmp_path)]
-    assert kept == [True, False, True] + [False] * (len(kept) - 3)
+    assert kept[:3] == [True, False, True]
+    assert not any(kept[5:])  # what was worked on when it was ended may be whole
     for file in read_pack_manifest(digits).files:
         assert (tmp_path / file.name).read_bytes() == (digits / file.name).read_bytes()
     assert read_pack_manifest(tmp_path).sha256 == read_pack_manifest(digits).sha256
@@ -278,3 +280,39 @@ def test_a_buffer_without_room_for_two_groups_is_refused(
     monkeypatch.setattr("kd_ray.datasets.packed.groups.Groups.largest_bytes", 2**20)
     with pytest.raises(ConfigError, match="must have room for two row groups"):
         packed(digits)
+
+
+def test_a_disk_that_is_full_ends_a_packing_with_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", full)
+        with pytest.raises(StorageError, match=r"cannot be written \(No space left"):
+            packing(tmp_path)
+    assert not list(tmp_path.glob("*.parquet"))
+    assert not packing(tmp_path)[0].existed
+
+
+def test_a_store_that_stops_answering_is_asked_again_and_then_named(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, asked = packed(digits).train.images, list[float]()
+    monkeypatch.setattr(groups, "WAITS_S", (0.0, 0.0))
+    read = groups.opened_to_read
+
+    def silent(path: Path, size_bytes: int) -> Any:
+        asked.append(size_bytes)
+        if len(asked) <= outage:
+            raise StorageError(f"{path}: the store does not answer as it should")
+        return read(path, size_bytes)
+
+    monkeypatch.setattr(groups, "opened_to_read", silent)
+    outage = 2
+    assert images[torch.arange(3)].shape == (3, 1, 8, 8)
+    asked.clear()
+    outage = 3
+    with pytest.raises(StorageError, match="does not answer"):
+        images[torch.arange(3)]

@@ -21,13 +21,12 @@ from kd_ray.batch import Batch
 from kd_ray.config import Augment, DataOptions, Recipe
 from kd_ray.datasets import PackedImages, open_dataset
 from kd_ray.datasets.packed import write
-from kd_ray.datasets.packed.groups import Groups
 from kd_ray.datasets.packed.write import pack
 from kd_ray.errors import ConfigError
 from kd_ray.result import read_result
 from kd_ray.runs import Finished
 from kd_ray.training import loop
-from kd_ray.training.feed import TensorFeed, feed_of
+from kd_ray.training.feed import TensorFeed, feed_of, taken
 from kd_ray.training.order import cut, windows
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import open_transfer_set
@@ -143,17 +142,26 @@ def shown_by(feed: TensorFeed, size: int, epoch: int) -> Iterator[torch.Tensor]:
 def test_groups_in_memory_are_never_more_than_two_windows(
     digits: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    feed, read, held, most = streamed(digits), Groups.read, list[weakref.ref[Any]](), [0]
+    feed, read, held, most = streamed(digits), PackedImages._read, list[weakref.ref[Any]](), [0]
 
-    def watched(self: Groups, group: int, column: str = "image") -> Any:
-        found = read(self, group, column)
+    def watched(self: PackedImages, group: int) -> Any:
+        found = read(self, group)
         held.append(weakref.ref(found))
         most[0] = max(most[0], sum(each() is not None for each in held))
         return found
 
-    monkeypatch.setattr(Groups, "read", watched)
+    monkeypatch.setattr(PackedImages, "_read", watched)
     assert sum(len(batch.labels) for batch in feed.batches(0, 1, 32, 0, slice)) == feed.rows
     assert 8 < most[0] <= 16
+
+
+def test_workers_may_be_more_than_the_row_groups(digits: Path):
+    few = torch.arange(12)  # of one group
+    feed = taken(streamed(digits), few)
+    workers = [Worker(rank, 4, ALONE.device, 1) for rank in range(4)]
+    each = [list(feed.batches(0, 1, 12, 0, worker.part_of)) for worker in workers]
+    assert [len(batch.labels) for (batch,) in each] == [3, 3, 3, 3]
+    assert same(feed.batch(few, slice(0, 3), 1), each[0][0])
 
 
 def test_a_window_smaller_than_a_batch_is_refused(digits: Path):

@@ -10,11 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -25,7 +24,9 @@ from kd_ray.errors import DataError
 from kd_ray.machine import usable_cpus
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
-Parts: TypeAlias = "dict[int, Future[pa.Array]]"
+Group: TypeAlias = Any
+"""Pixels, or a column of pictures."""
+Parts: TypeAlias = "dict[int, Future[Group]]"
 """Groups that are being read, by their number."""
 
 
@@ -92,12 +93,12 @@ class PackedImages:
         """The images of each piece, `(n, C, H, W)` uint8.
 
         Args:
-            pieces: row numbers, `(n,)` int64 each. They are looked at some time ahead: as far as
-                the groups that they are in, and the images that they are, fit the buffer.
+            pieces: row numbers, `(n,)` int64 each, which ascend. They are looked at some time
+                ahead: as far as the groups that they are in, and their images, fit the buffer.
         """
         reader = ThreadPoolExecutor(self.groups.readers, "read")
         decoder = ThreadPoolExecutor(usable_cpus(), "decode")
-        groups: dict[int, Future[pa.Array]] = {}
+        groups: dict[int, Future[Group]] = {}
         uses: Counter[int] = Counter()
         loading: deque[tuple[Numbers, list[int]]] = deque()
         decoding: deque[tuple[Tensor, list[Future[None]], list[int]]] = deque()
@@ -109,7 +110,7 @@ class PackedImages:
                     new = [group for group in piece[1] if group not in groups]
                     if groups and len(groups) + len(new) > 2 * self.window_groups:
                         break
-                    groups |= {group: reader.submit(self.groups.read, group) for group in new}
+                    groups |= {group: reader.submit(self._read, group) for group in new}
                     uses.update(piece[1])
                     loading.append(piece)
                     piece = next(following, None)
@@ -158,30 +159,37 @@ class PackedImages:
             if start < stop
         ]
 
+    def _read(self, group: int) -> Group:
+        """The images of a group: pixels `(n, C * H * W)`, or pictures as files hold them."""
+        column, width = self.groups.read(group), self.groups.plan.image_bytes
+        if self.groups.plan.encoded:
+            return column
+        pixels = np.frombuffer(column.buffers()[1], np.uint8)
+        return pixels[column.offset * width :][: len(column) * width].reshape(-1, width)
+
     def _copy(self, images: Tensor, rows: Numbers, parts: Parts) -> None:
         """Pixels as they are."""
         flat = images.view(len(rows), self.groups.plan.image_bytes).numpy()
         for places, group, local in self._by_group(rows):
-            column, width = parts[group].result(), flat.shape[1]
-            pixels = np.frombuffer(column.buffers()[1], np.uint8)
-            pixels = pixels[column.offset * width :][: len(column) * width].reshape(-1, width)
-            flat[places] = pixels[local]
+            # Without the mode numpy would check and copy once more.
+            np.take(parts[group].result(), local, axis=0, out=flat[places], mode="clip")
 
     def _decode(self, images: Tensor, rows: Numbers, parts: Parts) -> None:
         """Pictures as files hold them."""
         plan, pixels = self.groups.plan, images.numpy()
         for places, group, local in self._by_group(rows):
             column = parts[group].result()
-            for place, number in zip(places, local, strict=True):
-                where = Place(self.groups.folder / self.groups.places[group][0].name, int(number))
-                picture = read_picture(column[int(number)].as_py(), plan.image_size, where)
+            for place, number in enumerate(local.tolist(), places.start):
+                where = Place(self.groups.folder / self.groups.places[group][0].name, number)
+                picture = read_picture(column[number].as_py(), plan.image_size, where)
                 if picture.shape != (*pixels.shape[2:], pixels.shape[1]):
                     raise DataError(f"{where}: must have the size of the others; pack it anew")
                 pixels[place] = picture.transpose(2, 0, 1)
 
-    def _by_group(self, rows: Numbers) -> Iterator[tuple[Numbers, int, Numbers]]:
+    def _by_group(self, rows: Numbers) -> Iterator[tuple[slice, int, Numbers]]:
         """Places of rows of one group, the group, and their numbers in it."""
         of_row = self._group_of(rows)
-        for group in np.unique(of_row).tolist():
-            places = np.flatnonzero(of_row == group)
-            yield places, group, rows[places] - self.groups.starts[group]
+        cuts = [0, *(np.flatnonzero(np.diff(of_row)) + 1).tolist(), len(rows)]
+        for start, stop in pairwise(cuts if len(rows) else ()):
+            group = int(of_row[start])
+            yield slice(start, stop), group, rows[start:stop] - self.groups.starts[group]

@@ -47,7 +47,7 @@ def write_packed_shard(
     rows, left_out = order[shard.start : shard.stop], list[str]()
     if source.pictures is None:
         pixels = source.images(shard.split, rows).contiguous()
-        histogram = np.stack([_counts(channel.numpy()) for channel in pixels.unbind(1)])
+        histogram = np.stack([_counts(channel) for channel in pixels.unbind(1)])
         kind, buffer = pa.binary(plan.image_bytes), pa.py_buffer(pixels.numpy())
         images = pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), [None, buffer])
     else:
@@ -93,8 +93,9 @@ def _entry(path: Path, shard: PackedShard, rows: int) -> PackedFile:
     )
 
 
-def _counts(pixels: npt.NDArray[np.uint8]) -> Counts:
-    return np.bincount(pixels.ravel(), minlength=256)
+def _counts(channel: Tensor) -> Counts:
+    # torch's count of bytes takes less than half the time of numpy's, which makes them wide first.
+    return torch.bincount(channel.flatten(), minlength=256).numpy()
 
 
 def _pictures(
@@ -119,7 +120,7 @@ def _pictures(
                 f"{sizes[0]} pixels and the first one {sizes[1]}; make them one size "
                 "(data.image_size resizes pictures)"
             )
-        return content, np.stack([_counts(channel) for channel in pixels])
+        return content, np.stack([_counts(torch.tensor(channel)) for channel in pixels])
 
     with ThreadPoolExecutor(usable_cpus()) as pool:
         found = list(pool.map(decoded, numbers))
