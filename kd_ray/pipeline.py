@@ -4,7 +4,6 @@
 may ignore them.
 """
 
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from kd_ray.config import Recipe, Resources, load_recipe
 from kd_ray.datasets import dataset_problems, given_root
 from kd_ray.errors import ClusterError, ConfigError
 from kd_ray.files import committed_file, is_stored, locked, remove_drafts, to_path
+from kd_ray.machine import usable_cpus
 from kd_ray.models import MODELS, build_model, model_problems
 from kd_ray.own_code import allow, is_allowed, refusal
 from kd_ray.quant import quantize_
@@ -234,13 +234,6 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         if (path := getattr(options, key, None)) is not None:
             changed[table] = options.model_copy(update={key: str(to_path(path).absolute())})
     return recipe.model_copy(update=changed)
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may run on; all of the machine's where the system does not say."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def this_process(resources: Resources) -> Worker:

@@ -16,7 +16,7 @@ import kd_ray
 
 ROOT = Path(kd_ray.__file__).parent.parent
 FLOORS = [
-    {"batch", "errors", "units", "versions"},
+    {"batch", "errors", "machine", "units", "versions"},
     {"catalog", "deployed", "files", "own_code"},
     {"config", "result"},
     {"models", "transfer_set"},

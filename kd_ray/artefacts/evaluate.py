@@ -85,7 +85,7 @@ def _evaluate_export(folder: Path, result: Result, root: str | None) -> dict[str
     options = recipe_of(folder, result.recipe).data
     dataset = open_dataset(options.model_copy(update={"root": root or options.root}))
     check_fingerprint(folder, result.parents.get("dataset"), dataset)
-    logits = torch.from_numpy(format.runner(folder)(dataset.test.images.numpy()))
+    logits = torch.from_numpy(format.runner(folder)(dataset.test.in_memory.numpy()))
     return summarize(tally(logits, dataset.test.labels))
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from kd_ray.artefacts.evaluate import export_at
+from kd_ray.datasets.packed.described import packed_facts
+from kd_ray.datasets.packed.plan import MANIFEST as PACKED
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 from kd_ray.quant import dead_layers, model_cost
@@ -32,6 +34,8 @@ def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:
     path = to_path(where)
     if (path / MANIFEST).is_file():
         return _transfer_set_facts(path)
+    if (path / PACKED).is_file():
+        return packed_facts(path)
     if (path / META).is_file():
         return _checkpoint_facts(path)
     if (export := export_at(path)) is not None:
@@ -44,8 +48,8 @@ def inspect(where: str | Path) -> tuple[str, Mapping[str, Any]]:
     if (path / RECIPE).is_file():
         return _run_facts(path)
     raise ConfigError(
-        f"{path}: must be a run folder, a checkpoint or a transfer set, but has none of "
-        f"{RECIPE}, {META}, {MANIFEST}; name a folder such as runs/quickstart"
+        f"{path}: must be a run folder, a checkpoint, a transfer set or packed data, but has none "
+        f"of {RECIPE}, {META}, {MANIFEST}, {PACKED}; name a folder such as runs/quickstart"
     )
 
 

@@ -26,6 +26,7 @@ from kd_ray.cli.options import (
     answered,
     terminate,
 )
+from kd_ray.cli.pack import pack
 from kd_ray.cli.studies import exercises, reproduce, views
 from kd_ray.cli.tune import tune
 
@@ -125,7 +126,8 @@ for name, (stages, about) in STAGE_COMMANDS.items():
     app.command(name, help=about)(_stage_command(stages))
 for study in (exercises, views, reproduce):
     app.command()(study)
-app.command()(export)
+for each in (export, pack):
+    app.command()(each)
 
 
 @app.command("import")
@@ -151,9 +153,12 @@ def check(recipe: RecipeArgument, overrides: SetOption = None) -> None:
     """Check a recipe and print it with all defaults filled in."""
     import tomli_w
 
+    from kd_ray.datasets.packed.described import packed_lines
     from kd_ray.pipeline import open_recipe
 
     opened = open_recipe(recipe, overrides or [])
+    for line in packed_lines(opened.data):
+        typer.echo(f"# {line}")
     typer.echo(tomli_w.dumps(opened.model_dump(mode="json", exclude_none=True)), nl=False)
 
 
@@ -213,7 +218,7 @@ def audit(
 @app.command()
 @answered
 def inspect(
-    path: Annotated[str, typer.Argument(help="Run folder, checkpoint, transfer set or export.")],
+    path: Annotated[str, typer.Argument(help="Run folder, or an artefact of any kind.")],
     code: CodeOption = None,
 ) -> None:
     """Describe what lies at a path."""

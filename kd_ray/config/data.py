@@ -1,6 +1,6 @@
 """`[data]`: which images or recordings, where they are, and how they are split."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -9,8 +9,15 @@ from kd_ray.own_code import is_dotted
 
 TABLES = ("parquet", "csv")
 """Datasets that are files of rows."""
+PACKED = "packed"
+"""Data that kd-ray pack has made."""
+WHERE = ("root", "hold", "buffer_bytes")
+"""Keys that say where rows are, and not which."""
 SPOKEN = ("spoken-digits",)
 """Datasets of recordings."""
+
+
+Hold: TypeAlias = Literal["auto", "device", "host", "stream"]
 
 
 class ColumnNames(Table):
@@ -49,12 +56,12 @@ class DataOptions(Table):
     """`[data]`: which images or recordings, and how they are split."""
 
     name: str = Field(max_length=100)
-    """A key of the dataset catalogue, such as digits, mnist, svhn, imagefolder, parquet or csv, or
-    a function of your own, such as my_data:load."""
+    """A key of the dataset catalogue, such as digits, mnist, svhn, imagefolder, parquet, csv or
+    packed, or a function of your own, such as my_data:load."""
 
     root: str | None = None
-    """Folder of the files, for parquet and csv also one file or a URL such as s3://bucket/pictures;
-    else the environment variable KD_RAY_DATA, else the user's cache."""
+    """Folder of the files, for parquet and csv also one file, for these and packed also a URL such
+    as s3://bucket/pictures; else the environment variable KD_RAY_DATA, else the user's cache."""
 
     validation: int = Field(default=0, ge=0)
     """Rows carved from the training split for choosing among epochs; 0 for none. Of recordings
@@ -79,6 +86,15 @@ class DataOptions(Table):
     image_size: int | None = Field(default=None, ge=4, le=1024)
     """Side in pixels to which pictures are resized, of imagefolder, parquet, csv and functions of
     your own; none where all of them have one size already."""
+
+    hold: Hold = "auto"
+    """Where the rows are while models learn from them: on the device, in the host's memory, or
+    streamed, which is for packed; auto streams what takes more than a quarter of the machine's
+    memory, and keeps on the device what takes no more than half of its."""
+
+    buffer_bytes: int = Field(default=2**29, ge=2**20)
+    """Memory for streamed rows in each process: those that are shuffled together take 3/8 of it, as
+    much is read ahead, and the rest is for images decoded ahead."""
 
     columns: ColumnNames | None = None
     """Columns of parquet and csv, where they are others than image, label and split."""
@@ -109,6 +125,11 @@ class DataOptions(Table):
                     f"the key {key} is for {what}, but got it beside name = {self.name!r}; "
                     "leave it out"
                 )
+        if self.hold == "stream" and self.name != PACKED:
+            raise ValueError(
+                f"hold = 'stream' is for data that is packed, but got name = {self.name!r}; make "
+                f"that with kd-ray pack, and set name = {PACKED!r}"
+            )
         if self.validation and self.speakers and self.speakers.validation:
             raise ValueError(
                 f"validation = {self.validation} carves rows, but speakers.validation = "

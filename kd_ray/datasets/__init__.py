@@ -1,11 +1,11 @@
 """Datasets as tensors, and seeded views of their images.
 
-Everything is read into memory once: images, or frames of speech, and labels in a fixed order, with
-a fingerprint.
+Images, or frames of speech, and labels are in a fixed order, with a fingerprint. They are read into
+memory once, or streamed from a packed dataset.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -15,23 +15,23 @@ from kd_ray.config import DataOptions
 from kd_ray.datasets.cifar import read_cifar10, read_cifar100
 from kd_ray.datasets.dataset import FULL_SCALE, Dataset, Split
 from kd_ray.datasets.digits import read_digits
-from kd_ray.datasets.imagefolder import read_imagefolder
+from kd_ray.datasets.hold import Holding, device_holding, held, host_holding
+from kd_ray.datasets.imagefolder import listed_imagefolder, read_imagefolder
+from kd_ray.datasets.listed import Lists
 from kd_ray.datasets.mnist import read_fashion_mnist, read_mnist
 from kd_ray.datasets.own import own_problems, read_own
+from kd_ray.datasets.packed.images import PackedImages
+from kd_ray.datasets.packed.read import read_packed
 from kd_ray.datasets.recordings import Recordings
 from kd_ray.datasets.selection import (
-    FRACTION,
-    KNOWN,
     choose_rows,
-    class_numbers,
     hidden_labels,
-    sample_of_each_class,
-    validation_rows,
+    select,
 )
 from kd_ray.datasets.spoken_digits import read_spoken_digits
 from kd_ray.datasets.storage import given_root
 from kd_ray.datasets.svhn import read_svhn
-from kd_ray.datasets.table import read_table
+from kd_ray.datasets.table import listed_table, read_table
 from kd_ray.datasets.views import check_augment, render
 from kd_ray.errors import DataError, UnknownNameError
 from kd_ray.own_code import is_dotted
@@ -47,7 +47,15 @@ DATASETS: Mapping[str, Callable[[DataOptions], Dataset]] = {
     "imagefolder": read_imagefolder,
     "parquet": read_table,
     "csv": read_table,
+    "packed": read_packed,
 }
+
+LISTED: Mapping[str, Callable[[DataOptions], AbstractContextManager[Lists]]] = {
+    "imagefolder": listed_imagefolder,
+    "parquet": listed_table,
+    "csv": listed_table,
+}
+"""Datasets whose pictures can be listed without being in memory."""
 
 
 def dataset_problems(where: str, options: DataOptions) -> list[str]:
@@ -81,40 +89,4 @@ def open_dataset(options: DataOptions) -> Dataset:
             f"{options.name}: must have training images of at least two classes to tell apart, but "
             f"has only those of {few or 'none'}; add another class"
         )
-    if options.classes is not None:
-        dataset = _of_classes(dataset, options.classes)
-    if options.validation:
-        train = dataset.train
-        held_out = validation_rows(train.labels, options.validation, options.seed, train.recordings)
-        validation = train.part("validation", held_out)
-        dataset = replace(dataset, train=train.part("train", ~held_out), validation=validation)
-    train = dataset.train
-    if options.fraction < 1:
-        kept = sample_of_each_class(
-            train.labels, options.fraction, options.seed, FRACTION, train.recordings
-        )
-        train = train.part("train", kept)
-    if options.labelled < 1:
-        known = sample_of_each_class(
-            train.labels, options.labelled, options.seed, KNOWN, train.recordings
-        )
-        train = replace(train, labels=train.labels.where(known, UNLABELLED))
-    return replace(dataset, train=train, standardized=options.standardize)
-
-
-def _of_classes(dataset: Dataset, classes: list[str]) -> Dataset:
-    """The rows of these classes, with labels renumbered from 0 in the order of all classes."""
-    kept = torch.tensor(class_numbers(dataset.train.labels, dataset.class_names, classes))
-
-    def part(split: Split) -> Split:
-        few = split.part(split.name, torch.isin(split.labels, kept))
-        if split.rows and not few.rows:
-            raise DataError(
-                f"data.classes: the {split.name} split must have images of them, but has none; "
-                "choose other classes"
-            )
-        return replace(few, labels=torch.searchsorted(kept, few.labels))
-
-    names = tuple(dataset.class_names[number] for number in kept.tolist())
-    train, validation, test = map(part, (dataset.train, dataset.validation, dataset.test))
-    return Dataset(dataset.name, names, train, validation, test)
+    return held(select(dataset, options), options)

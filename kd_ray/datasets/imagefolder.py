@@ -1,12 +1,14 @@
 """A user's own pictures: one folder for each class, below train and test or directly."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kd_ray.config import DataOptions
 from kd_ray.datasets.dataset import Dataset
 from kd_ray.datasets.labels import check_names
-from kd_ray.datasets.listed import Listed, dataset_of
+from kd_ray.datasets.listed import Listed, Lists, dataset_of
 from kd_ray.datasets.storage import local_root, needed_root, readable
 from kd_ray.errors import DataError
 
@@ -15,6 +17,13 @@ UNLABELLED_FOLDER = "unlabelled"
 
 
 def read_imagefolder(options: DataOptions) -> Dataset:
+    """The pictures of `listed_imagefolder`, decoded."""
+    with listed_imagefolder(options) as lists:
+        return dataset_of(lists, options)
+
+
+@contextmanager
+def listed_imagefolder(options: DataOptions) -> Iterator[Lists]:
     """Pictures in `root/train/CLASS` and `root/test/CLASS`, or in `root/CLASS`.
 
     In the second layout a fixed fifth of every class becomes the test split. In both a folder
@@ -46,7 +55,7 @@ def read_imagefolder(options: DataOptions) -> Dataset:
         names, train = _listed(root, but=UNLABELLED_FOLDER)
     more = _pictures(root / UNLABELLED_FOLDER)
     train = Listed.of([train, Listed(more, [None] * len(more), more)])
-    return dataset_of(options.name, root, train, test, classes=names, size=options.image_size)
+    yield Lists(root, train, test, names)
 
 
 def _listed(folder: Path, but: str = "") -> tuple[list[str], Listed]:

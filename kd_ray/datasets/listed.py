@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from kd_ray.batch import UNLABELLED
+from kd_ray.config import DataOptions
 from kd_ray.datasets.dataset import Dataset, Split
 from kd_ray.datasets.labels import Label, check_names, class_names_of, numbers_of
 from kd_ray.datasets.picture import Pixels, read_picture
 from kd_ray.datasets.selection import with_test_share
 from kd_ray.errors import DataError
+from kd_ray.machine import memory_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,22 +70,36 @@ class Numbered:
     test: Tensor | None
 
 
-def dataset_of(
-    name: str,
-    where: object,
-    train: Listed,
-    test: Listed | None,
-    *,
-    classes: Sequence[str] | None,
-    size: int | None,
-) -> Dataset:
-    """The dataset of pictures that were listed; `name` is the key of the dataset catalogue.
+@dataclass(frozen=True)
+class Lists:
+    """What a reader of pictures has found, none of them decoded yet.
+
+    Attributes:
+        where: what messages call the whole.
+        train: pictures to learn from, labelled or not.
+        test: pictures to test on; None where a fixed fifth of every class is to become that.
+        classes: K names; None where the labels of the training pictures, sorted, are the names.
+    """
+
+    where: object
+    train: Listed
+    test: Listed | None
+    classes: Sequence[str] | None
+
+    def numbered(self) -> "Numbered":
+        """The labels; see `numbered`."""
+        return numbered(self.where, self.train, self.test, self.classes)
+
+
+def dataset_of(lists: Lists, options: DataOptions) -> Dataset:
+    """The dataset of pictures that were listed.
 
     See `numbered` and `pixels_of`, which it calls in this order, so that a label that is none is
     found before pictures are decoded.
     """
-    labels = numbered(where, train, test, classes)
-    return with_pixels(name, labels, pixels_of(train, test, size))
+    labels = lists.numbered()
+    images = pixels_of(lists.train, lists.test, options.image_size)
+    return with_pixels(options.name, labels, images)
 
 
 def numbered(
@@ -190,11 +205,12 @@ def pixels_of(train: Listed, test: Listed | None, size: int | None) -> Tensor:
 
 
 def _room(rows: int, shape: tuple[int, ...]) -> Pixels:
-    needed, has = rows * int(np.prod(shape)), psutil.virtual_memory().total
+    needed, has = rows * int(np.prod(shape)), memory_bytes()
     if needed > has:
         raise DataError(
             f"data: {rows:,} pictures of {_size(shape)} are {needed / 1e9:,.0f} GB in memory, but "
-            f"this machine has {has / 1e9:.0f} GB; lower data.image_size"
+            f"this machine has {has / 1e9:.0f} GB; lower data.image_size, or "
+            "make a set that streams with kd-ray pack"
         )
     return np.empty((rows, *shape), np.uint8)
 

@@ -5,19 +5,66 @@ its own, so the same seed may serve all of them.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.catalog import suggestion
+from kd_ray.config import DataOptions
 from kd_ray.datasets.counter_random import hashed
 from kd_ray.datasets.dataset import Dataset, Split
 from kd_ray.datasets.recordings import Recordings
-from kd_ray.errors import ConfigError, UnknownNameError
+from kd_ray.errors import ConfigError, DataError, UnknownNameError
 
 # What a sample is for; draws are numbered apart from those of the views.
 TEST, VALIDATION, FRACTION, HIDDEN, KNOWN = 100, 101, 102, 103, 104
+
+
+def select(dataset: Dataset, options: DataOptions) -> Dataset:
+    """What `[data]` takes of a dataset as it is read; see `open_dataset`."""
+    if options.classes is not None:
+        dataset = _of_classes(dataset, options.classes)
+    if options.validation:
+        train = dataset.train
+        if train.packed is None:
+            draw = options.seed, train.recordings
+            held_out = validation_rows(train.labels, options.validation, *draw)
+        else:
+            held_out = first_labelled(train.labels, options.validation)
+        validation = train.part("validation", held_out)
+        dataset = replace(dataset, train=train.part("train", ~held_out), validation=validation)
+    train = dataset.train
+    if options.fraction < 1:
+        kept = sample_of_each_class(
+            train.labels, options.fraction, options.seed, FRACTION, train.recordings
+        )
+        train = train.part("train", kept)
+    if options.labelled < 1:
+        known = sample_of_each_class(
+            train.labels, options.labelled, options.seed, KNOWN, train.recordings
+        )
+        train = replace(train, labels=train.labels.where(known, UNLABELLED))
+    return replace(dataset, train=train, standardized=options.standardize, hold=options.hold)
+
+
+def _of_classes(dataset: Dataset, classes: list[str]) -> Dataset:
+    """The rows of these classes, with labels renumbered from 0 in the order of all classes."""
+    kept = torch.tensor(class_numbers(dataset.train.labels, dataset.class_names, classes))
+
+    def part(split: Split) -> Split:
+        few = split.part(split.name, torch.isin(split.labels, kept))
+        if split.rows and not few.rows:
+            raise DataError(
+                f"data.classes: the {split.name} split must have images of them, but has none; "
+                "choose other classes"
+            )
+        return replace(few, labels=torch.searchsorted(kept, few.labels))
+
+    names = tuple(dataset.class_names[number] for number in kept.tolist())
+    train, validation, test = map(part, (dataset.train, dataset.validation, dataset.test))
+    return Dataset(dataset.name, names, train, validation, test)
 
 
 def class_numbers(labels: Tensor, class_names: Sequence[str], classes: Sequence[str]) -> list[int]:
@@ -130,17 +177,30 @@ def validation_rows(
     Raises:
         ConfigError: no labelled training row would be left.
     """
-    labelled = labels != UNLABELLED
-    if rows >= (there := int(labelled.sum())):
-        raise ConfigError(
-            f"data.validation: must leave at least one of the {there} training rows with labels, "
-            f"but got {rows}; lower it"
-        )
+    _check_some_left(labels, rows)
     if recordings is None:
         return _marked(_spread(labels, seed)[:rows], len(labels))
     order = _spread(recordings.words(labels), seed)
     before = recordings.lengths[order].cumsum(0) - recordings.lengths[order]
     return recordings.frames(_marked(order[before < rows], recordings.count))
+
+
+def first_labelled(labels: Tensor, rows: int) -> Tensor:
+    """The first rows with labels, as `validation_rows` gives them, of rows in a drawn order.
+
+    They lie together, so that evaluating them reads nothing else.
+    """
+    _check_some_left(labels, rows)
+    labelled = labels != UNLABELLED
+    return labelled & (labelled.cumsum(0) <= rows)
+
+
+def _check_some_left(labels: Tensor, rows: int) -> None:
+    if rows >= (there := int((labels != UNLABELLED).sum())):
+        raise ConfigError(
+            f"data.validation: must leave at least one of the {there} training rows with labels, "
+            f"but got {rows}; lower it"
+        )
 
 
 def _spread(labels: Tensor, seed: int) -> Tensor:

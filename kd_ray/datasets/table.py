@@ -4,14 +4,14 @@ How one file is read, `table_file` knows.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from kd_ray.config import ColumnNames, DataOptions
 from kd_ray.datasets.dataset import Dataset
 from kd_ray.datasets.labels import Place
-from kd_ray.datasets.listed import Listed, dataset_of
+from kd_ray.datasets.listed import Listed, Lists, dataset_of
 from kd_ray.datasets.storage import given_root, needed_root
 from kd_ray.datasets.table_file import TableFile, opened_table
 from kd_ray.errors import DataError, shown
@@ -27,6 +27,13 @@ WORDS: Mapping[str, str] = {
 
 
 def read_table(options: DataOptions) -> Dataset:
+    """The pictures of `listed_table`, decoded."""
+    with listed_table(options) as lists:
+        return dataset_of(lists, options)
+
+
+@contextmanager
+def listed_table(options: DataOptions) -> Iterator[Lists]:
     """Pictures and labels in the `*.parquet` or `*.csv` files of `data.root`, or in one file.
 
     A row's split is what its column `split` says, else the first word of the file's name or of its
@@ -66,8 +73,7 @@ def read_table(options: DataOptions) -> Dataset:
             more = listed(UNLABELLED_ROWS)
             more = Listed(more.places, [None] * len(more.places), more.pictures)
             train = Listed.of([train, more])
-        names = _class_names(files)
-        return dataset_of(options.name, root, train, test, classes=names, size=options.image_size)
+        yield Lists(root, train, test, _class_names(files))
 
 
 def _paths(root: Path, kind: str) -> list[Path]:

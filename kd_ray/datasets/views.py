@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from kd_ray.config import Augment
 from kd_ray.datasets.counter_random import below, uniform
+from kd_ray.datasets.packed.images import PackedImages
 from kd_ray.errors import ConfigError
 
 # Which draw is for what. A number never changes its meaning, or stored logits would lose their
@@ -21,7 +22,7 @@ ANGLE_BITS = 20  # binary places of a sine; a source place then has one more, be
 PLACE_BITS = 11  # binary places of a source pixel's place: 255 * 2^22 still fits 32 bits
 
 
-def check_augment(augment: Augment, images: Tensor) -> None:
+def check_augment(augment: Augment, images: Tensor | PackedImages) -> None:
     """Refuses what cannot be done to images, `(N, C, H, W)`.
 
     Raises:

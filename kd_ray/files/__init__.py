@@ -18,5 +18,6 @@ from kd_ray.files.commit import (
     write_json,
 )
 from kd_ray.files.lock import locked
-from kd_ray.files.paths import checked_path, is_stored, to_path
+from kd_ray.files.paths import checked_path, is_stored, opened_to_read, to_path
 from kd_ray.files.reading import bounded_bytes, check_regular, read_json, reason_of, ruled
+from kd_ray.files.store import writing

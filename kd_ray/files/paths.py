@@ -7,7 +7,7 @@ checkpoint that seems to be missing would be trained anew.
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -146,6 +146,25 @@ class StoredPath(PurePosixPath):
         """Writes a small file whole."""
         with answering(self):
             self.files.pipe_file(self.key, content)
+
+
+@contextmanager
+def opened_to_read(path: Path, size_bytes: int) -> Iterator[Any]:
+    """A file to read parts of: one of this machine's, or one in a store of which the size is known.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: the store does not answer as it should.
+    """
+    if remote := stored(path):
+        with (
+            answering(path),
+            remote.files.open(remote.key, size=size_bytes, cache_type="none") as file,
+        ):
+            yield file
+        return
+    with path.open("rb") as file:
+        yield file
 
 
 def checked_path(path: Path) -> Path:

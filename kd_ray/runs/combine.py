@@ -5,7 +5,7 @@ logits are read from there, so that only specialists are run, each on the images
 """
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from kd_ray.runs.group_classes import options_of, read_groups
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.label import labelled_parent, set_fields, set_line, transfer_set_folder, write_set
 from kd_ray.runs.make import Made, make
-from kd_ray.runs.rows import Rendered, SplitRows, labelled_rows
+from kd_ray.runs.rows import SplitRows, labelled_rows
 from kd_ray.runs.specialize import (
     generalist_folder,
     load_generalist,
@@ -191,10 +191,10 @@ def _make(task: Task, worker: Worker, joint: Joint) -> Generator[Event, None, Ma
     right = summed(torch.tensor([sum(rights)], device=worker.device)).item()
     gradients = [left for _, left in tested.values()]
 
-    def logits(shard: Shard, part: Rendered) -> Tensor:
+    def logits(shard: Shard, images: Iterable[Tensor]) -> Tensor:
         if shard in tested:
             return tested[shard][0]
-        found, left = joint.logits(shard, part.images)
+        found, left = joint.logits(shard, torch.cat(list(images)))
         gradients.append(left)
         return found
 

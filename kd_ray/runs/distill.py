@@ -126,6 +126,7 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
             training, recipe, task.seed, feeds, worker, teachers, task.fused
         ),
         test=feeds.test,
+        holding=feeds.train.holding(worker.device, recipe.data.hold),
         ensemble=ensemble_of(recipe.objective, feeds.members),
         start=start,
     )

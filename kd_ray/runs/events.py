@@ -23,11 +23,13 @@ class Started:
         epochs: how many there will be in all; 0 where nothing is trained.
         done: epochs that an earlier attempt had finished.
         history: a record for each of these.
+        held: where its rows are held, and why, if that is not on the device as always.
     """
 
     epochs: int
     done: int
     history: Sequence[dict[str, Any]] = ()
+    held: str | None = None
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _open(task: Task, worker: Worker, inputs: Inputs) -> tuple[Source, dict[str,
     }
     shape = meta.input.shape
     subject = Subject(saved.model, shape, meta.input.mean, meta.input.std, about)
-    rows = slice(_options(task).rows)
+    rows = torch.arange(dataset.test.rows)[: _options(task).rows]
     source = Source(subject, dataset.test.images[rows].numpy(), dataset.test.labels[rows])
     return source, {"student": saved.sha256, "dataset": dataset.fingerprint}
 

@@ -41,9 +41,9 @@ def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def determining(table: Table, left_out: str | None = None) -> dict[str, Any]:
-    """A table without a key that determines nothing, and without later keys that are not used."""
-    values = table.model_dump(mode="json", exclude={left_out} if left_out else None)
+def determining(table: Table, *left_out: str) -> dict[str, Any]:
+    """A table without keys that determine nothing, and without later keys that are not used."""
+    values = table.model_dump(mode="json", exclude=set(left_out))
     return {key: value for key, value in values.items() if not _is_later(key, value)}
 
 

@@ -4,8 +4,8 @@ The recipe has no teacher; it says which rows and views the logits are of and ho
 as it does where a teacher labels. Everything is read and checked before anything is written.
 """
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kd_ray.batch import UNLABELLED
-from kd_ray.config import Augment, TransferSetOptions
+from kd_ray.config import TransferSetOptions
 from kd_ray.datasets import Dataset
 from kd_ray.errors import ConfigError, TransferSetError
 from kd_ray.files import locked, remove_drafts, to_path
@@ -31,7 +31,7 @@ from kd_ray.runs.label import (
     write_shards,
 )
 from kd_ray.runs.make import Made, make
-from kd_ray.runs.rows import Rendered, SplitRows, rows_to_label, rows_with_labels
+from kd_ray.runs.rows import SplitRows, rows_to_label, rows_with_labels
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.training.metrics import summarize, tally
 from kd_ray.training.workers import Worker
@@ -71,7 +71,7 @@ class Imported:
     stored: Mapping[SplitName, Tensor]
     figures: Sequence[dict[str, float]]
 
-    def logits(self, shard: Shard, part: Rendered) -> Tensor:
+    def logits(self, shard: Shard, images: Iterable[Tensor]) -> Tensor:
         """Those of a shard's rows, `(n, M, K)`."""
         return self.stored[shard.split][shard.start : shard.stop]
 
@@ -121,8 +121,6 @@ def fitted(given: GivenLogits, dataset: Dataset, options: TransferSetOptions) ->
         for of_one in figures
     ]
     plan = plan_rows(dataset, options, rows, teachers, dataset.mean, dataset.std)
-    if not options.include_images:  # nobody looks at their pixels
-        rows = {name: replace(some, augment=Augment()) for name, some in rows.items()}
     return Imported(plan, rows, stored, figures)
 
 

@@ -87,6 +87,7 @@ class Inputs:
         if key not in self._students:
             check(manifest)
             dataset = self.dataset(data, manifest) if manifest.plan.needs_dataset else None
-            opened = open_transfer_set(folder)
-            self._students[key] = (opened, student_feeds(opened, dataset).to(device))
+            streamed = dataset is not None and not isinstance(dataset.train.images, torch.Tensor)
+            opened = open_transfer_set(folder, on_disk=streamed)
+            self._students[key] = (opened, student_feeds(opened, dataset).held(device, data.hold))
         return self._students[key]

@@ -6,7 +6,7 @@ depends on the number of CPU threads, so on a CPU every worker runs the teachers
 bytes do not depend on how work was spread.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kd_ray.config import Recipe, TransferSetOptions
+from kd_ray.config.data import WHERE
 from kd_ray.datasets import Dataset
 from kd_ray.errors import TransferSetError
 from kd_ray.files import to_path
@@ -25,7 +26,7 @@ from kd_ray.runs.events import Event, ShardDone
 from kd_ray.runs.fit import check_same, determining, flattened
 from kd_ray.runs.inputs import Inputs, check_recipe, check_stored
 from kd_ray.runs.make import Made, make
-from kd_ray.runs.rows import Rendered, SplitRows, rows_to_label
+from kd_ray.runs.rows import SplitRows, rows_to_label
 from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.teach import load_teachers, teacher_folders
 from kd_ray.training.saved_model import SavedModel, one_thread, raw_logits
@@ -48,8 +49,9 @@ from kd_ray.transfer_set import (
 )
 from kd_ray.transfer_set.manifest import MANIFEST
 
-Logits = Callable[[Shard, Rendered], Tensor]
-"""What computes the logits of a shard's rows, `(n, M, K)` float32 on the CPU."""
+Logits = Callable[[Shard, Iterable[Tensor]], Tensor]
+"""What computes the logits of a shard's rows, `(n, M, K)` float32 on the CPU, from their pixels,
+`(some, C, H, W)` uint8 at a time."""
 
 
 def transfer_set_folder(recipe: Recipe, run: Path) -> Path:
@@ -155,17 +157,33 @@ def write_shards(
         for shard in mine:
             existed = shard_state(folder, plan, shard) == "whole"
             if not existed:
-                part = rows[shard.split].rendered(torch.arange(shard.start, shard.stop))
-                columns = Columns(
-                    index=part.index.numpy(),
-                    view=part.view.numpy().astype(np.int32),
-                    label=part.labels.numpy(),
-                    logits=logits(shard, part).numpy(),
-                    image=part.images.numpy() if plan.include_images else None,
-                )
-                write_shard(folder, plan, shard, columns)
+                write_shard(folder, plan, shard, _columns(plan, shard, rows[shard.split], logits))
             done_rows += shard.rows
             yield ShardDone(shard.name, shard.rows, done_rows, all_rows, existed, worker.rank)
+
+
+def _columns(plan: Plan, shard: Shard, rows: SplitRows, logits: Logits) -> Columns:
+    """A shard in memory: of its pixels only a part, unless they are stored."""
+    numbers, kept = torch.arange(shard.start, shard.stop), list[Tensor]()
+
+    def images() -> Iterator[Tensor]:
+        for some in rows.images(numbers):
+            if plan.include_images:
+                kept.append(some)
+            yield some
+
+    pieces = images()
+    found = logits(shard, pieces)
+    for _ in pieces if plan.include_images else ():  # that nobody has asked for
+        pass
+    index, view, labels = rows.columns(numbers)
+    return Columns(
+        index=index.numpy(),
+        view=view.numpy().astype(np.int32),
+        label=labels.numpy(),
+        logits=found.numpy(),
+        image=torch.cat(kept).numpy() if kept else None,
+    )
 
 
 def write_set(
@@ -211,7 +229,7 @@ def labelled_parent(task: Task) -> dict[str, str]:
 def set_identity(task: Task) -> dict[str, Any]:
     """The part of the recipe that determines a transfer set's rows and how they are stored."""
     return {
-        "data": determining(task.recipe.data, "root"),
+        "data": determining(task.recipe.data, *WHERE),
         "transfer_set": task.recipe.transfer_set.model_dump(mode="json", exclude={"path"}),
     }
 
@@ -255,8 +273,8 @@ def _open(task: Task, worker: Worker, inputs: Inputs) -> tuple[_Labelling, dict[
 
 
 def _make(task: Task, worker: Worker, source: _Labelling) -> Generator[Event, None, Made]:
-    def logits(shard: Shard, part: Rendered) -> Tensor:
-        return raw_logits(source.teachers, part.images, worker.device)
+    def logits(shard: Shard, images: Iterable[Tensor]) -> Tensor:
+        return torch.cat([raw_logits(source.teachers, some, worker.device) for some in images])
 
     plan, rows = source.plan, rows_to_label(source.dataset, task.recipe.transfer_set)
     manifest, written = yield from write_set(task.folder, plan, rows, logits, worker)

@@ -3,7 +3,7 @@
 Row r of a split is view r mod V of the image r div V, counted among those that are labelled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from kd_ray.config import Augment, TransferSetOptions
 from kd_ray.datasets import Dataset, Split, choose_rows, hidden_labels, render
 from kd_ray.transfer_set import SPLITS, Plan, SplitName, TransferSet, image_and_view
+
+AT_ONCE = 1024
+"""Rows whose pixels are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,32 @@ class SplitRows:
         """Number among the N images, and view, of rows `(n,)`."""
         return image_and_view(rows, self.views)
 
-    def rendered(self, rows: Tensor) -> Rendered:
-        """Rows `(n,)` int64 of N * V with their pixels."""
+    def columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Index, view and label of rows `(n,)` int64 of N * V, `(n,)` each; see `Rendered`."""
         number, view = self.image_and_view(rows)
-        index = self.index[number]
-        images = render(self.split.images[index], index, view, self.augment, self.seed)
-        return Rendered(index, view, self.labels[number], images)
+        return self.index[number], view, self.labels[number]
+
+    def images(self, rows: Tensor) -> Iterator[Tensor]:
+        """The pixels of rows `(n,)` int64 of N * V, which ascend, `AT_ONCE` of them at a time.
+
+        Those that are streamed are read ahead.
+        """
+        pieces = [self.columns(piece) for piece in torch.split(rows, AT_ONCE)]
+        # An image is read once for all of its views.
+        alone = [torch.unique_consecutive(index, return_inverse=True) for index, *_ in pieces]
+        stored = self.split.images
+        read: Iterator[Tensor]
+        if isinstance(stored, Tensor):
+            read = (stored[index] for index, _ in alone)
+        else:
+            read = stored.follow(index for index, _ in alone)
+        for (index, view, _), (_, which), images in zip(pieces, alone, read, strict=True):
+            plain = images if len(images) == len(index) else images[which]
+            yield render(plain, index, view, self.augment, self.seed)
+
+    def rendered(self, rows: Tensor) -> Rendered:
+        """Rows `(n,)` int64 of N * V, which ascend, with their pixels."""
+        return Rendered(*self.columns(rows), torch.cat(list(self.images(rows))))
 
 
 def rows_to_label(dataset: Dataset, options: TransferSetOptions) -> dict[SplitName, SplitRows]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from kd_ray.config import Recipe
+from kd_ray.config.data import WHERE
 from kd_ray.errors import CheckpointError, difference, numbered
 from kd_ray.files import to_path
 from kd_ray.result import SPECIALIST, read_result
@@ -95,7 +96,7 @@ def _tasks(request: Request) -> list[Task]:
 def _identity(task: Task) -> dict[str, Any]:
     options = options_of(task.recipe).model_dump(mode="json")
     return {
-        "data": determining(task.recipe.data, "root"),
+        "data": determining(task.recipe.data, *WHERE),
         "specialists": {"generalist": options["generalist"], "train": options["train"]},
         "member": task.member,
     }
@@ -138,6 +139,7 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
             training, feed, options, task.member, worker, validation if validation.rows else None
         ),
         test=test,
+        holding=feed.feed.holding(worker.device, "device"),
         details={
             "classes": [dataset.class_names[number] for number in special],
             "special_rows": len(feed.special),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from kd_ray.config import Recipe, TeacherOptions
+from kd_ray.config.data import WHERE
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
 from kd_ray.own_code import fingerprints
@@ -76,7 +77,7 @@ def _identity(task: Task) -> dict[str, Any]:
     if isinstance(teacher.columns, str):  # what is in it, the parents say
         columns = {"columns": "file"}
     return {
-        "data": determining(task.recipe.data, "root"),
+        "data": determining(task.recipe.data, *WHERE),
         "teacher": {
             "model": teacher.model_of(task.member).determining,
             "train": teacher.train.model_dump(mode="json"),
@@ -109,6 +110,9 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
     dataset = inputs.dataset(task.data)
     check_recipe(task.recipe, dataset)
     made = new_teacher(teacher, dataset, task.member)
+    train_rows, test_rows = (
+        feed_of(split, dataset.mean, dataset.std) for split in (dataset.train, dataset.test)
+    )
     return Setup(
         model=made.network,
         about=description(
@@ -120,7 +124,8 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
         ),
         options=teacher.train,
         events=lambda training: teach(training, teacher, dataset, task.member, worker),
-        test=feed_of(dataset.test, dataset.mean, dataset.std).to(worker.device),
+        test=test_rows.held(worker.device, dataset.hold),
+        holding=train_rows.holding(worker.device, dataset.hold),
     )
 
 

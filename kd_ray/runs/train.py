@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from kd_ray.config import Train
+from kd_ray.datasets import Holding
 from kd_ray.files import remove_drafts
 from kd_ray.models import parameter_count, placed
 from kd_ray.quant import dead_layers, model_cost
@@ -36,9 +37,12 @@ from kd_ray.training.feed import TensorFeed
 from kd_ray.training.losses import MEAN_OF_ALL, Ensemble
 from kd_ray.training.metrics import FIGURES
 from kd_ray.training.optimizer import make_optimizer
-from kd_ray.training.progress import Epoch, Notice, Training
+from kd_ray.training.progress import Epoch, Leg, Notice, Training
 from kd_ray.training.words import WORD_FIGURES
 from kd_ray.training.workers import Worker, from_first, together
+
+LEG_S = 60.0
+"""Seconds at least from one checkpoint to one within an epoch."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Setup:
         test: rows for the final figure.
         ensemble: how teachers are averaged where agreement is measured.
         start: the checkpoint to go on from where there is none of its own, or None.
+        holding: where its rows are, and why; None for on the device.
         details: what else its result is to say.
     """
 
@@ -63,6 +68,7 @@ class Setup:
     test: TensorFeed
     ensemble: Ensemble = MEAN_OF_ALL
     start: Path | None = None
+    holding: Holding | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -72,7 +78,8 @@ def train(
     """Trains the model of a task to its end, from wherever an earlier attempt left off.
 
     In order: 1. a finished result is checked and reported; 2. else the latest checkpoint is
-    restored; 3. each epoch is checkpointed before it is reported; 4. the test split is touched.
+    restored; 3. each epoch is checkpointed before it is reported, a long one within it as well;
+    4. the test split is touched.
     """
     with together(worker.device):
         setup = prepare(task, worker, inputs)
@@ -85,16 +92,23 @@ def train(
         model = placed(setup.model, worker.device)
         training = Training(model, make_optimizer(model, setup.options))
         resumed_from = _resume(task, setup, training, worker)
-    yield Started(setup.options.epochs, training.epoch, list(training.history))
+    told = setup.holding is not None and setup.holding.where != "device"
+    held = str(setup.holding) if told else None
+    yield Started(setup.options.epochs, training.epoch, list(training.history), held)
     saved, saved_at = training.epoch, time.monotonic()
     for event in setup.events(training):
-        if isinstance(event, Epoch | Notice):
+        if isinstance(event, Epoch | Notice | Leg):
             with together(worker.device):
-                waited = time.monotonic() - saved_at >= task.checkpoint_s
-                kept = isinstance(event, Notice) or _must_be_kept(task, training, setup.options)
+                fewest_s = max(task.checkpoint_s, LEG_S if isinstance(event, Leg) else 0.0)
+                waited = time.monotonic() - saved_at >= fewest_s
+                kept = isinstance(event, Notice) or (
+                    isinstance(event, Epoch) and _must_be_kept(task, training, setup.options)
+                )
                 if worker.is_first and (waited or kept):
                     _checkpoint(task, setup, training)
                     saved, saved_at = training.epoch, time.monotonic()
+        if isinstance(event, Leg):
+            continue
         try:
             yield event
         except GeneratorExit:

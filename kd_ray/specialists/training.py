@@ -17,7 +17,7 @@ from kd_ray.training.batch_loss import label_objective
 from kd_ray.training.epoch import TrainingEvent
 from kd_ray.training.feed import TensorFeed, feed_of
 from kd_ray.training.loop import fit
-from kd_ray.training.order import derived_seed, shuffled
+from kd_ray.training.order import batch_bounds, derived_seed, shuffled
 from kd_ray.training.progress import Training
 from kd_ray.training.saved_model import SavedModel
 from kd_ray.training.workers import Worker
@@ -66,7 +66,8 @@ class SpecialFeed:
     ) -> Iterator[Batch]:
         """The rows that the epoch draws, shuffled; see `batch.Feed`."""
         order = self.drawn(epoch)[shuffled(self.rows, seed, epoch)]
-        return self.feed.in_order(order, epoch, batch_size, first, part)
+        bounds = batch_bounds(self.rows, batch_size)[first:]
+        return self.feed.of((order[start:stop] for start, stop in bounds), epoch, part)
 
     def drawn(self, epoch: int) -> Tensor:
         """Numbers of the 2n rows of an epoch, special ones first."""
@@ -99,6 +100,12 @@ def training_feed(
     Raises:
         ConfigError: there are no training images of its classes, or none of any other.
     """
+    if not isinstance(dataset.train.images, Tensor):
+        raise ConfigError(
+            f"specialist {number}: draws its rows from all over the training split, which must be "
+            "in memory for that, but it is streamed; set data.hold to host, or leave [specialists] "
+            "out"
+        )
     seed = options.seed + number
     plain = special_feed(dataset.train, generalist, special)
     feed = replace(plain, views="fresh", augment=options.augment, seed=seed)

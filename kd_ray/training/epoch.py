@@ -20,13 +20,16 @@ from kd_ray.training.batch_loss import ObjectiveFunction
 from kd_ray.training.losses import Loss, exact
 from kd_ray.training.optimizer import set_knobs, take_step
 from kd_ray.training.order import batch_bounds, derived_seed
-from kd_ray.training.progress import Epoch, EpochPart, Notice, Step, Training
+from kd_ray.training.progress import Epoch, EpochPart, Leg, Notice, Step, Training
 from kd_ray.training.schedule import Schedule
 from kd_ray.training.workers import Worker, average_buffers, summed
 
 TICK_S = 0.5
 NOTICE_EVERY = 25
 """Steps from asking for a notice to asking again."""
+LEG_STEPS = 1000
+"""Steps of an epoch after which all random numbers are drawn anew from the seed, so that a training
+that goes on from there draws the same: most epochs are shorter."""
 NORM_EVERY = 10
 """Steps from one look at the gradient's norm to the next: it costs a pass over all weights."""
 
@@ -114,7 +117,7 @@ class Turn:
 
 def train_epoch(
     turn: Turn, network: Callable[[Tensor], Tensor], worker: Worker
-) -> Iterator[Step | Notice]:
+) -> Iterator[Step | Notice | Leg]:
     """Trains the next epoch of a training, alone.
 
     Args:
@@ -151,17 +154,22 @@ def train_epoch(
             ticked = now
             yield Step(number, step + 1, len(bounds), (bounds[step][1] - first) / (now - started))
         # The end of an epoch needs no notice, as it has its checkpoint.
-        due = (step + 1) % NOTICE_EVERY == 0 and step + 1 < len(bounds)
-        if due and worker.noticed is not None and worker.noticed():
+        done_steps = step + 1
+        ended = done_steps % LEG_STEPS == 0 and done_steps < len(bounds)
+        due = done_steps % NOTICE_EVERY == 0 and done_steps < len(bounds)
+        noticed = due and worker.noticed is not None and worker.noticed()
+        if noticed or ended:
             average_buffers(training.model)
             training.part = EpochPart(
-                step + 1, summed(sums.clone()).tolist(), [float(norm) for norm in norms]
+                done_steps, summed(sums.clone()).tolist(), [float(norm) for norm in norms]
             )
-            yield Notice(number, step + 1, len(bounds))
+            yield (Notice if noticed else Leg)(number, done_steps, len(bounds))
+        if ended:  # whether somebody goes on from here or not
+            torch.manual_seed(derived_seed(turn.seed, "dropout", number, worker.rank, done_steps))
     turn.finish(summed(sums).tolist(), norms, turn.feed.rows - first, time.perf_counter() - started)
 
 
-TrainingEvent = Step | Notice | Epoch | Turn
+TrainingEvent = Step | Notice | Leg | Epoch | Turn
 """What happens in a training, for whoever drives it; a `Turn` where it trains the epochs."""
 
 

@@ -33,9 +33,8 @@ def evaluate(
     total = tally(torch.zeros(0, 1, device=worker.device), nothing)  # a worker may have no rows
     heard: list[tuple[Tensor, Tensor | None]] = []
     with torch.inference_mode():
-        for start in range(part.start, part.stop, EVALUATION_ROWS):
-            rows = torch.arange(start, min(start + EVALUATION_ROWS, part.stop))
-            batch = feed.batch(rows, slice(None), 1)
+        rows = torch.arange(part.start, part.stop)
+        for batch in feed.of(torch.split(rows, EVALUATION_ROWS), epoch=1):
             logits = model(batch.images).float()
             v = batch.teacher_logits
             teacher = None if v is None else soft_targets(v, 1.0, ensemble)

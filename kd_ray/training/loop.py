@@ -49,8 +49,9 @@ def fit(
         fused: whoever listens trains the epochs, those of several trainings as one, see `fused`.
 
     Yields:
-        `Step` now and then, `Notice` when one came, `Epoch` after each epoch, on every worker; with
-        `fused` a `Turn` before each epoch, which is to be done when the next event is asked for.
+        `Step` now and then, `Notice` when one came, `Leg` after each part of a long epoch, `Epoch`
+        after each epoch, on every worker; with `fused` a `Turn` before each epoch, which is to be
+        done when the next event is asked for.
 
     Raises:
         ConfigError: fewer rows or a smaller batch than workers.

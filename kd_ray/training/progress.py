@@ -30,6 +30,15 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Leg:
+    """A part of a long epoch is done: what `Training` holds now may be kept, and gone on from."""
+
+    epoch: int
+    done: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class Epoch:
     """A finished epoch.
 
@@ -61,7 +70,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class EpochPart:
-    """The steps of an epoch before a notice that came in the middle of it.
+    """The steps of an epoch before a notice that came in the middle of it, or the end of a leg.
 
     `sums` are over these steps and all workers, see `epoch.step_sums`; `norms` are the gradient's
     at the steps where they were computed.

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from kd_ray.batch import UNLABELLED, Batch, Feed, Part
 from kd_ray.config import Augment, Objective, Recipe, StudentOptions, StudentTrain
-from kd_ray.datasets import Dataset, Split
+from kd_ray.config.data import Hold
+from kd_ray.datasets import Dataset, PackedImages, Split
 from kd_ray.errors import ConfigError
 from kd_ray.models import NewModel, new_model
 from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
@@ -40,10 +41,10 @@ class StudentFeeds:
         assert self.train.logits is not None
         return self.train.logits.shape[2]
 
-    def to(self, device: torch.device) -> "StudentFeeds":
-        """The same rows on a device."""
-        validation = self.validation.to(device) if self.validation else None
-        return StudentFeeds(self.train.to(device), validation, self.test.to(device))
+    def held(self, device: torch.device, hold: Hold) -> "StudentFeeds":
+        """The same rows for models on a device; see `TensorFeed.held`."""
+        train, test = (feed.held(device, hold) for feed in (self.train, self.test))
+        return StudentFeeds(train, self.validation and self.validation.held(device, hold), test)
 
 
 def new_student(student: StudentOptions, feeds: StudentFeeds, classes: int, seed: int) -> NewModel:
@@ -106,11 +107,11 @@ def student_feeds(transfer_set: TransferSet, dataset: Dataset | None) -> Student
     def joined(rows: Rows, split: Split | None) -> TensorFeed:
         if split is not None and not len(rows.index):
             return feed_of(split, plan.mean, plan.std)
-        pixels = rows.images
+        pixels: Tensor | PackedImages | None = rows.images
         if pixels is None and split is not None:
             # Where all of the split was labelled, nothing is copied.
             whole = len(rows.index) == len(split.images)
-            pixels = split.images if whole else split.images[rows.index]
+            pixels = split.images if whole else split.images_of(rows.index)
         if pixels is None:
             raise ConfigError(
                 "transfer_set: a student needs pixels, but the set was written with "

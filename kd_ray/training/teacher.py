@@ -39,10 +39,10 @@ def teach(
     validation = feed_of(dataset.validation, dataset.mean, dataset.std)
     return fit(
         training,
-        feed.to(worker.device),
+        feed.held(worker.device, dataset.hold),
         label_objective(train.label_smoothing),
         train,
         seed=derived_seed(seed, "teacher"),
         worker=worker,
-        validation=validation.to(worker.device) if validation.rows else None,
+        validation=validation.held(worker.device, dataset.hold) if validation.rows else None,
     )

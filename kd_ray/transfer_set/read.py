@@ -3,6 +3,9 @@
 Columns go from Arrow's buffers into preallocated tensors; nothing loops over rows.
 """
 
+import mmap
+import os
+import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from torch.utils.dlpack import from_dlpack
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import TransferSetError
-from kd_ray.files import local_copies, sha256_of, to_path
+from kd_ray.files import local_copies, sha256_of, to_path, writing
 from kd_ray.transfer_set.columns import first_disorder
 from kd_ray.transfer_set.manifest import MANIFEST, FileEntry, Manifest, read_manifest
 from kd_ray.transfer_set.plan import SPLITS, Plan, Shard, SplitName, index_sha256, shards
@@ -35,7 +38,8 @@ class Rows:
     Attributes:
         index: row numbers in the split of the dataset, `(N,)` int64, ascending.
         labels: `(N,)` int64; `UNLABELLED` (-1) where the label is hidden.
-        logits: raw teacher logits, `(N, V, M, K)` float32 whatever the stored type.
+        logits: raw teacher logits, `(N, V, M, K)` float32 whatever the stored type; of the stored
+            type where they are on a disk.
         images: `(N, V, C, H, W)` uint8, or None if the set does not carry them.
     """
 
@@ -55,16 +59,20 @@ class TransferSet:
     test: Rows
 
 
-def open_transfer_set(where: str | Path, *, verify: bool = True) -> TransferSet:
+def open_transfer_set(
+    where: str | Path, *, verify: bool = True, on_disk: bool = False
+) -> TransferSet:
     """Reads a finished transfer set.
 
     Args:
         where: the folder of `manifest.json` and the Parquet files, or its URL in a store.
         verify: compare each file's sha256 with the manifest's; False saves one pass over the bytes.
             Sizes, plan, order of rows and finiteness are always checked.
+        on_disk: keep logits in a file without a name, mapped into memory, and not in memory.
 
     Raises:
         TransferSetError: unfinished, or a file is missing, truncated or altered.
+        StorageError: there is no room for the file.
     """
     folder = to_path(where)
     manifest = read_manifest(folder)
@@ -73,7 +81,7 @@ def open_transfer_set(where: str | Path, *, verify: bool = True) -> TransferSet:
         for shard in shards(manifest.plan):
             if shard_state(copies, manifest.plan, shard) == "missing":
                 raise _altered(copies / shard.name, "it is not this shard of this set")
-        splits = {split: _read_split(copies, manifest.plan, split) for split in SPLITS}
+        splits = {split: _read_split(copies, manifest.plan, split, on_disk) for split in SPLITS}
     return TransferSet(manifest, **splits)
 
 
@@ -101,13 +109,14 @@ def _check_files(folder: Path, files: Iterable[FileEntry], *, verify: bool) -> N
                 raise _altered(folder / file.name, reason)
 
 
-def _read_split(folder: Path, plan: Plan, split: SplitName) -> Rows:
+def _read_split(folder: Path, plan: Plan, split: SplitName, on_disk: bool) -> Rows:
     """All rows of a split; memory for the result and for one batch of one file."""
     rows, views = plan.rows_of(split), plan.views_of(split)
     members, classes = plan.logits_shape
     index, view = np.empty(rows, np.int64), np.empty(rows, np.int32)
     label = np.empty(rows, np.int64)
-    logits = torch.empty(rows, members * classes)
+    dtype = getattr(torch, plan.dtype) if on_disk else torch.float32
+    logits = _room(folder if on_disk else None, rows, members * classes, dtype)
     images = torch.empty(rows, plan.image_bytes, dtype=torch.uint8) if plan.include_images else None
     row_bytes = 4 * members * classes + (plan.image_bytes if plan.include_images else 0)
     batch_rows = max(1, min(ROW_GROUP_ROWS, BATCH_BYTES // row_bytes))
@@ -144,6 +153,18 @@ def _read_split(folder: Path, plan: Plan, split: SplitName) -> Rows:
         logits=logits.view(*shape, members, classes),
         images=None if images is None else images.view(*shape, *plan.image_shape),
     )
+
+
+def _room(folder: Path | None, rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """A tensor `(rows, width)` to be filled, in memory or in a file without a name in a folder."""
+    if folder is None or not rows:
+        return torch.empty(rows, width, dtype=dtype)
+    size = rows * width * dtype.itemsize
+    place = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
+    with writing(place, "transfer_set.path"), tempfile.TemporaryFile(dir=place) as file:
+        os.posix_fallocate(file.fileno(), 0, size)  # a disk that is full says so here
+        memory = mmap.mmap(file.fileno(), size)
+    return torch.frombuffer(memory, dtype=dtype).view(rows, width)
 
 
 def pixels(column: pa.FixedSizeBinaryArray, width: int) -> npt.NDArray[np.uint8]:

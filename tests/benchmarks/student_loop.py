@@ -174,7 +174,7 @@ def teacher_each_step(dataset: Dataset, teacher: nn.Module, device: torch.device
 def from_transfer_set(dataset: Dataset, logits: Tensor, device: torch.device, threads: int) -> Way:
     with tempfile.TemporaryDirectory() as folder:
         stored(dataset, logits.cpu(), Path(folder))
-        feeds = student_feeds(open_transfer_set(Path(folder)), dataset).to(device)
+        feeds = student_feeds(open_transfer_set(Path(folder)), dataset).held(device, "device")
     worker = Worker(rank=0, world=1, device=device, threads=threads)
     training = Training(*student(device))
     events = distill(training, RECIPE, seed=0, feeds=feeds, worker=worker)

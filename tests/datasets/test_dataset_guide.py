@@ -13,6 +13,7 @@ from tiny_pictures import encoded, save
 
 from kd_ray.config import DataOptions
 from kd_ray.datasets import open_dataset
+from kd_ray.datasets.packed.write import pack
 from kd_ray.own_code import allow
 
 GUIDE = (resources.files("kd_ray") / "datasets" / "README.md").read_text(encoding="utf-8")
@@ -26,7 +27,14 @@ EXAMPLES = {table["name"]: table for table in (tomllib.loads(t)["data"] for t in
 
 
 def test_the_guide_has_an_example_of_each_form() -> None:
-    assert set(EXAMPLES) == {"imagefolder", "parquet", "csv", "my_data:load", "spoken-digits"}
+    assert set(EXAMPLES) == {
+        "imagefolder",
+        "parquet",
+        "csv",
+        "packed",
+        "my_data:load",
+        "spoken-digits",
+    }
 
 
 def test_the_example_of_recordings_is_read(tmp_path: Path) -> None:
@@ -53,7 +61,12 @@ def test_an_example_of_pictures_is_read(
         save(Path("pictures") / f"{number}.jpg")
     Path("my_data.py").write_text(blocks("python")[0])
     allow(["my_data:load"], tmp_path)
-    found = open_dataset(DataOptions.model_validate(EXAMPLES[name]))
+    options = EXAMPLES[name]
+    if name == "packed":
+        for _ in pack(DataOptions.model_validate(EXAMPLES["csv"]), options["root"]):
+            pass
+        options |= {"validation": 0}
+    found = open_dataset(DataOptions.model_validate(options))
     assert found.class_names == (("0", "1") if name == "parquet" else ("robin", "wren"))
     assert found.train.rows >= 2
     assert found.test.rows >= 1

@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from kd_ray.datasets import Dataset, render
 from kd_ray.errors import TransferSetError
 from kd_ray.runs import ShardDone
 from kd_ray.runs.label import plan_labelling, write_shards
-from kd_ray.runs.rows import Rendered, labelled_rows, rows_to_label
+from kd_ray.runs.rows import labelled_rows, rows_to_label
 from kd_ray.training.saved_model import SavedModel, one_thread, raw_logits
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import (
@@ -71,8 +71,8 @@ def label(
 ) -> Iterator[ShardDone]:
     """The shards of one worker, with its teachers' logits."""
 
-    def logits(shard: Shard, part: Rendered) -> torch.Tensor:
-        return raw_logits(teachers, part.images, worker.device)
+    def logits(shard: Shard, images: Iterable[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([raw_logits(teachers, some, worker.device) for some in images])
 
     return write_shards(folder, plan, rows_to_label(dataset, transfer), logits, worker)
 
