@@ -193,8 +193,9 @@ class TransferSetOptions(Table):
     path: str | None = None
     """A transfer set that exists already; teacher and labelling are then left out."""
 
-    dtype: Literal["float16", "float32"] = "float16"
-    """Type of the stored logits."""
+    dtype: Literal["float16", "float32", "compact", "compact-tenth"] = "float16"
+    """Type of the stored logits; compact codes, of many classes, take at most a quarter or a tenth
+    of float16's bytes, and readers rebuild all K logits from them."""
 
     views: int = Field(default=1, ge=1, le=10_000)
     """Views of each image; view 0 is plain, the others come from augment."""

@@ -1,0 +1,325 @@
+"""Compact logits: coefficients in a basis of the teacher's own, each with the bits that it needs.
+
+The K logits of a classifier are a linear image of its features, and few directions carry most of
+their variance. Principal directions of a sample of rows (Pearson 1901; transform coding as in Goyal
+2001, "Theoretical foundations of transform coding", section 2) therefore hold in a few bits what
+makes all K logits again, so that temperature, loss and ensemble stay choices of the reader. Rows
+are tensors here; files are for other modules.
+"""
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kd_ray.config.table import Table
+
+SHARES: Final[Mapping[str, int]] = {"compact": 4, "compact-tenth": 10}
+"""Of each stored type: which part of float16's bytes a row takes at most."""
+SAMPLE_ROWS: Final = 4096
+"""Rows that a basis is fitted to; it has no more directions."""
+FEWEST_CLASSES: Final = 32
+"""With fewer, index, view and label outweigh what is saved."""
+
+MOST_BITS = 12
+ROUNDING = 2.0**-24
+"""Squared relative error of float16: what is smaller needs no more bits."""
+WIDTHS = (1.0, 1.25, 1.5, 2.0)
+CHUNK_ROWS = 1024
+APART = 4
+"""One row in so many of the sample says how wide the others' directions are."""
+
+TEMPERATURES = (1.0, 4.0, 20.0)
+"""Where the cost of rebuilt logits is measured."""
+
+NAMES = ("mean", "directions", "spread", "steps", "bits")
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Divergence(Table):
+    """How far soft targets of rebuilt logits lie from the teacher's, in nats."""
+
+    temperature: float
+    """T of both softmaxes."""
+
+    mean: float
+    """Mean KL(teacher's || rebuilt) over all rows and teachers."""
+
+    largest: float
+    """Largest of one row and teacher."""
+
+
+@dataclass(frozen=True)
+class MemberBasis:
+    """What codes one teacher's logits.
+
+    A row's code is a byte of its gain, by which rows far out are scaled down, and the levels of its
+    coefficients.
+
+    Attributes:
+        mean: `(K,)` float32 of the sample.
+        directions: `(r, K)` float32, orthonormal.
+        spread: `(r,)` float32, of the sample's coefficients.
+        steps: `(r,)` float32, width of a level.
+        bits: `(r,)` int64 from 1 to `MOST_BITS`, not ascending; 2^bits levels about 0.
+    """
+
+    mean: Tensor
+    directions: Tensor
+    spread: Tensor
+    steps: Tensor
+    bits: Tensor
+
+    @cached_property
+    def groups(self) -> list[tuple[int, int, int]]:
+        """Directions of the same number of bits: first, last + 1, bits."""
+        edges = np.flatnonzero(np.diff(self.bits.cpu().numpy(), prepend=-1, append=-1)).tolist()
+        return [(a, b, int(self.bits[a])) for a, b in pairwise(edges)]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that a row of logits takes."""
+        return 1 - int(self.bits.sum()) // -8
+
+    def coefficients(self, logits: Tensor) -> Tensor:
+        """`(n, K)` -> `(n, r)`."""
+        return (logits.to(self.mean) - self.mean) @ self.directions.T
+
+    def gain(self, coefficients: Tensor) -> Tensor:
+        """`(n, 1)` eighths of a doubling, whole: how much farther out than the sample a row is."""
+        square = (coefficients / self.spread).square().mean(dim=1, keepdim=True)
+        return (4 * square.clamp(min=1).log2()).round().clamp(max=255)
+
+    def levels(self, coefficients: Tensor, gain: Tensor) -> Tensor:
+        """The level of each coefficient, `(n, r)` float32 whole numbers from 0."""
+        half = torch.exp2(self.bits - 1.0)
+        found = (coefficients / (self.steps * torch.exp2(gain / 8))).floor() + half
+        return found.clamp(min=0).minimum(2 * half - 1)
+
+    def middles(self, levels: Tensor, gain: Tensor) -> Tensor:
+        """The coefficient that each level stands for, `(n, r)`."""
+        return (levels - torch.exp2(self.bits - 1.0) + 0.5) * self.steps * torch.exp2(gain / 8)
+
+    def packed(self, levels: Tensor, gain: Tensor) -> Bytes:
+        """The code `(n, row_bytes)`; the highest bit of a level first, one level after another."""
+        whole, parts = levels.to(torch.int16).cpu().numpy(), []
+        for first, last, bits in self.groups:
+            places = np.arange(bits - 1, -1, -1, dtype=np.int16)
+            split = (whole[:, first:last, None] >> places) & 1
+            parts.append(split.astype(np.uint8).reshape(len(whole), -1))
+        packed = np.packbits(np.concatenate(parts, axis=1), axis=1)
+        return np.concatenate([gain.to(torch.uint8).cpu().numpy(), packed], axis=1)
+
+    def unpacked(self, codes: Bytes) -> tuple[Tensor, Tensor]:
+        """Levels `(n, r)` and gain `(n, 1)` of codes `(n, row_bytes)`."""
+        split, parts, at = np.unpackbits(codes[:, 1:], axis=1), [], 0
+        for first, last, bits in self.groups:
+            stop = at + (last - first) * bits
+            digits = split[:, at:stop].reshape(len(codes), last - first, bits)
+            parts.append(digits @ (1 << np.arange(bits - 1, -1, -1, dtype=np.int16)))
+            at = stop
+        levels = torch.from_numpy(np.concatenate(parts, axis=1)).to(self.mean)
+        return levels, torch.from_numpy(codes[:, :1].copy()).to(self.mean)
+
+    def encode(self, logits: Tensor) -> tuple[Bytes, Tensor]:
+        """Logits `(n, K)` as codes `(n, row_bytes)`, and the logits that these stand for."""
+        coefficients = self.coefficients(logits)
+        gain = self.gain(coefficients)
+        levels = self.levels(coefficients, gain)
+        return self.packed(levels, gain), self.logits(levels, gain)
+
+    def logits(self, levels: Tensor, gain: Tensor) -> Tensor:
+        """Levels `(n, r)` and gain -> logits `(n, K)` float32."""
+        return torch.addmm(self.mean, self.middles(levels, gain), self.directions)
+
+    def is_code_of(self, rebuilt: Tensor, logits: Tensor) -> Tensor:
+        """Rows `(n,)` whose rebuilt logits are those of other, exact ones' codes, both `(n, K)`.
+
+        That is, each coefficient lies in the level of the exact one, but for what another order of
+        float32 sums may do: 2^-14 of the largest logit, or the next gain.
+        """
+        exact, there = self.coefficients(logits), self.coefficients(rebuilt)
+        gain = self.gain(exact)
+        width = self.steps * torch.exp2(gain / 8)
+        most = torch.exp2(self.bits - 1.0) * width
+        largest = logits.abs().amax(dim=1, keepdim=True).clamp(min=1.0)
+        slack = 2**-14 * largest * logits.shape[1] ** 0.5 + (2**0.125 - 1) * width
+        wrong: Tensor = (there - exact.clamp(-most, most)).abs() > width / 2 + slack
+        return ~wrong.any(dim=1)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What codes the logits of M teachers; the code of a row is those of the members in order."""
+
+    members: Sequence[MemberBasis]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row's code."""
+        return sum(member.row_bytes for member in self.members)
+
+    def to(self, device: torch.device) -> "Basis":
+        """The same on a device."""
+        moved = {name: tensor.to(device) for name, tensor in as_tensors(self).items()}
+        return from_tensors(moved)
+
+    def encode(self, logits: Tensor) -> tuple[Bytes, Tensor]:
+        """Logits `(n, M, K)` as codes `(n, row_bytes)`, and what that costs.
+
+        Returns:
+            The codes, and divergences `(n, M, 3)` float64 on the CPU, see `divergence`.
+        """
+        codes, costs = [], []
+        for rows in torch.split(logits, CHUNK_ROWS):
+            some = rows.to(self.members[0].mean)
+            pairs = [member.encode(some[:, at]) for at, member in enumerate(self.members)]
+            codes.append(np.concatenate([code for code, _ in pairs], axis=1))
+            rebuilt = torch.stack([logits for _, logits in pairs], dim=1)
+            costs.append(divergence(some, rebuilt).cpu())
+        return np.concatenate(codes), torch.cat(costs)
+
+    def decode(self, codes: Bytes) -> Tensor:
+        """Codes `(n, row_bytes)` -> all logits `(n, M, K)` float32 on the basis' device."""
+        logits, at = [], 0
+        for member in self.members:
+            logits.append(member.logits(*member.unpacked(codes[:, at : at + member.row_bytes])))
+            at += member.row_bytes
+        return torch.stack(logits, dim=1)
+
+    def is_code_of(self, rebuilt: Tensor, logits: Tensor) -> Tensor:
+        """Rows `(n,)` of `(n, M, K)`, see `MemberBasis.is_code_of`."""
+        pairs = enumerate(self.members)
+        right = [member.is_code_of(rebuilt[:, at], logits[:, at]) for at, member in pairs]
+        return torch.stack(right).all(dim=0)
+
+
+def divergence(true: Tensor, rebuilt: Tensor) -> Tensor:
+    """KL(true || rebuilt) of soft targets at each of `TEMPERATURES`, in nats.
+
+    Args:
+        true: logits `(..., K)`.
+        rebuilt: logits `(..., K)`.
+
+    Returns:
+        `(..., 3)` float64.
+    """
+    found = []
+    for temperature in TEMPERATURES:
+        p, q = ((logits / temperature).log_softmax(dim=-1) for logits in (true, rebuilt))
+        # The sum of q - p is 0: with it every class adds what is not negative, so nothing cancels.
+        found.append((p.exp() * (p - q) + q.exp() - p.exp()).sum(dim=-1, dtype=torch.float64))
+    return torch.stack(found, dim=-1).clamp(min=0)
+
+
+def summed_up(costs: Iterable[tuple[int, Sequence[Divergence]]]) -> tuple[Divergence, ...]:
+    """The divergences of several files of so many rows as those of one."""
+    parts = [(rows, of_one) for rows, of_one in costs]
+    total = sum(rows for rows, _ in parts)
+    return tuple(
+        Divergence(
+            temperature=temperature,
+            mean=sum(rows * of_one[at].mean for rows, of_one in parts) / total,
+            largest=max(of_one[at].largest for _, of_one in parts),
+        )
+        for at, temperature in enumerate(TEMPERATURES)
+    )
+
+
+def fit_basis(sample: Tensor, dtype: str) -> Basis:
+    """The basis that codes logits like those of a sample with the least squared error.
+
+    Args:
+        sample: logits `(S, M, K)`.
+        dtype: a key of `SHARES`.
+    """
+    most_bits = 2 * sample.shape[2] // SHARES[dtype] * 8
+    return Basis([_fitted(sample[:, member], most_bits) for member in range(sample.shape[1])])
+
+
+def _fitted(sample: Tensor, most_bits: int) -> MemberBasis:
+    apart = torch.arange(len(sample), device=sample.device) % APART == APART - 1
+    mean, directions = _principal(sample[~apart].double() if len(sample) >= APART else sample)
+    mean, directions = mean.float(), directions.float()
+    # Variances are of rows that the directions were not fitted to, along which they are larger.
+    rows = (sample[apart] if len(sample) >= APART else sample).float() - mean
+    coefficients = rows @ directions.T
+    bits = torch.full((len(directions),), MOST_BITS, device=sample.device)
+    spread = coefficients.square().mean(dim=0).sqrt().clamp(min=1e-30)
+    whole = MemberBasis(mean, directions, spread, spread, bits)
+    scaled = coefficients / torch.exp2(whole.gain(coefficients) / 8)
+    variances = scaled.double().square().mean(dim=0)
+    order = variances.argsort(descending=True, stable=True)
+    square = float(sample.double().square().mean())
+    bits = _allotted(variances[order].tolist(), most_bits - 8, square).to(sample.device)
+    order, bits = order[bits > 0], bits[bits > 0]
+    directions, spread = directions[order].contiguous(), spread[order]
+    coefficients = coefficients[:, order]
+    # Levels for a Gaussian, or for longer tails: what leaves the least error.
+    narrow = (2.6 + 0.67 * bits) * torch.exp2(-bits.double()) * variances[order].sqrt()
+    steps, errors = [], []
+    for width in WIDTHS:
+        step = (narrow * width).float().clamp(min=1e-30)
+        tried = MemberBasis(mean, directions, spread, step, bits)
+        gain = tried.gain(coefficients)
+        error = tried.middles(tried.levels(coefficients, gain), gain) - coefficients
+        steps.append(step)
+        errors.append(error.square().sum(dim=0))
+    best = torch.stack(errors).argmin(dim=0, keepdim=True)
+    return MemberBasis(mean, directions, spread, torch.stack(steps).gather(0, best)[0], bits)
+
+
+def _principal(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean `(K,)` and principal directions `(r, K)`, by descending variance."""
+    mean = rows.mean(dim=0)
+    rows = rows - mean
+    count, classes = rows.shape
+    # The smaller of the two products has the same variances.
+    product = rows.T @ rows if classes <= count else rows @ rows.T
+    squares, vectors = torch.linalg.eigh(product)
+    kept = squares >= squares.max() * 1e-12
+    squares, vectors = squares[kept].flip(0), vectors[:, kept].flip(1)
+    return mean, (
+        vectors if classes <= count else rows.T @ vectors / squares.clamp(min=1e-30).sqrt()
+    ).T
+
+
+def _allotted(variances: Sequence[float], most: int, square: float) -> Tensor:
+    """How many bits each direction gets: each goes where it takes away most, `(r,)` int64."""
+    bits = [0] * len(variances)
+    waiting = [(-variance, number) for number, variance in enumerate(variances)]
+    for _ in range(most):
+        if not waiting or -waiting[0][0] < ROUNDING * square:
+            break
+        left, number = heapq.heappop(waiting)
+        bits[number] += 1
+        if bits[number] < MOST_BITS:
+            # The first bit leaves 0.36 of a Gaussian's variance, and each further one less.
+            share = 0.36 if bits[number] == 1 else 0.3
+            heapq.heappush(waiting, (left * share, number))
+    return torch.tensor([max(bits[0], 1), *bits[1:]])
+
+
+def as_tensors(basis: Basis) -> dict[str, Tensor]:
+    """The basis by names, on the CPU, as it is stored."""
+    return {
+        f"{number}.{name}": getattr(member, name).cpu().contiguous()
+        for number, member in enumerate(basis.members)
+        for name in NAMES
+    }
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> Basis:
+    """What `as_tensors` made tensors of."""
+    count = len(tensors) // len(NAMES)
+    return Basis(
+        [MemberBasis(*(tensors[f"{number}.{name}"] for name in NAMES)) for number in range(count)]
+    )
