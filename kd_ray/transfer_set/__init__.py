@@ -6,7 +6,8 @@ Arrays in, arrays out: which teacher made the logits is for a higher floor to kn
 from kd_ray.transfer_set.arrange import Wanted, arrange
 from kd_ray.transfer_set.basis_file import code_of, read_basis, write_basis
 from kd_ray.transfer_set.columns import Columns
-from kd_ray.transfer_set.compact import FEWEST_CLASSES, SAMPLE_ROWS, Basis, fit_basis
+from kd_ray.transfer_set.compact import FEWEST_CLASSES, Basis
+from kd_ray.transfer_set.fit_basis import SAMPLE_ROWS, fit_basis
 from kd_ray.transfer_set.given import GivenLogits, logits_in_arrays
 from kd_ray.transfer_set.logits_file import logits_sha256, open_logits
 from kd_ray.transfer_set.manifest import (

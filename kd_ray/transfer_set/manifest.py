@@ -19,7 +19,7 @@ from kd_ray.config.table import Count, Table
 from kd_ray.errors import TransferSetError, difference, numbered
 from kd_ray.files import local_copies, read_json, reason_of, sha256_of, write_json
 from kd_ray.transfer_set.basis_file import BASIS
-from kd_ray.transfer_set.compact import Divergence, summed_up
+from kd_ray.transfer_set.divergence import Divergence, summed_up
 from kd_ray.transfer_set.plan import FORMAT_VERSION, Plan, Sha256, SplitName, canonical_json, shards
 from kd_ray.transfer_set.shards import shard_cost, shard_state
 

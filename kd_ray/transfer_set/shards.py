@@ -15,7 +15,8 @@ import torch
 from kd_ray.errors import TransferSetError, difference
 from kd_ray.files import check_regular, committed_file, local_copy
 from kd_ray.transfer_set.columns import Columns, array_problems, check_logits, parquet_schema
-from kd_ray.transfer_set.compact import TEMPERATURES, Basis, Divergence
+from kd_ray.transfer_set.compact import Basis
+from kd_ray.transfer_set.divergence import TEMPERATURES, Divergence
 from kd_ray.transfer_set.plan import Plan, Shard, leaves, shards
 
 ROW_GROUP_ROWS = 16_384

@@ -6,15 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd_ray.transfer_set.compact import (
-    SHARES,
-    TEMPERATURES,
-    as_tensors,
-    divergence,
-    fit_basis,
-    from_tensors,
-    summed_up,
-)
+from kd_ray.transfer_set.compact import as_tensors, from_tensors
+from kd_ray.transfer_set.divergence import TEMPERATURES, Divergence, divergence, summed_up
+from kd_ray.transfer_set.fit_basis import SHARES, fit_basis
 
 sizes = st.tuples(st.integers(1, 3), st.integers(32, 70), st.integers(2, 90))
 dtypes = st.sampled_from(sorted(SHARES))
@@ -113,8 +107,6 @@ def test_divergence_is_that_of_the_formula_and_nothing_for_shifted_logits(
 
 
 def test_summed_up_weighs_files_by_their_rows() -> None:
-    from kd_ray.transfer_set.compact import Divergence
-
     def of(mean: float, largest: float) -> list[Divergence]:
         return [Divergence(temperature=t, mean=mean, largest=largest) for t in TEMPERATURES]
 
