@@ -67,6 +67,15 @@ def set_line(result: Result) -> str:
     return f"{metrics['rows']:,} rows, {metrics['bytes_per_row']:.1f} bytes each"
 
 
+def cost_lines(result: Result) -> list[str]:
+    """What compact logits cost, a line for each T; none of dense ones."""
+    return [
+        f"rebuilt, T = {each['temperature']:g}: mean KL {each['mean']:.1e}, largest "
+        f"{each['largest']:.1e} nats"
+        for each in result.details.get("cost", [])
+    ]
+
+
 def plan_labelling(
     dataset: Dataset,
     options: TransferSetOptions,
@@ -285,4 +294,5 @@ LABEL = Stage(
     parents=_parents,
     perform=partial(make, _open, _make),
     summary=set_line,
+    details=cost_lines,
 )

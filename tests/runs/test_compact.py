@@ -11,6 +11,7 @@ from tiny import perform, refused, result_at, tasks, tiny_file, tiny_recipe
 
 from kd_ray.artefacts import audit_transfer_set, inspect
 from kd_ray.errors import TransferSetError
+from kd_ray.report.summary import summarize_results
 from kd_ray.transfer_set import open_transfer_set, read_manifest
 from kd_ray.transfer_set.basis_file import BASIS
 
@@ -90,6 +91,10 @@ def test_audit_passes_and_inspect_says_what_codes_cost(finished: Path):
     _, facts = inspect(finished / "transfer_set")
     assert facts["logits"].startswith("compact, M x K = 1 x 40, ")
     assert "mean KL" in facts["rebuilt, T = 4"]
+    results = [result_at(finished / "transfer_set")]
+    (line,) = summarize_results(finished, results).sentences()
+    assert "bytes per row), labelled in" in line
+    assert "; rebuilt with a mean KL in nats of" in line
 
 
 def test_audit_finds_a_row_with_the_code_of_another(finished: Path, monkeypatch):
