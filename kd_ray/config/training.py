@@ -43,6 +43,11 @@ class Augment(Table):
     color: Share = 0.0
     """Change of brightness, contrast and saturation at most: 0.4 multiplies each by 0.6 to 1.4."""
 
+    @property
+    def has_arithmetic(self) -> bool:
+        """Whether views are more than the same pixels in other places."""
+        return bool(self.rotate or self.resized_crop or self.color)
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.resized_crop and self.resized_crop[0] > self.resized_crop[1]:

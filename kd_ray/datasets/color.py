@@ -45,7 +45,7 @@ def jittered(
     pixels = _away(mean.int(), pixels, factor(CONTRAST))
     if images.shape[1] == len(GREY):
         pixels = _away(_grey(pixels), pixels, factor(SATURATION))
-    return ((pixels + (1 << (PIXEL_BITS - 1))) >> PIXEL_BITS).to(torch.uint8)
+    return pixels.add_(1 << (PIXEL_BITS - 1)).bitwise_right_shift_(PIXEL_BITS).to(torch.uint8)
 
 
 def _grey(pixels: Tensor) -> Tensor:
@@ -57,6 +57,6 @@ def _grey(pixels: Tensor) -> Tensor:
 
 
 def _away(centre: Tensor, pixels: Tensor, factor: Tensor) -> Tensor:
-    """Pixels at their distance from a centre times a factor, within black and white."""
-    moved = (pixels - centre) * factor
-    return (centre + ((moved + (1 << (FACTOR_BITS - 1))) >> FACTOR_BITS)).clamp(0, WHITE)
+    """Pixels at their distance from a centre times a factor, within black and white; in place."""
+    pixels.sub_(centre).mul_(factor).add_(1 << (FACTOR_BITS - 1)).bitwise_right_shift_(FACTOR_BITS)
+    return pixels.add_(centre).clamp_(0, WHITE)

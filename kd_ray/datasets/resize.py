@@ -80,17 +80,21 @@ def resampled(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
     Returns:
         `(N, C, h, w)` uint8.
     """
-    tall = _between(images, row[:, None, :, None], 2)
-    wide = _between(tall, column[:, None, None, :], 3)
-    return ((wide + (1 << (2 * PLACE_BITS - 1))) >> (2 * PLACE_BITS)).to(torch.uint8)
+    # Whole rows are copied, then, of the picture lying on its side, whole columns.
+    tall = _between(images.permute(0, 2, 3, 1).contiguous(), row)
+    wide = _between(tall.transpose(1, 2).contiguous(), column)
+    wide.add_(1 << (2 * PLACE_BITS - 1)).bitwise_right_shift_(2 * PLACE_BITS)
+    return wide.to(torch.uint8).permute(0, 3, 2, 1).contiguous()
 
 
-def _between(values: Tensor, place: Tensor, axis: int) -> Tensor:
-    """Weighted sums of neighbours along an axis, int32 with `PLACE_BITS` more than the values."""
-    shape = list(values.shape)
-    shape[axis] = place.shape[axis]
+def _between(values: Tensor, place: Tensor) -> Tensor:
+    """Weighted sums of neighbouring lines: `(N, lines, ...)` at `(N, n)` -> int32 `(N, n, ...)`.
+
+    They have `PLACE_BITS` more binary places than the values.
+    """
     lower = place >> PLACE_BITS
-    part = (place & ((1 << PLACE_BITS) - 1)).int()
-    upper = (lower + 1).clamp(max=values.shape[axis] - 1)
-    first, second = (values.gather(axis, at.expand(shape)).int() for at in (lower, upper))
-    return first * ((1 << PLACE_BITS) - part) + second * part
+    part = (place & ((1 << PLACE_BITS) - 1)).int()[:, :, None, None]
+    image = torch.arange(len(values), device=values.device)[:, None]
+    first = values[image, lower].int()
+    second = values[image, (lower + 1).clamp(max=values.shape[1] - 1)].int()
+    return second.sub_(first).mul_(part).add_(first.bitwise_left_shift_(PLACE_BITS))

@@ -20,6 +20,7 @@ from kd_ray.errors import ConfigError
 ROTATE = 0
 CROP_ROW, CROP_COLUMN, SHIFT_ROW, SHIFT_COLUMN, FLIP = 1, 2, 3, 4, 5
 
+CACHED_PIXELS = 1 << 20  # at once on a CPU: sums of more of them fall out of its caches
 ANGLE_BITS = 20  # binary places of a sine; a source place then has one more, being a half of a sum
 
 
@@ -77,7 +78,13 @@ def render(
     height, width = images.shape[2:]
     if augment.is_identity or (isinstance(view, int) and view == 0):
         return images
-    changes = torch.as_tensor(view, device=index.device).expand_as(index) != 0
+    view = torch.as_tensor(view, device=index.device).expand_as(index)
+    piece = max(1, CACHED_PIXELS // max(1, images[:1].numel()))
+    if images.device.type == "cpu" and len(images) > piece and augment.has_arithmetic:
+        parts = [slice(at, at + piece) for at in range(0, len(images), piece)]
+        pieces = [render(images[p], index[p], view[p], augment, seed) for p in parts]
+        return torch.cat(pieces)
+    changes = view != 0
     if augment.rotate > 0:
         share = uniform(seed, index, view, ROTATE).double() * 2 - 1
         images = rotated(images, share * augment.rotate * changes)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kd_ray.transfer_set.divergence import divergence
 
@@ -27,6 +28,11 @@ CHUNK_ROWS = 1024
 NAMES = ("mean", "directions", "spread", "steps", "bits")
 
 Bytes = npt.NDArray[np.uint8]
+
+
+def _places(bits: int, like: Tensor) -> Tensor:
+    """Places of bits, the highest first."""
+    return torch.arange(bits - 1, -1, -1, dtype=like.dtype, device=like.device)
 
 
 @dataclass(frozen=True)
@@ -80,28 +86,30 @@ class MemberBasis:
         """The coefficient that each level stands for, `(n, r)`."""
         return (levels - torch.exp2(self.bits - 1.0) + 0.5) * self.steps * torch.exp2(gain / 8)
 
-    def packed(self, levels: Tensor, gain: Tensor) -> Bytes:
+    def packed(self, levels: Tensor, gain: Tensor) -> Tensor:
         """The code `(n, row_bytes)`; the highest bit of a level first, one level after another."""
-        whole, parts = levels.to(torch.int16).cpu().numpy(), []
+        whole, parts = levels.to(torch.int16), []
         for first, last, bits in self.groups:
-            places = np.arange(bits - 1, -1, -1, dtype=np.int16)
-            split = (whole[:, first:last, None] >> places) & 1
-            parts.append(split.astype(np.uint8).reshape(len(whole), -1))
-        packed = np.packbits(np.concatenate(parts, axis=1), axis=1)
-        return np.concatenate([gain.to(torch.uint8).cpu().numpy(), packed], axis=1)
+            split = whole[:, first:last, None] >> _places(bits, whole)
+            parts.append(split.bitwise_and_(1).to(torch.uint8).flatten(1))
+        spare = 8 * (self.row_bytes - 1) - int(self.bits.sum())
+        split = functional.pad(torch.cat(parts, dim=1), (0, spare))
+        split = split.reshape(len(whole), self.row_bytes - 1, 8)
+        packed = (split << _places(8, split)).sum(dim=2, dtype=torch.uint8)
+        return torch.cat([gain.to(torch.uint8), packed], dim=1)
 
-    def unpacked(self, codes: Bytes) -> tuple[Tensor, Tensor]:
+    def unpacked(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Levels `(n, r)` and gain `(n, 1)` of codes `(n, row_bytes)`."""
-        split, parts, at = np.unpackbits(codes[:, 1:], axis=1), [], 0
+        split = (codes[:, 1:, None] >> _places(8, codes)).bitwise_and_(1).flatten(1)
+        parts, at = [], 0
         for first, last, bits in self.groups:
             stop = at + (last - first) * bits
-            digits = split[:, at:stop].reshape(len(codes), last - first, bits)
-            parts.append(digits @ (1 << np.arange(bits - 1, -1, -1, dtype=np.int16)))
+            digits = split[:, at:stop].reshape(len(codes), last - first, bits).to(torch.int16)
+            parts.append((digits << _places(bits, digits)).sum(dim=2, dtype=torch.int16))
             at = stop
-        levels = torch.from_numpy(np.concatenate(parts, axis=1)).to(self.mean)
-        return levels, torch.from_numpy(codes[:, :1].copy()).to(self.mean)
+        return torch.cat(parts, dim=1).to(self.mean), codes[:, :1].to(self.mean)
 
-    def encode(self, logits: Tensor) -> tuple[Bytes, Tensor]:
+    def encode(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(n, K)` as codes `(n, row_bytes)`, and the logits that these stand for."""
         coefficients = self.coefficients(logits)
         gain = self.gain(coefficients)
@@ -154,16 +162,17 @@ class Basis:
         for rows in torch.split(logits, CHUNK_ROWS):
             some = rows.to(self.members[0].mean)
             pairs = [member.encode(some[:, at]) for at, member in enumerate(self.members)]
-            codes.append(np.concatenate([code for code, _ in pairs], axis=1))
+            codes.append(torch.cat([code for code, _ in pairs], dim=1).cpu())
             rebuilt = torch.stack([logits for _, logits in pairs], dim=1)
             costs.append(divergence(some, rebuilt).cpu())
-        return np.concatenate(codes), torch.cat(costs)
+        return torch.cat(codes).numpy(), torch.cat(costs)
 
     def decode(self, codes: Bytes) -> Tensor:
         """Codes `(n, row_bytes)` -> all logits `(n, M, K)` float32 on the basis' device."""
-        logits, at = [], 0
+        whole, logits, at = torch.from_numpy(codes).to(self.members[0].mean.device), [], 0
         for member in self.members:
-            logits.append(member.logits(*member.unpacked(codes[:, at : at + member.row_bytes])))
+            part = whole[:, at : at + member.row_bytes]
+            logits.append(member.logits(*member.unpacked(part)))
             at += member.row_bytes
         return torch.stack(logits, dim=1)
 
