@@ -9,6 +9,7 @@
 | C, H, W | channels, height, width |
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,18 +37,28 @@ class Batch:
     global_labelled: int
 
 
+Part = Callable[[int], slice]
+"""The rows of a global batch that are this worker's, by how many there are."""
+
+
 class Feed(Protocol):
-    """Rows that a loop can draw batches from; they live on the device as tensors."""
+    """Rows to learn from. The feed alone knows where they are, and in which order they come."""
 
     @property
     def rows(self) -> int:
         """How many rows one epoch has."""
 
-    def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:
-        """The batch of the rows `order` (`(N,)` int64), restricted to this worker's slice.
+    def batches(
+        self, seed: int, epoch: int, batch_size: int, first: int, part: Part
+    ) -> Iterator[Batch]:
+        """The batches of an epoch, a pure function of the arguments.
+
+        The rows of a global batch do not depend on `part`, and so not on the number of workers.
 
         Args:
-            order: row numbers of the global batch, `(N,)` int64 on the CPU.
-            mine: this worker's part of `order`.
-            epoch: 1-based epoch number; it chooses the view.
+            seed: of the order of rows.
+            epoch: 1-based; it chooses the order and the view.
+            batch_size: rows of a global batch at most; see `training.order.batch_bounds`.
+            first: the step, from 0, of the first batch.
+            part: this worker's part of a global batch.
         """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kd_ray.config import Recipe, SweepOptions
 from kd_ray.errors import ConfigError
 from kd_ray.runs.fit import check_same
-from kd_ray.training.loop import derived_seed
+from kd_ray.training.order import derived_seed
 from tuning.private import begun_trial
 from tuning.space import Settings, first_points, settings_of, suggested
 from tuning.study_file import BUSY_S, StudyFile, answering

@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from kd_ray.batch import UNLABELLED, Batch
+from kd_ray.batch import UNLABELLED, Batch, Part
 from kd_ray.config import TeacherTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
 from kd_ray.models.dustbin import Specialist, special_labels
+from kd_ray.training.batch_loss import label_objective
+from kd_ray.training.epoch import TrainingEvent
 from kd_ray.training.feed import TensorFeed, feed_of
-from kd_ray.training.loop import derived_seed, fit, label_objective
-from kd_ray.training.progress import Epoch, Notice, Step, Training
+from kd_ray.training.loop import fit
+from kd_ray.training.order import derived_seed, shuffled
+from kd_ray.training.progress import Training
 from kd_ray.training.saved_model import SavedModel
 from kd_ray.training.workers import Worker
 
@@ -36,7 +39,6 @@ class SpecialFeed:
     feed: TensorFeed
     dustbin: int
     seed: int
-    _latest: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def special(self) -> Tensor:
@@ -59,16 +61,16 @@ class SpecialFeed:
         """Log of how much too often special rows are shown, in nats: log(r / n)."""
         return math.log(len(self.rest) / len(self.special))
 
-    def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:
-        """This worker's part of a global batch; see `batch.Feed`."""
-        return self.feed.batch(self._drawn(epoch)[order], mine, epoch)
+    def batches(
+        self, seed: int, epoch: int, batch_size: int, first: int, part: Part
+    ) -> Iterator[Batch]:
+        """The rows that the epoch draws, shuffled; see `batch.Feed`."""
+        order = self.drawn(epoch)[shuffled(self.rows, seed, epoch)]
+        return self.feed.in_order(order, epoch, batch_size, first, part)
 
-    def _drawn(self, epoch: int) -> Tensor:
-        """Numbers of the 2n rows of an epoch; drawn once for all of its batches."""
-        if epoch not in self._latest:
-            self._latest.clear()
-            self._latest[epoch] = torch.cat([self.special, *self._others(epoch)])
-        return self._latest[epoch]
+    def drawn(self, epoch: int) -> Tensor:
+        """Numbers of the 2n rows of an epoch, special ones first."""
+        return torch.cat([self.special, *self._others(epoch)])
 
     def _others(self, epoch: int) -> Iterator[Tensor]:
         draw = torch.Generator().manual_seed(derived_seed(self.seed, "rest", epoch))
@@ -131,7 +133,7 @@ def specialize(
     number: int,
     worker: Worker,
     validation: TensorFeed | None,
-) -> Iterator[Step | Notice | Epoch]:
+) -> Iterator[TrainingEvent]:
     """Trains specialist `number` on hard labels; see `loop.fit` for what it yields and raises."""
     mine = replace(feed, feed=feed.feed.to(worker.device))
     objective = label_objective(options.label_smoothing)

@@ -4,7 +4,7 @@ Sets that are distilled from nearly always fit the device whole (60,000 MNIST im
 their logits 1.2 MB), so there are no loader processes. It knows nothing of models or files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -12,9 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kd_ray.batch import UNLABELLED, Batch
+from kd_ray.batch import UNLABELLED, Batch, Part
 from kd_ray.config import Augment
 from kd_ray.datasets import FULL_SCALE, Recordings, Split, render
+from kd_ray.training.order import batch_bounds, shuffled
 
 PLAIN = Augment()
 
@@ -67,8 +68,27 @@ class TensorFeed:
         """
         return epoch if self.views == "fresh" else (epoch - 1) % self.views
 
+    def batches(
+        self, seed: int, epoch: int, batch_size: int, first: int, part: Part
+    ) -> Iterator[Batch]:
+        """All rows in an order of their own for each epoch; see `batch.Feed`."""
+        return self.in_order(shuffled(self.rows, seed, epoch), epoch, batch_size, first, part)
+
+    def in_order(
+        self, order: Tensor, epoch: int, batch_size: int, first: int, part: Part
+    ) -> Iterator[Batch]:
+        """The batches of an epoch of the rows `order`, `(n,)` int64 on the CPU."""
+        for start, stop in batch_bounds(len(order), batch_size)[first:]:
+            yield self.batch(order[start:stop], part(stop - start), epoch)
+
     def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:
-        """This worker's part of the global batch of the rows `order`; see `batch.Feed`."""
+        """The global batch of the rows `order`, `(N,)` int64 on the CPU, restricted to a slice.
+
+        Args:
+            order: row numbers of the global batch.
+            mine: this worker's part of `order`.
+            epoch: 1-based; it chooses the view.
+        """
         rows = order[mine].to(self.labels.device, non_blocking=True)
         view, known = self.view(epoch), self._labelled
         if self.pixels.dim() == 5:

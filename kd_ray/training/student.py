@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from kd_ray.batch import UNLABELLED, Batch, Feed
+from kd_ray.batch import UNLABELLED, Batch, Feed, Part
 from kd_ray.config import Augment, Objective, Recipe, StudentOptions, StudentTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
 from kd_ray.models import NewModel, new_model
 from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
+from kd_ray.training.batch_loss import BatchLoss
+from kd_ray.training.epoch import TrainingEvent, autocast
 from kd_ray.training.feed import TensorFeed, feed_of, taken
-from kd_ray.training.loop import autocast, derived_seed, fit, objective_function
+from kd_ray.training.loop import fit
 from kd_ray.training.losses import Ensemble
-from kd_ray.training.progress import Epoch, Notice, Step, Training
+from kd_ray.training.order import derived_seed
+from kd_ray.training.progress import Epoch, Training
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Rows, TransferSet
 
@@ -176,12 +179,14 @@ class TaughtFeed:
         """The number N of rows."""
         return self.feed.rows
 
-    def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:
-        """This worker's part of the global batch of the rows `order`; see `batch.Feed`."""
-        batch = self.feed.batch(order, mine, epoch)
-        with torch.no_grad(), self.precision():
-            logits = [teacher(batch.images).float() for teacher in self.teachers]
-        return replace(batch, teacher_logits=torch.stack(logits, dim=1))
+    def batches(
+        self, seed: int, epoch: int, batch_size: int, first: int, part: Part
+    ) -> Iterator[Batch]:
+        """The batches of the rows, with the logits of their pixels; see `batch.Feed`."""
+        for batch in self.feed.batches(seed, epoch, batch_size, first, part):
+            with torch.no_grad(), self.precision():
+                logits = [teacher(batch.images).float() for teacher in self.teachers]
+            yield replace(batch, teacher_logits=torch.stack(logits, dim=1))
 
 
 def rows_shown(
@@ -244,7 +249,8 @@ def distill(
     feeds: StudentFeeds,
     worker: Worker,
     teachers: Sequence[nn.Module] = (),
-) -> Iterator[Step | Notice | Epoch]:
+    fused: bool = False,
+) -> Iterator[TrainingEvent]:
     """Trains one student; see `loop.fit` for what it yields and raises.
 
     Args:
@@ -255,6 +261,7 @@ def distill(
             second.
         worker: this process among the workers.
         teachers: of a student that has them run in every step.
+        fused: whoever listens trains the epochs.
     """
     train = recipe.train
     ensemble = ensemble_of(recipe.objective, feeds.members)
@@ -267,7 +274,7 @@ def distill(
     events = fit(
         training,
         rows_shown(feeds.train, recipe.student, train, teachers, worker),
-        objective_function(recipe.objective, train.label_smoothing, ensemble),
+        BatchLoss(recipe.objective, train.label_smoothing, ensemble),
         train,
         # Of the seed alone: all variants draw the same order of rows, so they differ in their
         # recipes alone.
@@ -275,6 +282,7 @@ def distill(
         worker=worker,
         validation=feeds.validation,
         ensemble=ensemble,
+        fused=fused,
     )
     watched = sample(feeds.train, WATCHED_ROWS) if is_quantized(training.model) else None
     for event in events:

@@ -188,21 +188,21 @@ def feed_of_pairs(tmp_path, special: tuple[int, ...] = (1,), rows: int = 24):
 def test_half_of_an_epoch_is_special_and_each_special_row_comes_once(tmp_path):
     feed = feed_of_pairs(tmp_path)
     assert feed.rows == 2 * 8
-    batch = feed.batch(torch.arange(feed.rows), slice(None), 1)
+    (batch,) = feed.batches(0, 1, feed.rows, 0, slice)
     assert (batch.labels == 0).sum() == (batch.labels == 1).sum() == 8
-    drawn = feed._drawn(1)
+    drawn = feed.drawn(1)
     assert drawn[:8].tolist() == feed.special.tolist()
     assert len(set(drawn[8:].tolist())) == 8  # not one twice while there are others
 
 
 def test_the_others_are_drawn_anew_for_each_epoch_and_alike_when_asked_again(tmp_path):
     feed, again = feed_of_pairs(tmp_path), feed_of_pairs(tmp_path)
-    assert feed._drawn(1).tolist() == again._drawn(1).tolist() != feed._drawn(2).tolist()
+    assert feed.drawn(1).tolist() == again.drawn(1).tolist() != feed.drawn(2).tolist()
 
 
 def test_few_others_are_repeated_evenly_and_the_correction_is_still_their_ratio(tmp_path):
     feed = feed_of_pairs(tmp_path, special=(0, 1))
-    drawn = feed._drawn(3)[16:]
+    drawn = feed.drawn(3)[16:]
     assert sorted(drawn.tolist()) == sorted(feed.rest.tolist() * 2)
     assert feed.correction == pytest.approx(math.log(8 / 16))
 

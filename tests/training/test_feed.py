@@ -11,6 +11,7 @@ from kd_ray.batch import UNLABELLED, Batch
 from kd_ray.config import Augment
 from kd_ray.datasets import render
 from kd_ray.training.feed import feed_of, normalized
+from kd_ray.training.order import batch_bounds, shuffled
 from kd_ray.training.workers import Worker
 
 AUGMENT = Augment(shift=1, flip=True)
@@ -139,3 +140,23 @@ def test_to_moves_every_tensor():
     tensors = [value for value in vars(moved).values() if isinstance(value, Tensor)]
     assert len(tensors) == 6
     assert all(tensor.is_meta for tensor in tensors)
+
+
+@given(
+    world=st.integers(1, 4),
+    size=st.integers(4, 30),
+    epoch=st.integers(1, 4),
+    first=st.integers(0, 5),
+)
+def test_batches_of_an_epoch_are_the_same_from_any_step_on_and_for_any_number_of_workers(
+    world: int, size: int, epoch: int, first: int
+):
+    feed = tiny_feed(24, views=2, augment=AUGMENT)
+    workers = [Worker(rank, world, ALONE.device, 1) for rank in range(world)]
+    each = [list(feed.batches(3, epoch, size, first, worker.part_of)) for worker in workers]
+    order, bounds = shuffled(24, 3, epoch), batch_bounds(24, size)
+    assert len(each[0]) == len(bounds[first:])
+    for (start, stop), *parts in zip(bounds[first:], *each, strict=True):
+        whole = feed.batch(order[start:stop], ALL, epoch)
+        for name in ("images", "labels", "teacher_logits"):
+            assert torch.equal(joined(parts, name), getattr(whole, name))

@@ -12,9 +12,10 @@ from kd_ray.config import Augment
 from kd_ray.config.schema import StudentOptions
 from kd_ray.errors import ConfigError
 from kd_ray.runs import Finished, result_model
+from kd_ray.training.epoch import autocast
 from kd_ray.training.feed import TensorFeed
-from kd_ray.training.loop import autocast
 from kd_ray.training.optimizer import make_optimizer
+from kd_ray.training.order import shuffled
 from kd_ray.training.progress import Training
 from kd_ray.training.saved_model import load_model
 from kd_ray.training.student import StudentFeeds, TaughtFeed, distill, held_out, rows_shown
@@ -35,23 +36,22 @@ def taught(feed: TensorFeed, members: int = 2) -> TaughtFeed:
 def test_taught_rows_carry_the_logits_of_their_own_pixels() -> None:
     feed = tiny_feed(views=3, augment=SHIFT)
     online = taught(feed)
-    order = torch.arange(7)
-    batch = online.batch(order, slice(2, 6), 2)
+    (batch,) = online.batches(0, 2, 24, 0, lambda rows: slice(2, 6))
     assert batch.teacher_logits is not None
     assert batch.teacher_logits.shape == (4, 2, 3)
     for member, teacher in enumerate(online.teachers):
         assert torch.equal(batch.teacher_logits[:, member], teacher(batch.images))
-    assert batch.global_rows == 7
+    assert batch.global_rows == 24
     assert not batch.teacher_logits.requires_grad
 
 
 def test_a_student_of_some_views_shows_the_first_ones_in_turn() -> None:
     feed = tiny_feed(views=4, augment=SHIFT)
     shown = rows_shown(feed, student("views=2"), TRAIN, (), ALONE)
-    order = torch.arange(24)
     for epoch in (1, 2, 3, 4, 5):
+        order = shuffled(24, 0, epoch)
         of_set = feed.batch(order, slice(None), (epoch - 1) % 2 + 1)
-        of_student = shown.batch(order, slice(None), epoch)
+        (of_student,) = shown.batches(0, epoch, 24, 0, slice)
         assert torch.equal(of_student.images, of_set.images)
         assert torch.equal(of_student.teacher_logits, of_set.teacher_logits)
 
@@ -66,13 +66,9 @@ def test_online_views_are_those_of_a_set_with_one_for_each_epoch() -> None:
     plain = replace(feed, views=1, logits=None)
     online = student("teacher_in_every_step=true")
     shown = rows_shown(plain, online, TRAIN, [tiny_model(0).eval()], ALONE)
-    order = torch.arange(24)
-    seen = []
     for epoch in (1, 2, 3):
-        images = shown.batch(order, slice(None), epoch).images
-        assert torch.equal(images, feed.batch(order, slice(None), epoch).images)
-        seen.append(images)
-    assert not torch.equal(seen[1], seen[2])
+        (ours,), (theirs,) = (each.batches(0, epoch, 24, 0, slice) for each in (shown, feed))
+        assert torch.equal(ours.images, theirs.images)
 
 
 def test_an_online_student_is_that_of_as_many_stored_views_as_it_has_epochs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from kd_ray.config import Named, Objective, Train
 from kd_ray.errors import CheckpointError, StorageError, TrainingError
 from kd_ray.result import read_result
 from kd_ray.runs import Finished
+from kd_ray.training.batch_loss import BatchLoss
 from kd_ray.training.evaluation import evaluate
 from kd_ray.training.feed import TensorFeed
-from kd_ray.training.loop import fit, objective_function
+from kd_ray.training.loop import fit
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.progress import Training
 from kd_ray.training.workers import Worker, average_buffers, from_first, summed, together
@@ -69,22 +71,17 @@ def test_alone_together_raises_what_the_block_raised():
     assert caught.value is error
 
 
-class RecordingFeed:
-    """A feed that notes the order of rows it is asked for, and how many are this worker's."""
+@dataclass(frozen=True)
+class RecordingFeed(TensorFeed):
+    """A feed that notes the rows of each batch, and how many are this worker's."""
 
-    def __init__(self, feed: TensorFeed) -> None:
-        self.feed = feed
-        self.orders: list[list[int]] = []
-        self.mine: list[int] = []
-
-    @property
-    def rows(self) -> int:
-        return self.feed.rows
+    orders: list[list[int]] = field(default_factory=list)
+    mine: list[int] = field(default_factory=list)
 
     def batch(self, order: Tensor, mine: slice, epoch: int) -> Batch:
         self.orders.append(order.tolist())
         self.mine.append(len(order[mine]))
-        return self.feed.batch(order, mine, epoch)
+        return super().batch(order, mine, epoch)
 
 
 def with_unasked() -> torch.nn.Module:
@@ -109,8 +106,8 @@ def trained(
     """What one worker sees of a training with validation on 25 rows, two of them unlabelled."""
     feed = tiny_feed(25)
     feed.labels[[3, 17]] = -1
-    objective = objective_function(Objective(name=name, temperature=2.0, hard_weight=0.5), 0.0)
-    recording = RecordingFeed(feed)
+    objective = BatchLoss(Objective(name=name, temperature=2.0, hard_weight=0.5), 0.0)
+    recording = RecordingFeed(**vars(feed))
     model = made()
     training = Training(model, make_optimizer(model, OPTIONS))
     arguments: dict[str, Any] = {"seed": 3, "worker": worker, "validation": tiny_feed(11)}
