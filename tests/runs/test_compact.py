@@ -7,12 +7,28 @@ from typing import Any
 import pytest
 import torch
 from painted import pictures
-from tiny import perform, refused, result_at, tasks, tiny_file, tiny_recipe
+from tiny import (
+    ALONE,
+    perform,
+    refused,
+    result_at,
+    tasks,
+    tiny_file,
+    tiny_recipe,
+    tiny_teacher,
+)
 
+from kd_ray import write_transfer_set
 from kd_ray.artefacts import audit_transfer_set, inspect
-from kd_ray.errors import TransferSetError
+from kd_ray.datasets import open_dataset
+from kd_ray.errors import ConfigError, TransferSetError
 from kd_ray.report.summary import summarize_results
-from kd_ray.transfer_set import open_transfer_set, read_manifest
+from kd_ray.runs.coding import coded
+from kd_ray.runs.label import plan_labelling, write_shards
+from kd_ray.runs.rows import rows_to_label
+from kd_ray.training.saved_model import raw_logits
+from kd_ray.training.workers import Worker
+from kd_ray.transfer_set import open_transfer_set, read_manifest, write_manifest
 from kd_ray.transfer_set.basis_file import BASIS
 
 CLASSES = 40
@@ -133,12 +149,40 @@ def test_few_classes_are_refused_before_anything_is_trained(tmp_path: Path):
 
 
 def test_imported_logits_are_refused(images: Path, tmp_path: Path):
-    from kd_ray import write_transfer_set
-    from kd_ray.datasets import open_dataset
-    from kd_ray.errors import ConfigError
-
     recipe = tiny_recipe(*table(images))
     dataset = open_dataset(recipe.data)
     logits = {"train": torch.randn(dataset.train.rows, CLASSES)}
     with pytest.raises(ConfigError, match="but these are imported; set it to"):
         write_transfer_set(tmp_path / "set", dataset, logits, recipe.transfer_set)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_workers_writes_the_codes_and_costs_of_two_teachers(
+    images: Path, tmp_path: Path, workers: int
+):
+    recipe = tiny_recipe(*table(images, "transfer_set.shard_rows=16"))
+    dataset, options = open_dataset(recipe.data), recipe.transfer_set
+    teachers = [tiny_teacher(tmp_path / f"{seed}", dataset, seed) for seed in (1, 2)]
+    draft = plan_labelling(dataset, options, teachers, [0.5, 0.5])
+    rows = rows_to_label(dataset, options)
+    plan, basis = coded(tmp_path / "one", draft, teachers, rows["train"], ALONE)
+    shutil.copytree(tmp_path / "one", tmp_path / "many")
+    manifests = []
+    for folder, world in ((tmp_path / "one", 1), (tmp_path / "many", workers)):
+        for rank in range(world):
+            worker = Worker(rank, world, ALONE.device, threads=1)
+            for _ in write_shards(
+                folder,
+                plan,
+                rows,
+                lambda shard, part: raw_logits(teachers, part.images, ALONE.device),
+                worker,
+                basis,
+            ):
+                pass
+        manifests.append(write_manifest(folder, plan))
+    assert manifests[0] == manifests[1]
+    assert len(manifests[0].cost) == 3
+    logits = open_transfer_set(tmp_path / "many").train.logits[:, 0]
+    exact = raw_logits(teachers, dataset.train.images, ALONE.device)
+    assert float((logits - exact).abs().max()) < 0.5 * float(exact.std())
