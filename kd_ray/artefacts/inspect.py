@@ -61,7 +61,13 @@ def _transfer_set_facts(path: Path) -> tuple[str, dict[str, Any]]:
         "classes": ", ".join(plan.class_names),
         "rows": ", ".join(f"{name} {plan.rows_of(name):,}" for name in plan.splits),
         "views": plan.views,
-        "logits": f"{plan.dtype}, M x K = {plan.logits_shape[0]} x {plan.logits_shape[1]}",
+        "logits": f"{plan.dtype}, M x K = {plan.logits_shape[0]} x {plan.logits_shape[1]}"
+        + (f", {plan.code.row_bytes:,} bytes a row" if plan.code else ""),
+        **{
+            f"rebuilt, T = {cost.temperature:g}": f"mean KL {cost.mean:.1e}, largest "
+            f"{cost.largest:.1e} nats"
+            for cost in manifest.cost
+        },
         "images": "stored" if plan.include_images else "in the dataset",
         **{
             f"teacher {number}": f"{teacher.origin}, test accuracy {_share(teacher.accuracy)}, "

@@ -149,17 +149,27 @@ def import_(
 
 @app.command()
 @answered
-def check(recipe: RecipeArgument, overrides: SetOption = None) -> None:
-    """Check a recipe and print it with all defaults filled in."""
+def check(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    with_sizes: Annotated[
+        bool, typer.Option("--sizes/--no-sizes", help="Open the data to know sizes, or do not.")
+    ] = True,
+) -> None:
+    """Check a recipe, print it with all defaults, and say how large its transfer set will be."""
     import tomli_w
 
     from kd_ray.datasets.packed.described import packed_lines
     from kd_ray.pipeline import open_recipe
+    from kd_ray.runs.sizes import size_lines
 
     opened = open_recipe(recipe, overrides or [])
     for line in packed_lines(opened.data):
         typer.echo(f"# {line}")
+    sizes = list(size_lines(opened)) if with_sizes else []
     typer.echo(tomli_w.dumps(opened.model_dump(mode="json", exclude_none=True)), nl=False)
+    for line in sizes:
+        typer.echo(f"# {line}")
 
 
 @app.command()

@@ -74,6 +74,11 @@ class ModelOptions(Named):
         return None if self.weights == LIBRARY else self.weights
 
     @property
+    def is_fetched(self) -> bool:
+        """Whether making it may ask a library or a hub for files."""
+        return self.weights == LIBRARY or (self.name.startswith("hf/") and self.folder is None)
+
+    @property
     def folder(self) -> Path | None:
         """The folder of a model of transformers, if that is here and no name on the hub."""
         path = Path(self.name.removeprefix("hf/"))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from kd_ray.config.model import ModelEntry, ModelOptions
 from kd_ray.config.table import (
@@ -17,6 +17,8 @@ from kd_ray.config.table import (
     Share,
     Table,
 )
+
+Part = Annotated[float, Field(ge=0.01, le=1)]
 
 
 class Augment(Table):
@@ -33,6 +35,34 @@ class Augment(Table):
 
     rotate: float = Field(default=0.0, ge=0, le=180)
     """Degrees to turn at most, each way."""
+
+    resized_crop: Annotated[list[Part] | None, Field(min_length=2, max_length=2)] = None
+    """Least and largest share of the area that is enlarged to the whole, as in [0.35, 1.0]; sides
+    keep their proportion but for 4 : 3."""
+
+    color: Share = 0.0
+    """Change of brightness, contrast and saturation at most: 0.4 multiplies each by 0.6 to 1.4."""
+
+    @property
+    def has_arithmetic(self) -> bool:
+        """Whether views are more than the same pixels in other places."""
+        return bool(self.rotate or self.resized_crop or self.color)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.resized_crop and self.resized_crop[0] > self.resized_crop[1]:
+            raise ValueError(
+                f"resized_crop must be from a share to a larger one, but got {self.resized_crop}; "
+                "exchange them"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Views of sets from before there were these are what they were: so are identities.
+        table: dict[str, Any] = handler(self)
+        new = {"resized_crop": None, "color": 0.0}
+        return {key: value for key, value in table.items() if (key, value) not in new.items()}
 
     @property
     def is_identity(self) -> bool:
@@ -193,8 +223,9 @@ class TransferSetOptions(Table):
     path: str | None = None
     """A transfer set that exists already; teacher and labelling are then left out."""
 
-    dtype: Literal["float16", "float32"] = "float16"
-    """Type of the stored logits."""
+    dtype: Literal["float16", "float32", "compact", "compact-tenth"] = "float16"
+    """Type of the stored logits; compact codes, of many classes, take at most a quarter or a tenth
+    of float16's bytes, and readers rebuild all K logits from them."""
 
     views: int = Field(default=1, ge=1, le=10_000)
     """Views of each image; view 0 is plain, the others come from augment."""

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,19 @@ def _absolute(text: str) -> Path:
         raise DataError(f"{text}: must begin with a known home, or be written out") from error
 
 
+_downloads = ContextVar("downloads", default=True)
+
+
+@contextlib.contextmanager
+def nothing_downloaded() -> Iterator[None]:
+    """Files that are missing stay so in the block: a `DataError` says which."""
+    before = _downloads.set(False)
+    try:
+        yield
+    finally:
+        _downloads.reset(before)
+
+
 def need_files(
     name: str,
     root: Path,
@@ -103,8 +117,11 @@ def need_files(
     Raises:
         DataError: a file is missing, and the download failed.
     """
-    if not _missing(root, files):
+    missing = _missing(root, files)
+    if not missing:
         return
+    if not _downloads.get():
+        raise DataError(f"{name}: {root} has no {', '.join(missing)}")
     new_root = not os.path.exists(root)
     try:
         with locked(root / DRAFT, wait_s=OTHER_PROCESS_S):

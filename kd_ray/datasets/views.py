@@ -9,24 +9,28 @@ from torch import Tensor
 from torch.nn import functional
 
 from kd_ray.config import Augment
+from kd_ray.datasets.color import jittered
 from kd_ray.datasets.counter_random import below, uniform
 from kd_ray.datasets.packed.images import PackedImages
+from kd_ray.datasets.resize import PLACE_BITS, resized_crop
 from kd_ray.errors import ConfigError
 
 # Which draw is for what. A number never changes its meaning, or stored logits would lose their
-# pixels; and none depends on which other augmentations are on.
+# pixels; and none depends on which other augmentations are on. 6 to 9 are of `resize`, 10 to 12 of
+# `color`.
 ROTATE = 0
 CROP_ROW, CROP_COLUMN, SHIFT_ROW, SHIFT_COLUMN, FLIP = 1, 2, 3, 4, 5
 
+CACHED_PIXELS = 1 << 20  # at once on a CPU: sums of more of them fall out of its caches
 ANGLE_BITS = 20  # binary places of a sine; a source place then has one more, being a half of a sum
-PLACE_BITS = 11  # binary places of a source pixel's place: 255 * 2^22 still fits 32 bits
 
 
 def check_augment(augment: Augment, images: Tensor | PackedImages) -> None:
     """Refuses what cannot be done to images, `(N, C, H, W)`.
 
     Raises:
-        ConfigError: `crop` or `shift` is too large for them, or they are no pictures.
+        ConfigError: `crop` or `shift` is too large for them, or they are no pictures, or none that
+            have colors.
     """
     height, width = images.shape[2:]
     side = min(height, width)
@@ -37,6 +41,11 @@ def check_augment(augment: Augment, images: Tensor | PackedImages) -> None:
                 f"augment.{key}: must be at most {most} for {height} x {width} images, "
                 f"but got {pixels}; lower it"
             )
+    if augment.color and images.shape[1] not in (1, 3):
+        raise ConfigError(
+            "augment.color: is for pictures that are grey or of red, green and blue, but these "
+            f"have {images.shape[1]} channels; leave it out"
+        )
     if not augment.is_identity and images.dtype != torch.uint8:
         raise ConfigError(
             "augment: turns, crops, shifts and flips pictures, but these rows are frames of "
@@ -49,8 +58,9 @@ def render(
 ) -> Tensor:
     """The given views of some images; view 0 is the plain image.
 
-    An image is turned, then a crop of the old size is taken from it with its mirrored border, then
-    it is shifted with black coming in, then flipped left to right: whatever `augment` asks for.
+    An image is turned, then a part of it is enlarged, then its colors are changed, then a crop of
+    the old size is taken from it with its mirrored border, then it is shifted with black coming in,
+    then flipped left to right: whatever `augment` asks for.
 
     Args:
         images: `(N, C, H, W)` uint8; of another type there is none but the plain view.
@@ -69,10 +79,20 @@ def render(
     height, width = images.shape[2:]
     if augment.is_identity or (isinstance(view, int) and view == 0):
         return images
-    changes = torch.as_tensor(view, device=index.device).expand_as(index) != 0
+    view = torch.as_tensor(view, device=index.device).expand_as(index)
+    piece = max(1, CACHED_PIXELS // max(1, images[:1].numel()))
+    if images.device.type == "cpu" and len(images) > piece and augment.has_arithmetic:
+        parts = [slice(at, at + piece) for at in range(0, len(images), piece)]
+        pieces = [render(images[p], index[p], view[p], augment, seed) for p in parts]
+        return torch.cat(pieces)
+    changes = view != 0
     if augment.rotate > 0:
         share = uniform(seed, index, view, ROTATE).double() * 2 - 1
         images = rotated(images, share * augment.rotate * changes)
+    if augment.resized_crop is not None:
+        images = resized_crop(images, augment.resized_crop, seed, index, view, changes)
+    if augment.color > 0:
+        images = jittered(images, augment.color, seed, index, view, changes)
     if augment.crop == 0 and augment.shift == 0 and not augment.flip:
         return images
 

@@ -168,6 +168,13 @@ class Summary:
         means = [figure.mean for figure in figures if figure]
         return means if len(means) == len(names) else []
 
+    @property
+    def rebuilt(self) -> str:
+        """The clause of how near soft targets of compact logits come; empty of dense ones."""
+        costs = [cost for result in self.results for cost in result.details.get("cost", [])]
+        at = [f"{cost['mean']:.1e} at T = {cost['temperature']:g}" for cost in costs]
+        return f"; rebuilt with a mean KL in nats of {', '.join(at)}" if at else ""
+
     def sentences(self) -> list[str]:
         """What the table does not say: the gap closed, dead layers, the transfer set's cost."""
         lines = [self.about_gap(), self.about_gain()]
@@ -177,7 +184,7 @@ class Summary:
         if cost := self.transfer_set:
             size = f"{bytes_shown(cost['bytes'])} ({cost['bytes_per_row']:.1f} bytes per row)"
             made = self.origin or f"labelled in {cost['seconds']:,.1f} s"
-            lines.append(f"Transfer set: {cost['rows']:,.0f} rows, {size}, {made}.")
+            lines.append(f"Transfer set: {cost['rows']:,.0f} rows, {size}, {made}{self.rebuilt}.")
         return [line for line in [*lines, about_cost(self.results)] if line]
 
     def about_gap(self) -> str:

@@ -154,7 +154,9 @@ def joint_plan(joint: Joint, accuracy: float) -> Plan:
         "accuracy": accuracy,
         "class_names": list(plan.class_names),
     }
-    return Plan.model_validate({**plan.model_dump(mode="json"), "teachers": [teacher]})
+    # Joint logits are no linear image of one net's features, so a basis gains little there.
+    dense = {"dtype": "float16", "code": None} if plan.is_compact else {}
+    return Plan.model_validate({**plan.model_dump(mode="json"), **dense, "teachers": [teacher]})
 
 
 def _tasks(request: Request) -> list[Task]:

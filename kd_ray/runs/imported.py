@@ -85,6 +85,11 @@ def fitted(given: GivenLogits, dataset: Dataset, options: TransferSetOptions) ->
     Raises:
         TransferSetError: they do not fit; see `arrange`.
     """
+    if options.dtype.startswith("compact"):
+        raise ConfigError(
+            f"transfer_set.dtype: {options.dtype!r} is for logits of teachers that an audit can "
+            'run again, but these are imported; set it to "float16" or "float32"'
+        )
     chosen = {name: rows.index for name, rows in rows_to_label(dataset, options).items()}
     stored: dict[SplitName, Tensor] = {}
     index: dict[SplitName, Tensor] = {name: torch.empty(0, dtype=torch.int64) for name in SPLITS}

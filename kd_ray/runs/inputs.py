@@ -10,7 +10,14 @@ from kd_ray.datasets import Dataset, check_augment, open_dataset
 from kd_ray.errors import ConfigError
 from kd_ray.specialists import check_classes
 from kd_ray.training.student import StudentFeeds, check_student, student_feeds
-from kd_ray.transfer_set import Manifest, TransferSet, check_fit, open_transfer_set, read_manifest
+from kd_ray.transfer_set import (
+    FEWEST_CLASSES,
+    Manifest,
+    TransferSet,
+    check_fit,
+    open_transfer_set,
+    read_manifest,
+)
 
 
 def check_data(manifest: Manifest, dataset: Dataset) -> None:
@@ -33,8 +40,15 @@ def check_stored(options: TransferSetOptions, dataset: Dataset) -> None:
     """Refuses views or pixels that rows do not have.
 
     Raises:
-        ConfigError: what `check_augment` raises, or pixels are to be stored, but there are none.
+        ConfigError: what `check_augment` raises, pixels are to be stored, but there are none, or
+            there are too few classes for compact logits.
     """
+    classes = len(dataset.class_names)
+    if options.dtype.startswith("compact") and classes < FEWEST_CLASSES:
+        raise ConfigError(
+            f"transfer_set.dtype: {options.dtype!r} is for {FEWEST_CLASSES} classes or more, but "
+            f'{dataset.name} has {classes}; set it to "float16"'
+        )
     check_augment(options.augment, dataset.train.images)
     if options.include_images and dataset.train.images.dtype != torch.uint8:
         raise ConfigError(

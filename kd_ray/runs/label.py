@@ -22,6 +22,7 @@ from kd_ray.datasets import Dataset
 from kd_ray.errors import TransferSetError
 from kd_ray.files import to_path
 from kd_ray.result import TRANSFER_SET, Result, read_result
+from kd_ray.runs.coding import coded
 from kd_ray.runs.events import Event, ShardDone
 from kd_ray.runs.fit import check_same, determining, flattened
 from kd_ray.runs.inputs import Inputs, check_recipe, check_stored
@@ -32,6 +33,7 @@ from kd_ray.runs.teach import load_teachers, teacher_folders
 from kd_ray.training.saved_model import SavedModel, one_thread, raw_logits
 from kd_ray.training.workers import Worker, summed, together
 from kd_ray.transfer_set import (
+    Basis,
     Columns,
     Manifest,
     Plan,
@@ -42,6 +44,7 @@ from kd_ray.transfer_set import (
     bytes_per_row,
     index_sha256,
     read_manifest,
+    set_bytes,
     shard_state,
     shards,
     write_manifest,
@@ -64,6 +67,15 @@ def set_line(result: Result) -> str:
     """The clause of a finished transfer set: how large it is."""
     metrics = result.metrics
     return f"{metrics['rows']:,} rows, {metrics['bytes_per_row']:.1f} bytes each"
+
+
+def cost_lines(result: Result) -> list[str]:
+    """What compact logits cost, a line for each T; none of dense ones."""
+    return [
+        f"rebuilt, T = {each['temperature']:g}: mean KL {each['mean']:.1e}, largest "
+        f"{each['largest']:.1e} nats"
+        for each in result.details.get("cost", [])
+    ]
 
 
 def plan_labelling(
@@ -143,6 +155,7 @@ def write_shards(
     rows: dict[SplitName, SplitRows],
     logits: Logits,
     worker: Worker,
+    basis: Basis | None = None,
 ) -> Iterator[ShardDone]:
     """Writes this worker's shards that are not there yet; its rank says which are its own.
 
@@ -157,7 +170,8 @@ def write_shards(
         for shard in mine:
             existed = shard_state(folder, plan, shard) == "whole"
             if not existed:
-                write_shard(folder, plan, shard, _columns(plan, shard, rows[shard.split], logits))
+                columns = _columns(plan, shard, rows[shard.split], logits)
+                write_shard(folder, plan, shard, columns, basis)
             done_rows += shard.rows
             yield ShardDone(shard.name, shard.rows, done_rows, all_rows, existed, worker.rank)
 
@@ -187,7 +201,12 @@ def _columns(plan: Plan, shard: Shard, rows: SplitRows, logits: Logits) -> Colum
 
 
 def write_set(
-    folder: Path, plan: Plan, rows: dict[SplitName, SplitRows], logits: Logits, worker: Worker
+    folder: Path,
+    plan: Plan,
+    rows: dict[SplitName, SplitRows],
+    logits: Logits,
+    worker: Worker,
+    basis: Basis | None = None,
 ) -> Generator[ShardDone, None, tuple[Manifest | None, int]]:
     """Writes a transfer set by all workers together; see `write_shards`.
 
@@ -196,7 +215,7 @@ def write_set(
     """
     written = 0
     with together(worker.device):
-        for event in write_shards(folder, plan, rows, logits, worker):
+        for event in write_shards(folder, plan, rows, logits, worker, basis):
             written += 0 if event.existed else event.rows
             yield event
     with together(worker.device):
@@ -209,10 +228,10 @@ def set_fields(manifest: Manifest | None, **metrics: int) -> dict[str, Any]:
     """What the record of a transfer set says of it; `metrics` are further ones."""
     if manifest is None:  # on other workers, which write no record
         return {}
-    rows, size_bytes = (sum(getattr(f, key) for f in manifest.files) for key in ("rows", "bytes"))
-    per_row = round(bytes_per_row(manifest), 2)
-    size = {"rows": rows, **metrics, "bytes": size_bytes, "bytes_per_row": per_row}
-    return {"metrics": size, "sha256": manifest.sha256}
+    rows, per_row = sum(f.rows for f in manifest.files), round(bytes_per_row(manifest), 2)
+    size = {"rows": rows, **metrics, "bytes": set_bytes(manifest), "bytes_per_row": per_row}
+    cost = [each.model_dump() for each in manifest.cost]
+    return {"metrics": size, "sha256": manifest.sha256, **({"cost": cost} if cost else {})}
 
 
 def _tasks(request: Request) -> list[Task]:
@@ -248,7 +267,8 @@ def check_plan(folder: Path, plan: Plan) -> None:
     """Refuses a finished set that another recipe made: a `CheckpointError`."""
     if (folder / MANIFEST).is_file():
         there = read_manifest(folder).plan
-        check_same(folder, *(flattened(one.model_dump(mode="json")) for one in (there, plan)))
+        plans = (one.model_dump(mode="json", exclude={"code"}) for one in (there, plan))
+        check_same(folder, *map(flattened, plans))
 
 
 @dataclass(frozen=True)
@@ -277,7 +297,8 @@ def _make(task: Task, worker: Worker, source: _Labelling) -> Generator[Event, No
         return torch.cat([raw_logits(source.teachers, some, worker.device) for some in images])
 
     plan, rows = source.plan, rows_to_label(source.dataset, task.recipe.transfer_set)
-    manifest, written = yield from write_set(task.folder, plan, rows, logits, worker)
+    plan, basis = coded(task.folder, plan, source.teachers, rows["train"], worker)
+    manifest, written = yield from write_set(task.folder, plan, rows, logits, worker, basis)
     return set_fields(manifest, train_rows=plan.rows_of("train") // plan.views), written
 
 
@@ -292,4 +313,5 @@ LABEL = Stage(
     parents=_parents,
     perform=partial(make, _open, _make),
     summary=set_line,
+    details=cost_lines,
 )

@@ -4,7 +4,10 @@ Arrays in, arrays out: which teacher made the logits is for a higher floor to kn
 """
 
 from kd_ray.transfer_set.arrange import Wanted, arrange
+from kd_ray.transfer_set.basis_file import code_of, read_basis, write_basis
 from kd_ray.transfer_set.columns import Columns
+from kd_ray.transfer_set.compact import FEWEST_CLASSES, Basis
+from kd_ray.transfer_set.fit_basis import SAMPLE_ROWS, fit_basis
 from kd_ray.transfer_set.given import GivenLogits, logits_in_arrays
 from kd_ray.transfer_set.logits_file import logits_sha256, open_logits
 from kd_ray.transfer_set.manifest import (
@@ -12,6 +15,7 @@ from kd_ray.transfer_set.manifest import (
     bytes_per_row,
     check_fit,
     read_manifest,
+    set_bytes,
     write_manifest,
 )
 from kd_ray.transfer_set.plan import (

@@ -34,35 +34,47 @@ class Columns:
     logits: npt.NDArray[np.floating[Any]]
     image: npt.NDArray[np.uint8] | None = None
 
-    def table(self, plan: Plan, metadata: dict[bytes, bytes]) -> pa.Table:
-        """The rows as they are stored, with `metadata` in the schema."""
+    def table(
+        self, plan: Plan, metadata: dict[bytes, bytes], codes: npt.NDArray[np.uint8] | None = None
+    ) -> pa.Table:
+        """The rows as they are stored, with `metadata` in the schema; `codes` of compact logits."""
         schema = parquet_schema(plan)
-        flat = np.ascontiguousarray(self.logits, dtype=plan.dtype).reshape(-1)
+        if codes is None:
+            flat = np.ascontiguousarray(self.logits, dtype=plan.dtype).reshape(-1)
+            logits = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.types[3])
+        else:
+            logits = _binary(codes, schema.types[3])
         arrays = [
             pa.array(self.index, pa.int64()),
             pa.array(self.view, pa.int32()),
             pa.array(self.label, pa.int64(), mask=self.label == UNLABELLED),
-            pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field("logits").type),
+            logits,
         ]
         if self.image is not None:
-            kind = schema.field("image").type
-            pixels = pa.py_buffer(np.ascontiguousarray(self.image))
-            arrays.append(
-                pa.FixedSizeBinaryArray.from_buffers(kind, len(self.image), [None, pixels])
-            )
+            arrays.append(_binary(self.image, schema.field("image").type))
         return pa.table(arrays, schema=schema.with_metadata(metadata))
+
+
+def _binary(values: npt.NDArray[np.uint8], kind: pa.DataType) -> pa.FixedSizeBinaryArray:
+    """Bytes `(n, ...)` as a column of fixed size."""
+    content = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.FixedSizeBinaryArray.from_buffers(kind, len(values), [None, content])
 
 
 def parquet_schema(plan: Plan) -> pa.Schema:
     """Names and types of the columns; the list's item has the name that Parquet gives it."""
     members, classes = plan.logits_shape
-    value = pa.float16() if plan.dtype == "float16" else pa.float32()
-    item = pa.field("element", value, nullable=False)
+    if plan.code is not None:
+        logits = pa.field("code", pa.binary(plan.code.row_bytes), nullable=False)
+    else:
+        value = pa.float16() if plan.dtype == "float16" else pa.float32()
+        item = pa.field("element", value, nullable=False)
+        logits = pa.field("logits", pa.list_(item, members * classes), nullable=False)
     fields = [
         pa.field("index", pa.int64(), nullable=False),
         pa.field("view", pa.int32(), nullable=False),
         pa.field("label", pa.int64()),
-        pa.field("logits", pa.list_(item, members * classes), nullable=False),
+        logits,
     ]
     if plan.include_images:
         fields.append(pa.field("image", pa.binary(plan.image_bytes), nullable=False))
@@ -121,7 +133,8 @@ def array_problems(plan: Plan, shard: Shard, columns: Columns) -> Iterator[str]:
 
 def largest_logit(dtype: str, logits: npt.NDArray[np.floating[Any]]) -> float:
     """The largest finite number that both the stored type and the type of the logits have."""
-    return float(min(np.finfo(dtype).max, np.finfo(logits.dtype).max))
+    stored = "float32" if dtype.startswith("compact") else dtype
+    return float(min(np.finfo(stored).max, np.finfo(logits.dtype).max))
 
 
 def first_unfit(logits: npt.NDArray[np.floating[Any]], dtype: str) -> tuple[int, int, int] | None:

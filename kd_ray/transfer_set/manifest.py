@@ -18,8 +18,10 @@ from pydantic import Field, ValidationError
 from kd_ray.config.table import Count, Table
 from kd_ray.errors import TransferSetError, difference, numbered
 from kd_ray.files import local_copies, read_json, reason_of, sha256_of, write_json
+from kd_ray.transfer_set.basis_file import BASIS
+from kd_ray.transfer_set.divergence import Divergence, summed_up
 from kd_ray.transfer_set.plan import FORMAT_VERSION, Plan, Sha256, SplitName, canonical_json, shards
-from kd_ray.transfer_set.shards import shard_state
+from kd_ray.transfer_set.shards import shard_cost, shard_state
 
 MANIFEST = "manifest.json"
 MEND = "delete it and run kd-ray label again: shards that are whole are kept"
@@ -44,13 +46,17 @@ class Manifest(Table):
     files: Annotated[tuple[FileEntry, ...], Field(strict=False)]
     """Its files, in the order of `shards(plan)`."""
 
+    cost: Annotated[tuple[Divergence, ...], Field(strict=False)] = ()
+    """Of compact logits, how far rebuilt soft targets lie from the teacher's, at some T."""
+
     created_with: dict[str, str]
     """Versions of the programs that wrote it."""
 
     @cached_property
     def sha256(self) -> str:
         """Hex sha256 of plan and files: the identity of the set, independent of writer and time."""
-        content = self.model_dump(mode="json", include={"plan", "files"})
+        parts = {"plan", "files", *(["cost"] if self.cost else [])}
+        content = self.model_dump(mode="json", include=parts)
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
@@ -70,9 +76,11 @@ def write_manifest(folder: Path, plan: Plan) -> Manifest:
         )
     with local_copies(folder, [shard.name for shard in shards(plan)]) as copies:
         files = _entries(copies, plan)
+        costs = ((s.rows, shard_cost(copies, s)) for s in shards(plan))
+        cost = summed_up(costs) if plan.is_compact else ()
     packages = {name: version(name) for name in ("kd-ray", "numpy", "pyarrow", "torch")}
     versions = {"python": platform.python_version(), **packages}
-    manifest = Manifest(plan=plan, files=files, created_with=versions)
+    manifest = Manifest(plan=plan, files=files, cost=cost, created_with=versions)
     write_json(folder / MANIFEST, {**manifest.model_dump(mode="json"), "sha256": manifest.sha256})
     return manifest
 
@@ -148,14 +156,23 @@ def has_sizes(folder: Path) -> bool:
     """
     if not (folder / MANIFEST).exists():
         return False
-    files = {folder / file.name: file.bytes for file in read_manifest(folder).files}
+    manifest = read_manifest(folder)
+    files = {folder / file.name: file.bytes for file in manifest.files}
+    if manifest.plan.code is not None:
+        files[folder / BASIS] = manifest.plan.code.bytes
     return all(path.is_file() and path.stat().st_size == size for path, size in files.items())
+
+
+def set_bytes(manifest: Manifest) -> int:
+    """Bytes on disk of all rows, and of the basis if they have one."""
+    code = manifest.plan.code
+    return sum(file.bytes for file in manifest.files) + (code.bytes if code else 0)
 
 
 def bytes_per_row(manifest: Manifest) -> float:
     """Bytes on disk for one row (index, view), all files and all columns; 0 without rows."""
     rows = sum(file.rows for file in manifest.files)
-    return sum(file.bytes for file in manifest.files) / rows if rows else 0.0
+    return set_bytes(manifest) / rows if rows else 0.0
 
 
 def check_fit(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
 from kd_ray.config.table import Count, Share, Table
@@ -58,6 +58,19 @@ class TeacherIdentity(Table):
         if not self.is_imported:
             return str(self.model["name"])
         return f"imported from {self.model.get('file', 'arrays')}"
+
+
+class CodeIdentity(Table):
+    """What codes the logits of a compact set."""
+
+    sha256: Sha256
+    """Hash of the file of the basis, which lies beside the shards."""
+
+    bytes: Count
+    """Size of that file."""
+
+    row_bytes: Count
+    """Bytes of the code of one row."""
 
 
 class SplitPlan(Table):
@@ -112,8 +125,11 @@ class Plan(Table):
     teachers: Annotated[tuple[TeacherIdentity, ...], Field(strict=False, min_length=1)]
     """M members, in the order of the logits."""
 
-    dtype: Literal["float16", "float32"]
+    dtype: Literal["float16", "float32", "compact", "compact-tenth"]
     """Type of the stored logits."""
+
+    code: CodeIdentity | None = None
+    """Of compact logits, once there is a basis for them."""
 
     views: Count
     """V: views of a training image; the other splits have view 0 only."""
@@ -146,6 +162,8 @@ class Plan(Table):
                 "mean and std need one number for each channel, but got "
                 f"image_shape = {self.image_shape}, mean = {self.mean}, std = {self.std}"
             )
+        if self.code is not None and not self.is_compact:
+            raise ValueError(f"code goes with compact logits, but got dtype = {self.dtype}")
         for member, teacher in enumerate(self.teachers):
             if teacher.class_names != self.class_names:
                 theirs, ours = (numbered("class", x.class_names) for x in (teacher, self))
@@ -156,10 +174,21 @@ class Plan(Table):
                 )
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Plans of dense logits are what they were before there were others: so are identities.
+        table: dict[str, Any] = handler(self)
+        return {key: value for key, value in table.items() if (key, value) != ("code", None)}
+
     @cached_property
     def json_text(self) -> str:
         """The plan as canonical JSON: sorted keys, no spaces, no NaN."""
         return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether logits are stored as codes in a basis."""
+        return self.dtype.startswith("compact")
 
     @property
     def logits_shape(self) -> tuple[int, int]:

@@ -22,7 +22,9 @@ from torch.utils.dlpack import from_dlpack
 from kd_ray.batch import UNLABELLED
 from kd_ray.errors import TransferSetError
 from kd_ray.files import local_copies, sha256_of, to_path, writing
+from kd_ray.transfer_set.basis_file import BASIS, read_basis
 from kd_ray.transfer_set.columns import first_disorder
+from kd_ray.transfer_set.compact import Basis
 from kd_ray.transfer_set.manifest import MANIFEST, FileEntry, Manifest, read_manifest
 from kd_ray.transfer_set.plan import SPLITS, Plan, Shard, SplitName, index_sha256, shards
 from kd_ray.transfer_set.shards import ROW_GROUP_ROWS, shard_state
@@ -51,12 +53,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class TransferSet:
-    """A transfer set in memory: its manifest and its three splits."""
+    """A transfer set in memory: its manifest, its three splits, and what coded compact logits."""
 
     manifest: Manifest
     train: Rows
     validation: Rows
     test: Rows
+    basis: Basis | None = None
 
 
 def open_transfer_set(
@@ -76,13 +79,15 @@ def open_transfer_set(
     """
     folder = to_path(where)
     manifest = read_manifest(folder)
-    with local_copies(folder, [file.name for file in manifest.files]) as copies:
+    names = [file.name for file in manifest.files]
+    with local_copies(folder, [*names, *([BASIS] if manifest.plan.code else [])]) as copies:
         _check_files(copies, manifest.files, verify=verify)
         for shard in shards(manifest.plan):
             if shard_state(copies, manifest.plan, shard) == "missing":
                 raise _altered(copies / shard.name, "it is not this shard of this set")
-        splits = {split: _read_split(copies, manifest.plan, split, on_disk) for split in SPLITS}
-    return TransferSet(manifest, **splits)
+        basis = read_basis(copies, manifest.plan)
+        splits = {name: _read_split(copies, manifest.plan, name, basis, on_disk) for name in SPLITS}
+    return TransferSet(manifest, **splits, basis=basis)
 
 
 def _check_files(folder: Path, files: Iterable[FileEntry], *, verify: bool) -> None:
@@ -109,13 +114,16 @@ def _check_files(folder: Path, files: Iterable[FileEntry], *, verify: bool) -> N
                 raise _altered(folder / file.name, reason)
 
 
-def _read_split(folder: Path, plan: Plan, split: SplitName, on_disk: bool) -> Rows:
+def _read_split(
+    folder: Path, plan: Plan, split: SplitName, basis: Basis | None, on_disk: bool
+) -> Rows:
     """All rows of a split; memory for the result and for one batch of one file."""
     rows, views = plan.rows_of(split), plan.views_of(split)
     members, classes = plan.logits_shape
     index, view = np.empty(rows, np.int64), np.empty(rows, np.int32)
     label = np.empty(rows, np.int64)
-    dtype = getattr(torch, plan.dtype) if on_disk else torch.float32
+    stored = torch.float16 if basis is not None else getattr(torch, plan.dtype)
+    dtype = stored if on_disk else torch.float32
     logits = _room(folder if on_disk else None, rows, members * classes, dtype)
     images = torch.empty(rows, plan.image_bytes, dtype=torch.uint8) if plan.include_images else None
     row_bytes = 4 * members * classes + (plan.image_bytes if plan.include_images else 0)
@@ -132,8 +140,7 @@ def _read_split(folder: Path, plan: Plan, split: SplitName, on_disk: bool) -> Ro
                     index[part] = batch.column("index")
                     view[part] = batch.column("view")
                     label[part] = batch.column("label").fill_null(UNLABELLED)
-                    values = from_dlpack(batch.column("logits").flatten())
-                    logits[part] = values.view(batch.num_rows, -1)
+                    logits[part] = _logits(batch, basis)
                     if images is not None:
                         images.numpy()[part] = pixels(batch.column("image"), plan.image_bytes)
                     at = part.stop
@@ -165,6 +172,14 @@ def _room(folder: Path | None, rows: int, width: int, dtype: torch.dtype) -> Ten
         os.posix_fallocate(file.fileno(), 0, size)  # a disk that is full says so here
         memory = mmap.mmap(file.fileno(), size)
     return torch.frombuffer(memory, dtype=dtype).view(rows, width)
+
+
+def _logits(batch: pa.RecordBatch, basis: Basis | None) -> Tensor:
+    """Those of a batch of rows, `(n, M * K)`, as they are stored or rebuilt from their codes."""
+    if basis is None:
+        values: Tensor = from_dlpack(batch.column("logits").flatten())
+        return values.view(batch.num_rows, -1)
+    return basis.decode(pixels(batch.column("code"), basis.row_bytes)).flatten(1)
 
 
 def pixels(column: pa.FixedSizeBinaryArray, width: int) -> npt.NDArray[np.uint8]:

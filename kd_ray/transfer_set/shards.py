@@ -10,19 +10,27 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from kd_ray.errors import TransferSetError, difference
 from kd_ray.files import check_regular, committed_file, local_copy
 from kd_ray.transfer_set.columns import Columns, array_problems, check_logits, parquet_schema
+from kd_ray.transfer_set.compact import Basis
+from kd_ray.transfer_set.divergence import TEMPERATURES, Divergence
 from kd_ray.transfer_set.plan import Plan, Shard, leaves, shards
 
 ROW_GROUP_ROWS = 16_384
 PLAN_KEY = b"kd_ray.plan"
 SHARD_KEY = b"kd_ray.shard"
+COST_KEY = b"kd_ray.cost"
 
 
-def write_shard(folder: Path, plan: Plan, shard: Shard, columns: Columns) -> Path:
+def write_shard(
+    folder: Path, plan: Plan, shard: Shard, columns: Columns, basis: Basis | None = None
+) -> Path:
     """Writes the rows of one shard into the set's folder; returns the path of the file.
+
+    Compact logits are coded by the basis that the plan names, and the file says what that costs.
 
     Raises:
         TransferSetError: a logit is not finite, or too large for the plan's dtype.
@@ -35,7 +43,14 @@ def write_shard(folder: Path, plan: Plan, shard: Shard, columns: Columns) -> Pat
         raise ValueError(f"{shard.name}: {problem}")
     check_logits(plan, shard, columns)
     metadata = {PLAN_KEY: plan.json_text.encode(), SHARD_KEY: _shard_text(shard)}
-    table = columns.table(plan, metadata)
+    codes = None
+    if basis is not None:
+        codes, cost = basis.encode(torch.from_numpy(columns.logits))
+        of_rows = cost.flatten(0, 1)
+        pairs = zip(of_rows.mean(dim=0).tolist(), of_rows.amax(dim=0).tolist(), strict=True)
+        # Of a few digits, which another machine computes as well.
+        metadata[COST_KEY] = json.dumps([[float(f"{x:.2e}") for x in p] for p in pairs]).encode()
+    table = columns.table(plan, metadata, codes)
     # Ascending row numbers and small labels shrink from 20 to 2 bytes a row; every reader knows it.
     encoding = dict.fromkeys(("index", "view", "label"), "DELTA_BINARY_PACKED")
     if plan.compression == "zstd" and plan.dtype == "float32":
@@ -53,6 +68,15 @@ def write_shard(folder: Path, plan: Plan, shard: Shard, columns: Columns) -> Pat
             write_statistics=["index", "view", "label"],
         )
     return path
+
+
+def shard_cost(folder: Path, shard: Shard) -> tuple[Divergence, ...]:
+    """What coding has cost the rows of a shard that is whole."""
+    stored = json.loads(pq.read_schema(folder / shard.name).metadata[COST_KEY])
+    return tuple(
+        Divergence(temperature=temperature, mean=mean, largest=largest)
+        for temperature, (mean, largest) in zip(TEMPERATURES, stored, strict=True)
+    )
 
 
 def shard_state(folder: Path, plan: Plan, shard: Shard) -> Literal["missing", "whole"]:
@@ -76,7 +100,7 @@ def shard_state(folder: Path, plan: Plan, shard: Shard) -> Literal["missing", "w
             ) from error
         return "missing"
     metadata = schema.metadata or {}
-    _check_owner(path, plan, metadata)
+    check_owner(path, plan, metadata.get(PLAN_KEY))
     is_shard = rows == shard.rows and metadata.get(SHARD_KEY) == _shard_text(shard)
     return "whole" if is_shard and schema.equals(parquet_schema(plan)) else "missing"
 
@@ -85,9 +109,8 @@ def _shard_text(shard: Shard) -> bytes:
     return f"{shard.split} {shard.start} {shard.stop}".encode()
 
 
-def _check_owner(path: Path, plan: Plan, metadata: dict[bytes, bytes]) -> None:
-    """Refuses a file that another plan, or another program, has written."""
-    stored = metadata.get(PLAN_KEY)
+def check_owner(path: Path, plan: Plan, stored: bytes | None) -> None:
+    """Refuses a file that another plan, or another program, has written; `stored` is its plan."""
     if stored is None:
         raise TransferSetError(
             f"{path}: this folder may hold files of the transfer set only, but this one is not; "

@@ -7,17 +7,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from kd_ray.config import Augment
-from kd_ray.datasets import views
+from kd_ray.datasets import color, resize, views
 from kd_ray.datasets.counter_random import below
 from kd_ray.datasets.views import render, rotated
 from kd_ray.errors import ConfigError
 
-EVERYTHING = Augment(shift=2, crop=3, flip=True, rotate=20.0)
+EVERYTHING = Augment(shift=2, crop=3, flip=True, rotate=20.0, resized_crop=[0.35, 1.0], color=0.4)
 AUGMENTS = [
     Augment(shift=2),
     Augment(crop=3),
     Augment(flip=True),
     Augment(rotate=20.0),
+    Augment(resized_crop=[0.35, 1.0]),
+    Augment(color=0.4),
     EVERYTHING,
 ]
 each_augment = pytest.mark.parametrize("augment", AUGMENTS, ids=str)
@@ -209,6 +211,94 @@ def test_render_rotates_up_to_the_given_angle_either_way() -> None:
     assert 25 < float(degrees.max()) < 32
     assert -32 < float(degrees.min()) < -25
     assert abs(float(degrees.mean())) < 5
+
+
+def test_render_of_identity_ranges_is_the_plain_image() -> None:
+    images, index = noise(30, 3, 9, 8), torch.arange(30)
+    whole = Augment(resized_crop=[1.0, 1.0])
+    assert not whole.is_identity
+    assert torch.equal(render(images, index, 1, whole, 1), images)
+    alike = torch.ones(30, dtype=torch.bool)
+    assert torch.equal(color.jittered(images, 0.0, 1, index, 1, alike), images)
+
+
+def parts(augment: Augment, side: int = 200) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of many views: first row and column, height and width of the part, in pixels."""
+    ramp = torch.arange(side, dtype=torch.uint8)
+    images = torch.stack([ramp[:, None].expand(side, side), ramp.expand(side, side)])
+    images = images.expand(400, -1, -1, -1)
+    found = render(images, torch.arange(400), 1, augment, 1).double()
+    (top, bottom), (left, right) = (
+        (line[:, 10], line[:, -11]) for line in (found[:, 0, :, 0], found[:, 1, 0])
+    )
+    height, width = (
+        (end - start) * side / (side - 21) for start, end in ((top, bottom), (left, right))
+    )
+    return top - height * 10 / side, left - width * 10 / side, height, width
+
+
+def test_render_takes_parts_of_the_areas_asked_for_that_lie_inside() -> None:
+    top, left, height, width = parts(Augment(resized_crop=[0.35, 0.8]))
+    share = height * width / 200**2
+    assert 0.34 < float(share.min()) < 0.38
+    assert 0.77 < float(share.max()) < 0.82
+    assert float((width / height).max()) < 4 / 3 + 0.03
+    assert float((width / height).min()) > 3 / 4 - 0.03
+    for start, size in ((top, height), (left, width)):
+        assert float(start.min()) > -2
+        assert float((start + size).max()) < 202
+        assert float(start.max()) > 40
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**20), st.sampled_from([(5, 8), (28, 28), (9, 4)]), st.integers(1, 2**20))
+def test_resampled_is_what_grid_sample_gives_within_a_level(
+    begin: int, shape: tuple[int, int], size: int
+) -> None:
+    images = noise(2, 3, *shape)
+    places, grids = [], []
+    for side in shape:
+        first = begin * side * (2**20 - size) // 2**20
+        places.append(resize.places(torch.tensor([first, 0]), torch.tensor([size, 2**20]), side))
+        exact = (torch.arange(side).double() + 0.5) * size / 2**20 + first / 2**20
+        grids.append(torch.stack([exact, torch.arange(side).double() + 0.5]) * 2 / side - 1)
+    rows, columns = grids
+    grid = torch.stack(
+        [columns[:, None].expand(2, *shape), rows[:, :, None].expand(2, *shape)], dim=3
+    )
+    expected = functional.grid_sample(
+        images.double(), grid, align_corners=False, padding_mode="border"
+    )
+    found = resize.resampled(images, *places)
+    assert torch.equal(found[1], images[1])
+    assert float((found.double() - expected).abs().max()) < 1
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([1, 3]))
+def test_jittered_is_what_floats_give_within_a_level(view: int, channels: int) -> None:
+    images, index = noise(8, channels, 6, 5), torch.arange(8)
+    found = color.jittered(images, 0.5, 3, index, view, torch.ones(8, dtype=torch.bool))
+    weights = torch.tensor([77.0, 150, 29], dtype=torch.float64)[:channels, None, None]
+
+    def grey(x: Tensor) -> Tensor:
+        return (x * weights / weights.sum()).sum(1, keepdim=True)
+
+    def factor(draw: int) -> Tensor:
+        return (1 + (below(1025, 3, index, view, draw) - 512) / 1024.0)[:, None, None, None]
+
+    exact = (images.double() * factor(color.BRIGHTNESS)).clamp(0, 255)
+    mean = grey(exact).mean((2, 3), keepdim=True)
+    exact = (mean + (exact - mean) * factor(color.CONTRAST)).clamp(0, 255)
+    if channels == 3:
+        exact = (grey(exact) + (exact - grey(exact)) * factor(color.SATURATION)).clamp(0, 255)
+    assert float((found.double() - exact).abs().max()) < 1
+
+
+def test_render_refuses_colors_of_pictures_that_have_none() -> None:
+    images, index = noise(2, 2, 9, 6), torch.arange(2)
+    with pytest.raises(ConfigError, match=r"augment\.color: .* but these have 2 channels"):
+        render(images, index, 1, Augment(color=0.1), 0)
 
 
 @pytest.mark.gpu

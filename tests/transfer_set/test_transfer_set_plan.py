@@ -7,6 +7,7 @@ from tiny_sets import tiny_plan
 
 from kd_ray.errors import TransferSetError
 from kd_ray.transfer_set import Plan
+from kd_ray.transfer_set.plan import canonical_json
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -66,7 +67,10 @@ def test_plan_sha256_changes_with_members_classes_and_shape(changed: Plan) -> No
 
 
 def test_plan_names_every_field_in_its_hash() -> None:
-    assert {path[0] for path in LEAVES} == set(Plan.model_fields)
+    assert {path[0] for path in LEAVES} | {"code"} == set(Plan.model_fields)
+    code = {"sha256": "c" * 64, "bytes": 9, "row_bytes": 2}
+    compact = tiny_plan(members=2, dtype="compact", code=code)
+    assert f'"code":{canonical_json(code)}' in compact.json_text
 
 
 def test_plan_read_back_from_its_json_is_the_same() -> None:
