@@ -23,7 +23,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
 
 
-EXAMPLES = {table["name"]: table for table in (tomllib.loads(t)["data"] for t in blocks("toml"))}
+TABLES = [tomllib.loads(text) for text in blocks("toml")]
+EXAMPLES = {table["data"]["name"]: table["data"] for table in TABLES if "data" in table}
 
 
 def test_the_guide_has_an_example_of_each_form() -> None:

@@ -114,7 +114,7 @@ def test_open_dataset_refuses_an_unknown_name() -> None:
         open_dataset(options)
     assert dataset_problems("data", options) == [
         "data.name: unknown dataset 'mnits'; did you mean 'mnist'? known: cifar10, cifar100, csv, "
-        "digits, fashion-mnist, imagefolder, mnist, parquet, spoken-digits, svhn"
+        "digits, fashion-mnist, imagefolder, mnist, packed, parquet, spoken-digits, svhn"
     ]
     assert dataset_problems("data", DataOptions(name="mnist")) == []
 

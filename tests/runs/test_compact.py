@@ -175,7 +175,7 @@ def test_any_number_of_workers_writes_the_codes_and_costs_of_two_teachers(
                 folder,
                 plan,
                 rows,
-                lambda shard, part: raw_logits(teachers, part.images, ALONE.device),
+                lambda shard, images: raw_logits(teachers, torch.cat(list(images)), ALONE.device),
                 worker,
                 basis,
             ):
