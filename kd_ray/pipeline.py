@@ -7,6 +7,7 @@ may ignore them.
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -26,12 +27,14 @@ from kd_ray.result import Result
 from kd_ray.runs import (
     Event,
     Finished,
+    Inputs,
     Request,
     Task,
     commands_of,
     finished_result,
+    groups_of,
     nothing_to,
-    perform_all,
+    perform_group,
     tasks_of,
 )
 from kd_ray.runs.folder import RECIPE
@@ -195,7 +198,9 @@ class Run:
 
     def _perform(self, tasks: list[Task]) -> Iterator[tuple[Task, Event]]:
         if self.local:
-            return perform_all(tasks, this_process(self.recipe.resources))
+            worker, inputs = this_process(self.recipe.resources), Inputs()
+            groups = groups_of(tasks)
+            return chain.from_iterable(perform_group(each, worker, inputs) for each in groups)
         from kd_ray.on_ray.parallel import perform_parallel
 
         resources = self.recipe.resources

@@ -17,9 +17,9 @@ from kd_ray.models import build_model
 from kd_ray.pipeline import Run, catalogue_problems
 from kd_ray.result import Result, read_result
 from kd_ray.runs import Event, Finished, Task, perform_all, result_model
+from kd_ray.training.batch_loss import ObjectiveFunction
 from kd_ray.training.checkpoint import WEIGHTS, Meta, ModelInput, save
 from kd_ray.training.feed import TensorFeed
-from kd_ray.training.loop import ObjectiveFunction
 from kd_ray.training.losses import Loss, distillation_loss
 from kd_ray.training.progress import Epoch, Training
 from kd_ray.training.saved_model import SavedModel, load_model

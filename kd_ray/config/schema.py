@@ -82,6 +82,10 @@ class Resources(Table):
     """0, 1, or a fraction, as which several workers or trials share a GPU; auto is one GPU if there
     is one for every worker, else none."""
 
+    fuse: Count | Literal["auto"] = "auto"
+    """Students of one network that are trained as one at most, where they differ in numbers alone
+    (T, c, learning rate, seed, ...); auto tries whether that is faster, 1 never does it."""
+
     max_failures: int = Field(default=3, ge=0)
     """Lost workers to replace before giving up."""
 

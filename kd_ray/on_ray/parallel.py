@@ -24,7 +24,7 @@ from kd_ray.on_ray.relay import (
 )
 from kd_ray.on_ray.session import connected, watches_nodes
 from kd_ray.on_ray.train import perform_on_ray
-from kd_ray.runs import Inputs, perform_all
+from kd_ray.runs import Inputs, groups_of, perform_group
 from kd_ray.runs.events import Event, Waiting
 from kd_ray.runs.task import Task
 
@@ -41,23 +41,26 @@ class Performer:
         self._resources, self._placement, self._mailbox = resources, placement, mailbox
         self._inputs = Inputs()
 
-    def perform(self, task: Task) -> KdRayError | None:
-        """Performs a task; what a user can mend is returned, so that it travels unchanged."""
+    def perform(self, tasks: Sequence[Task]) -> KdRayError | None:
+        """Performs a group of tasks, see `groups_of`; what a user can mend is returned.
+
+        So it travels unchanged.
+        """
         try:
             with warnings_sent(self._mailbox):
-                for event in self._events(task):
+                for event in self._events(tasks):
                     self._mailbox.put(event)
         except KdRayError as error:
             return error
         return None
 
-    def _events(self, task: Task) -> Iterator[tuple[Task, Event]]:
+    def _events(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Event]]:
         from kd_ray.training.workers import Worker
 
         if self._placement.workers > 1:
-            return perform_on_ray([task], self._resources)
+            return perform_on_ray(tasks, self._resources)
         worker = Worker(rank=0, world=1, device=self._device, threads=self._placement.cpus)
-        return perform_all([task], worker, self._inputs)
+        return perform_group(tasks, worker, self._inputs)
 
 
 def perform_parallel(
@@ -130,7 +133,9 @@ def _in_parallel(
     yield tasks[0], Waiting(f"Starting {several}{counted(placement)}")
     with scratch_folder(run, "ray") as probe:
         check_nodes(run, probe, placement)
-    pool.begin(tasks, placement, slots)
+    alone = placement.workers == 1
+    groups = groups_of(tasks, slots) if alone else [[task] for task in tasks]
+    pool.begin(groups, placement, min(slots, len(groups)))
     yield from relay(pool.mailbox, tasks[0], pool.is_busy)
     if pool.failures:
         raise pool.failures[0]
@@ -146,8 +151,8 @@ class _Pool:
         self.failures: list[KdRayError] = []
         self._resources, self._most_lost = resources, resources.max_failures
         self._placement: Placement | None = None
-        self._waiting: deque[Task] = deque()
-        self._running: dict[Any, tuple[Any, Task]] = {}
+        self._waiting: deque[Sequence[Task]] = deque()
+        self._running: dict[Any, tuple[Any, Sequence[Task]]] = {}
         self._idle: list[Any] = []
         self._lost: Counter[str] = Counter()
 
@@ -156,12 +161,12 @@ class _Pool:
         """What the performers send."""
         return Mailbox()
 
-    def begin(self, tasks: Sequence[Task], placement: Placement, slots: int) -> None:
-        """Hands tasks out to so many performers; only once the last ones are over."""
+    def begin(self, groups: Sequence[Sequence[Task]], placement: Placement, slots: int) -> None:
+        """Hands groups of tasks out to so many performers; only once the last ones are over."""
         if placement != self._placement:
             self.close()
         self._placement = placement
-        self._waiting = deque(tasks)
+        self._waiting = deque(groups)
         self._one_after_the_other = slots == 1
         for _ in range(slots):
             self._next(self._idle.pop() if self._idle else self._performer())
@@ -196,26 +201,27 @@ class _Pool:
         self._idle.clear()
 
     def _next(self, performer: Any) -> None:
-        """Gives a performer the next task, if there is one."""
+        """Gives a performer the next group, if there is one."""
         if self._waiting:
-            task = self._waiting.popleft()
-            self._running[performer.perform.remote(task)] = (performer, task)
+            group = self._waiting.popleft()
+            self._running[performer.perform.remote(group)] = (performer, group)
         else:
             self._idle.append(performer)
 
     def _after(self, done: Any) -> None:
-        """Looks at what has become of a task."""
+        """Looks at what has become of a group of tasks."""
         import ray
         from ray.exceptions import RayActorError
 
-        performer, task = self._running.pop(done)
+        performer, group = self._running.pop(done)
+        title = group[0].title
         try:
             failure = ray.get(done)
         except RayActorError as error:
-            self._lost[task.title] += 1
-            if self._lost[task.title] > self._most_lost >= 0:
-                raise died_too_often(f"{task.title}: its worker", error) from None
-            self._waiting.append(task)
+            self._lost[title] += 1
+            if self._lost[title] > self._most_lost >= 0:
+                raise died_too_often(f"{title}: its worker", error) from None
+            self._waiting.append(group)
             performer = self._performer()
         else:
             if failure:

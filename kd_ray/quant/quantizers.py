@@ -118,7 +118,7 @@ class RangeActivations(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """A layer's inputs, quantized; in training their range is followed."""
         if self.training:
-            self.step.lerp_(range_step(x, self.levels), FOLLOWED)
+            self.step.add_(FOLLOWED * (range_step(x, self.levels) - self.step))
         return lsq(x, self.step.clone(), self.levels)
 
     def calibrate_(self, x: Tensor) -> None:

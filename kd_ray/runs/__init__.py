@@ -12,6 +12,7 @@ from kd_ray.runs.label import transfer_set_folder
 from kd_ray.runs.perform import perform_all, perform_interleaved
 from kd_ray.runs.stages import STAGES, commands_of, nothing_to, tasks_of
 from kd_ray.runs.task import Request, Stage, Task
+from kd_ray.runs.together import groups_of, perform_group
 
 __all__ = [
     "STAGES",
@@ -26,8 +27,10 @@ __all__ = [
     "Waiting",
     "commands_of",
     "finished_result",
+    "groups_of",
     "nothing_to",
     "perform_all",
+    "perform_group",
     "perform_interleaved",
     "result_model",
     "tasks_of",

@@ -24,8 +24,11 @@ from kd_ray.training.objectives import check_meaning
 from kd_ray.training.student import distill, ensemble_of, new_student
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Manifest, check_fit
+from kd_ray.transfer_set.plan import canonical_json
 
 OPTIMIZER_KEY = "train.optimizer"
+OF_STEPS = {"batch_size", "precision", "compile", "hold_out"}
+"""Keys of `[train]` in which students that are trained as one are alike."""
 
 
 def quantizer_table(recipe: Recipe) -> dict[str, Any] | None:
@@ -119,7 +122,9 @@ def _setup(task: Task, worker: Worker, inputs: Inputs) -> Setup:
             parents={"dataset": plan.dataset_fingerprint, **made.parents, **_parents(task)},
         ),
         options=recipe.train,
-        events=lambda training: distill(training, recipe, task.seed, feeds, worker, teachers),
+        events=lambda training: distill(
+            training, recipe, task.seed, feeds, worker, teachers, task.fused
+        ),
         test=feeds.test,
         holding=feeds.train.holding(worker.device, recipe.data.hold),
         ensemble=ensemble_of(recipe.objective, feeds.members),
@@ -176,6 +181,21 @@ def _start(task: Task, class_names: Sequence[str]) -> Path | None:
     return path
 
 
+def _alike(task: Task) -> str | None:
+    """See `Stage.alike`: students of one network, transfer set and batch size."""
+    recipe = task.recipe
+    if recipe.student.teacher_in_every_step:
+        return None
+    return canonical_json(
+        {
+            "set": str(transfer_set_folder(recipe, task.run_folder)),
+            "data": recipe.data.model_dump(mode="json"),
+            "student": recipe.student.model_dump(mode="json", exclude={"baselines", "continues"}),
+            "train": recipe.train.model_dump(mode="json", include=OF_STEPS),
+        }
+    )
+
+
 DISTILL = Stage(
     name="distill",
     kind=STUDENT,
@@ -189,4 +209,5 @@ DISTILL = Stage(
     needs=_needs,
     perform=partial(train, _setup),
     summary=model_line,
+    alike=_alike,
 )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd_ray.result import Result
-from kd_ray.training.progress import Epoch, Notice, Step
+from kd_ray.training.epoch import TrainingEvent
 
 
 @dataclass(frozen=True)
@@ -58,4 +58,4 @@ class Finished:
     existed: bool
 
 
-Event = Waiting | Started | Step | Notice | Epoch | ShardDone | Finished
+Event = Waiting | Started | TrainingEvent | ShardDone | Finished

@@ -33,7 +33,7 @@ def perform_all(
     inputs = inputs or Inputs()
     for task in tasks:
         allow(task.recipe.own_code, task.recipe.code)
-        with _writing(task, worker):
+        with writing(task, worker):
             for event in task.stage.perform(task, worker, inputs):
                 yield task, event
 
@@ -46,7 +46,7 @@ def perform_interleaved(
     inputs = inputs or Inputs()
     for task in tasks:
         allow(task.recipe.own_code, task.recipe.code)
-    with _writing(tasks[0], worker), ExitStack() as stack:
+    with writing(tasks[0], worker), ExitStack() as stack:
         running = {}
         for task in tasks:
             events = task.stage.perform(task, worker, inputs)
@@ -65,7 +65,7 @@ def perform_interleaved(
 
 
 @contextmanager
-def _writing(task: Task, worker: Worker) -> Iterator[None]:
+def writing(task: Task, worker: Worker) -> Iterator[None]:
     """Holds a task's folder for its one writer."""
     with ExitStack() as stack:
         with together(worker.device):

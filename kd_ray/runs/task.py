@@ -38,6 +38,8 @@ class Stage:
         summary: what is said of a finished one in a clause.
         details: lines that are printed below it; none where the clause says everything.
         needs: raises a `KdRayError` where the run cannot make an artefact that is missing.
+        alike: equal for tasks whose trainings differ in numbers alone, so that they may be trained
+            as one; None for one that is trained alone.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Stage:
     table: str | None = None
     details: Callable[[Result], Sequence[str]] = lambda result: ()
     needs: "Callable[[Task], None]" = lambda task: None
+    alike: "Callable[[Task], str | None]" = lambda task: None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Task:
             any more have theirs in any case.
         awaited: epochs after which whoever listens may end the training: each has its checkpoint
             before it is told, and no worker goes on until the next event is asked for.
+        fused: whoever performs it trains its epochs, with those of others, see `training.fused`.
     """
 
     stage: Stage
@@ -95,6 +99,7 @@ class Task:
     touch_test: bool = True
     checkpoint_s: float = 0.0
     awaited: frozenset[int] = frozenset()
+    fused: bool = False
 
     @property
     def title(self) -> str:

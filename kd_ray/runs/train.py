@@ -31,12 +31,13 @@ from kd_ray.training.checkpoint import (
     retain,
     save,
 )
+from kd_ray.training.epoch import TrainingEvent
 from kd_ray.training.evaluation import evaluate
 from kd_ray.training.feed import TensorFeed
 from kd_ray.training.losses import MEAN_OF_ALL, Ensemble
 from kd_ray.training.metrics import FIGURES
 from kd_ray.training.optimizer import make_optimizer
-from kd_ray.training.progress import Epoch, Leg, Notice, Step, Training
+from kd_ray.training.progress import Epoch, Leg, Notice, Training
 from kd_ray.training.words import WORD_FIGURES
 from kd_ray.training.workers import Worker, from_first, together
 
@@ -63,7 +64,7 @@ class Setup:
     model: nn.Module
     about: Meta
     options: Train
-    events: Callable[[Training], Iterator[Step | Notice | Leg | Epoch]]
+    events: Callable[[Training], Iterator[TrainingEvent]]
     test: TensorFeed
     ensemble: Ensemble = MEAN_OF_ALL
     start: Path | None = None

@@ -13,10 +13,12 @@ from kd_ray.config import TeacherTrain
 from kd_ray.datasets import Dataset, Split
 from kd_ray.errors import ConfigError
 from kd_ray.models.dustbin import Specialist, special_labels
+from kd_ray.training.batch_loss import label_objective
+from kd_ray.training.epoch import TrainingEvent
 from kd_ray.training.feed import TensorFeed, feed_of
-from kd_ray.training.loop import fit, label_objective
+from kd_ray.training.loop import fit
 from kd_ray.training.order import batch_bounds, derived_seed, shuffled
-from kd_ray.training.progress import Epoch, Leg, Notice, Step, Training
+from kd_ray.training.progress import Training
 from kd_ray.training.saved_model import SavedModel
 from kd_ray.training.workers import Worker
 
@@ -138,7 +140,7 @@ def specialize(
     number: int,
     worker: Worker,
     validation: TensorFeed | None,
-) -> Iterator[Step | Notice | Leg | Epoch]:
+) -> Iterator[TrainingEvent]:
     """Trains specialist `number` on hard labels; see `loop.fit` for what it yields and raises."""
     mine = replace(feed, feed=feed.feed.to(worker.device))
     objective = label_objective(options.label_smoothing)

@@ -142,7 +142,11 @@ def save(folder: Path, about: Meta, training: Training) -> Path:
         meta = about.model_copy(
             update={
                 "epoch": training.epoch,
-                "progress": {"best_epoch": training.best_epoch, "best_accuracy": best},
+                "progress": {
+                    "best_epoch": training.best_epoch,
+                    "best_accuracy": best,
+                    **({} if training.fused is None else {"fused": training.fused}),
+                },
                 "history": training.history,
                 "part": part,
                 "files": {name: sha256_of(draft / name) for name in (WEIGHTS, OPTIMIZER)},
@@ -254,6 +258,8 @@ def restore(path: Path, training: Training) -> Meta:
     best = meta.progress.get("best_accuracy")
     training.best_accuracy = -math.inf if best is None else float(best)
     training.part = meta.part
+    fused = meta.progress.get("fused")
+    training.fused = None if fused is None else bool(fused)
     return meta
 
 

@@ -32,7 +32,7 @@ def hard_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         `(N,)`.
     """
     return F.cross_entropy(
-        _exact(logits), labels, ignore_index=UNLABELLED, reduction="none", label_smoothing=smoothing
+        exact(logits), labels, ignore_index=UNLABELLED, reduction="none", label_smoothing=smoothing
     )
 
 
@@ -42,73 +42,74 @@ class Ensemble:
 
     Attributes:
         mean: a key of `MEANS`.
-        weights: one for each of the M teachers, adding up to 1; None for equal ones.
+        weights: one for each of the M teachers, adding up to 1; None for equal ones. Those of
+            several students are a tensor `(S, 1, M, 1)`.
     """
 
     mean: str = "arithmetic"
-    weights: tuple[float, ...] | None = None
+    weights: "Weights" = None
 
 
+Weights = tuple[float, ...] | Tensor | None
 MEAN_OF_ALL = Ensemble()
 
 
 def soft_targets(
-    teacher_logits: Tensor, temperature: float, ensemble: Ensemble = MEAN_OF_ALL
+    teacher_logits: Tensor, temperature: float | Tensor, ensemble: Ensemble = MEAN_OF_ALL
 ) -> Tensor:
     """The teachers' joint distribution at temperature T (Hinton et al. 2015, equation 1).
 
     Args:
-        teacher_logits: raw logits v, `(N, M, K)`.
-        temperature: T.
+        teacher_logits: raw logits v, `(..., M, K)`.
+        temperature: T; of several students `(S, 1, 1, 1)`, for logits `(S or 1, N, M, K)`.
         ensemble: the mean and its weights.
 
     Returns:
-        `(N, K)`; rows add up to 1.
+        `(..., K)`; rows add up to 1.
     """
     mean = pick("ensemble", MEANS, ensemble.mean)
-    return mean(_exact(teacher_logits), temperature, ensemble.weights)
+    return mean(exact(teacher_logits), temperature, ensemble.weights)
 
 
-Weights = tuple[float, ...] | None
+def _arithmetic(logits: Tensor, temperature: float | Tensor, weights: Weights) -> Tensor:
+    return _mean((logits / temperature).softmax(dim=-1), weights).squeeze(-2)
 
 
-def _arithmetic(logits: Tensor, temperature: float, weights: Weights) -> Tensor:
-    return _mean((logits / temperature).softmax(dim=-1), weights)
-
-
-def _geometric(logits: Tensor, temperature: float, weights: Weights) -> Tensor:
+def _geometric(logits: Tensor, temperature: float | Tensor, weights: Weights) -> Tensor:
     # The normalized geometric mean of softmaxes is the softmax of the mean logit.
-    return (_mean(logits, weights) / temperature).softmax(dim=-1)
+    return (_mean(logits, weights) / temperature).softmax(dim=-1).squeeze(-2)
 
 
 def _mean(values: Tensor, weights: Weights) -> Tensor:
-    """`(N, M, K)` -> `(N, K)`."""
+    """`(..., M, K)` -> `(..., 1, K)`."""
     if weights is None:
-        return values.mean(dim=1)
-    return torch.einsum("nmk,m->nk", values, values.new_tensor(weights))
+        return values.mean(dim=-2, keepdim=True)
+    if isinstance(weights, Tensor):
+        return (values * weights).sum(dim=-2, keepdim=True)
+    return torch.einsum("...mk,m->...k", values, values.new_tensor(weights)).unsqueeze(-2)
 
 
-MEANS: Mapping[str, Callable[[Tensor, float, Weights], Tensor]] = {
+MEANS: Mapping[str, Callable[[Tensor, float | Tensor, Weights], Tensor]] = {
     "arithmetic": _arithmetic,
     "geometric": _geometric,
 }
 
 
-def soft_loss(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def soft_loss(logits: Tensor, targets: Tensor, temperature: float | Tensor) -> Tensor:
     """Cross-entropy of the student at temperature T with soft targets, in nats.
 
     Its gradient in the logits is (q_T - targets) / T: the same as that of KL(targets || q_T), from
     which it differs by the entropy of the targets.
 
     Args:
-        logits: student logits z, `(N, K)`.
-        targets: a distribution in each row, `(N, K)`.
-        temperature: T.
+        logits: student logits z, `(..., K)`.
+        targets: a distribution in each row, `(..., K)`.
+        temperature: T; of several students `(S, 1, 1)`, for logits `(S, N, K)`.
 
     Returns:
-        `(N,)`.
+        `(...)`.
     """
-    return -(targets * (_exact(logits) / temperature).log_softmax(dim=-1)).sum(dim=-1)
+    return -(targets * (exact(logits) / temperature).log_softmax(dim=-1)).sum(dim=-1)
 
 
 SoftTerm = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -169,7 +170,7 @@ def distillation_loss(
         ValueError: a soft term with the teacher's targets, but no teacher logits.
     """
     # A skipped term is a sum over no rows: zero, yet backward() works where both are skipped.
-    nothing = _exact(logits)[:0].sum()
+    nothing = exact(logits)[:0].sum()
     total, hard, soft = nothing, nothing, nothing
     if hard_weight != 0:
         rows = hard_loss(logits, labels, smoothing) / max(global_labelled, 1)
@@ -177,11 +178,11 @@ def distillation_loss(
         total = total + (hard_weight * rows).sum()
     if soft_weight != 0:
         if targets == "labels":
-            rows = hard_loss(_exact(logits) / temperature, labels) / max(global_labelled, 1)
+            rows = hard_loss(exact(logits) / temperature, labels) / max(global_labelled, 1)
         elif teacher_logits is None:
             raise ValueError("soft_weight must be 0 where there are no teacher logits")
         elif soft_term is not None:
-            rows = soft_term(_exact(logits), _exact(teacher_logits), labels) / max(global_rows, 1)
+            rows = soft_term(exact(logits), exact(teacher_logits), labels) / max(global_rows, 1)
         else:
             distribution = soft_targets(teacher_logits, temperature, ensemble)
             rows = soft_loss(logits, distribution, temperature) / max(global_rows, 1)
@@ -190,6 +191,6 @@ def distillation_loss(
     return Loss(total, hard.detach(), soft.detach())
 
 
-def _exact(logits: Tensor) -> Tensor:
+def exact(logits: Tensor) -> Tensor:
     """At least float32: bf16 has 8 bits for a sum that must be right to far more."""
     return logits if logits.dtype == torch.float64 else logits.float()

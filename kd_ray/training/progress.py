@@ -72,7 +72,7 @@ class Epoch:
 class EpochPart:
     """The steps of an epoch before a notice that came in the middle of it, or the end of a leg.
 
-    `sums` are over these steps and all workers, see `loop._step_sums`; `norms` are the gradient's
+    `sums` are over these steps and all workers, see `epoch.step_sums`; `norms` are the gradient's
     at the steps where they were computed.
     """
 
@@ -93,6 +93,8 @@ class Training:
         best_accuracy: its accuracy on the validation rows.
         history: a record for each finished epoch.
         part: the part of the next epoch that is done already; None at its beginning.
+        fused: whether its epochs are trained with those of others, which decides on the last bits;
+            None where that is still to be found out.
     """
 
     model: nn.Module
@@ -102,6 +104,7 @@ class Training:
     best_accuracy: float = -math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
     part: EpochPart | None = None
+    fused: bool | None = None
 
     def note(self, epoch: Epoch) -> None:
         """Counts a finished epoch in."""

@@ -14,11 +14,13 @@ from kd_ray.datasets import Dataset, PackedImages, Split
 from kd_ray.errors import ConfigError
 from kd_ray.models import NewModel, new_model
 from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
+from kd_ray.training.batch_loss import BatchLoss
+from kd_ray.training.epoch import TrainingEvent, autocast
 from kd_ray.training.feed import TensorFeed, feed_of, taken
-from kd_ray.training.loop import autocast, fit, objective_function
+from kd_ray.training.loop import fit
 from kd_ray.training.losses import Ensemble
 from kd_ray.training.order import derived_seed
-from kd_ray.training.progress import Epoch, Leg, Notice, Step, Training
+from kd_ray.training.progress import Epoch, Training
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Rows, TransferSet
 
@@ -248,7 +250,8 @@ def distill(
     feeds: StudentFeeds,
     worker: Worker,
     teachers: Sequence[nn.Module] = (),
-) -> Iterator[Step | Notice | Leg | Epoch]:
+    fused: bool = False,
+) -> Iterator[TrainingEvent]:
     """Trains one student; see `loop.fit` for what it yields and raises.
 
     Args:
@@ -259,6 +262,7 @@ def distill(
             second.
         worker: this process among the workers.
         teachers: of a student that has them run in every step.
+        fused: whoever listens trains the epochs.
     """
     train = recipe.train
     ensemble = ensemble_of(recipe.objective, feeds.members)
@@ -271,7 +275,7 @@ def distill(
     events = fit(
         training,
         rows_shown(feeds.train, recipe.student, train, teachers, worker),
-        objective_function(recipe.objective, train.label_smoothing, ensemble),
+        BatchLoss(recipe.objective, train.label_smoothing, ensemble),
         train,
         # Of the seed alone: all variants draw the same order of rows, so they differ in their
         # recipes alone.
@@ -279,6 +283,7 @@ def distill(
         worker=worker,
         validation=feeds.validation,
         ensemble=ensemble,
+        fused=fused,
     )
     watched = sample(feeds.train, WATCHED_ROWS) if is_quantized(training.model) else None
     for event in events:

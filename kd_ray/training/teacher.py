@@ -6,10 +6,12 @@ from dataclasses import replace
 from kd_ray.config import TeacherOptions
 from kd_ray.datasets import Dataset
 from kd_ray.models import NewModel, columns_of, new_model
+from kd_ray.training.batch_loss import label_objective
+from kd_ray.training.epoch import TrainingEvent
 from kd_ray.training.feed import feed_of, labelled
-from kd_ray.training.loop import fit, label_objective
+from kd_ray.training.loop import fit
 from kd_ray.training.order import derived_seed
-from kd_ray.training.progress import Epoch, Leg, Notice, Step, Training
+from kd_ray.training.progress import Training
 from kd_ray.training.workers import Worker
 
 
@@ -28,7 +30,7 @@ def new_teacher(options: TeacherOptions, dataset: Dataset, member: int) -> NewMo
 
 def teach(
     training: Training, options: TeacherOptions, dataset: Dataset, member: int, worker: Worker
-) -> Iterator[Step | Notice | Leg | Epoch]:
+) -> Iterator[TrainingEvent]:
     """Trains one member on labelled training rows; see `loop.fit` for what it yields and raises."""
     train = options.train
     seed = train.seed + member

@@ -42,8 +42,9 @@ from kd_ray.datasets.picture import read_picture
 from kd_ray.machine import usable_cpus
 from kd_ray.models import build_model
 from kd_ray.runs.rows import SplitRows
+from kd_ray.training.batch_loss import label_objective
 from kd_ray.training.feed import TensorFeed, feed_of, normalized
-from kd_ray.training.loop import fit, label_objective
+from kd_ray.training.loop import fit
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.progress import Epoch, Training
 from kd_ray.training.workers import Worker

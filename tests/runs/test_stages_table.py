@@ -20,9 +20,10 @@ from kd_ray.result import Result, read_result
 from kd_ray.runs import STAGES, Event, Finished, Inputs, Request, Stage, Task
 from kd_ray.runs.folder import read_run
 from kd_ray.runs.train import Setup, description, train
+from kd_ray.training.batch_loss import label_objective
 from kd_ray.training.checkpoint import ModelInput
 from kd_ray.training.feed import feed_of
-from kd_ray.training.loop import fit, label_objective
+from kd_ray.training.loop import fit
 from kd_ray.training.progress import Epoch
 from kd_ray.training.workers import Worker
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from kd_ray.batch import Batch
 from kd_ray.config import Named, Train
 from kd_ray.errors import ConfigError, TrainingError
-from kd_ray.training import evaluation, loop
+from kd_ray.training import epoch, evaluation
+from kd_ray.training.batch_loss import ObjectiveFunction
 from kd_ray.training.evaluation import evaluate
-from kd_ray.training.loop import ObjectiveFunction, fit
+from kd_ray.training.loop import fit
 from kd_ray.training.losses import Ensemble, Loss, soft_targets
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.order import batch_bounds, derived_seed
@@ -98,8 +99,8 @@ def test_fit_shows_every_row_once_an_epoch_in_another_order_each_time():
     trained(options(epochs=4), objective=recorder, feed=feed)
     assert len(recorder.batches) == 4 * 3
     orders = []
-    for epoch in range(4):
-        found = [b.teacher_logits for b in recorder.batches[3 * epoch : 3 * epoch + 3]]
+    for number in range(4):
+        found = [b.teacher_logits for b in recorder.batches[3 * number : 3 * number + 3]]
         seen = torch.cat([v[:, 0, 0] for v in found if v is not None])
         assert torch.equal(seen.sort().values, marks.sort().values)
         orders.append(tuple(seen.tolist()))
@@ -166,7 +167,7 @@ def test_fit_that_is_closed_after_an_epoch_goes_on_from_there():
 
 
 def test_fit_that_is_closed_inside_an_epoch_has_not_counted_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loop, "TICK_S", 0.0)
+    monkeypatch.setattr(epoch, "TICK_S", 0.0)
     training = new_training(options())
     generator = events(training, options())
     first = next(generator)
@@ -178,7 +179,7 @@ def test_fit_that_is_closed_inside_an_epoch_has_not_counted_it(monkeypatch: pyte
 
 
 def test_fit_shows_steps_between_epochs_in_order(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loop, "TICK_S", 0.0)
+    monkeypatch.setattr(epoch, "TICK_S", 0.0)
     train = options(epochs=2)
     seen = [
         (event.epoch, event.done) if isinstance(event, Step) else event.number

@@ -11,7 +11,7 @@ from tiny import ALONE, perform, tasks, tiny_recipe, weights_sha256, without_tim
 
 from kd_ray.result import read_result
 from kd_ray.runs import Finished, Task, perform_all
-from kd_ray.training import loop
+from kd_ray.training import epoch
 from kd_ray.training.checkpoint import UNDER_WAY, is_whole, read_meta
 from kd_ray.training.progress import Epoch, Notice
 from kd_ray.training.workers import Worker
@@ -27,7 +27,7 @@ NO_DROPOUT = (
 
 @pytest.fixture(autouse=True)
 def _every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "NOTICE_EVERY", 1)
+    monkeypatch.setattr(epoch, "NOTICE_EVERY", 1)
 
 
 def told_at(*moments: int) -> Worker:

@@ -12,8 +12,8 @@ from kd_ray.config import Augment
 from kd_ray.config.schema import StudentOptions
 from kd_ray.errors import ConfigError
 from kd_ray.runs import Finished, result_model
+from kd_ray.training.epoch import autocast
 from kd_ray.training.feed import TensorFeed
-from kd_ray.training.loop import autocast
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.order import shuffled
 from kd_ray.training.progress import Training

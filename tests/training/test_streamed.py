@@ -25,7 +25,7 @@ from kd_ray.datasets.packed.write import pack
 from kd_ray.errors import ConfigError
 from kd_ray.result import read_result
 from kd_ray.runs import Finished
-from kd_ray.training import loop
+from kd_ray.training import epoch as training_epoch
 from kd_ray.training.feed import TensorFeed, feed_of, taken
 from kd_ray.training.order import cut, windows
 from kd_ray.training.workers import Worker
@@ -238,10 +238,10 @@ torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from kd_ray.datasets.packed.images import PackedImages
 from kd_ray.runs import train
-from kd_ray.training import loop
+from kd_ray.training import epoch as training_epoch
 from training.test_streamed import recipe
 from tiny import perform, tasks
-loop.LEG_STEPS, train.LEG_S = 3, 0.0
+training_epoch.LEG_STEPS, train.LEG_S = 3, 0.0
 PackedImages.window_groups = 8
 following = PackedImages.follow
 def slowly(self, pieces):
@@ -256,7 +256,7 @@ perform(tasks(recipe(Path({folder!r}), "stream"), Path({run!r})))
 def test_a_training_killed_within_streamed_epochs_ends_with_the_bits_of_one_that_was_not(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(loop, "LEG_STEPS", 3)
+    monkeypatch.setattr(training_epoch, "LEG_STEPS", 3)
     whole = tasks(recipe(digits, "stream"), tmp_path / "whole")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -29,9 +29,10 @@ from kd_ray.config import Named, Objective, Train
 from kd_ray.errors import CheckpointError, StorageError, TrainingError
 from kd_ray.result import read_result
 from kd_ray.runs import Finished
+from kd_ray.training.batch_loss import BatchLoss
 from kd_ray.training.evaluation import evaluate
 from kd_ray.training.feed import TensorFeed
-from kd_ray.training.loop import fit, objective_function
+from kd_ray.training.loop import fit
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.progress import Training
 from kd_ray.training.workers import Worker, average_buffers, from_first, summed, together
@@ -105,7 +106,7 @@ def trained(
     """What one worker sees of a training with validation on 25 rows, two of them unlabelled."""
     feed = tiny_feed(25)
     feed.labels[[3, 17]] = -1
-    objective = objective_function(Objective(name=name, temperature=2.0, hard_weight=0.5), 0.0)
+    objective = BatchLoss(Objective(name=name, temperature=2.0, hard_weight=0.5), 0.0)
     recording = RecordingFeed(**vars(feed))
     model = made()
     training = Training(model, make_optimizer(model, OPTIONS))
