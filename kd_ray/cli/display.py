@@ -16,7 +16,7 @@ from kd_ray.cli.wording import duration, figures, finished_line, fitting, say
 from kd_ray.quant import dead_layers
 from kd_ray.runs import Event, Finished, ShardDone, Started, Task, Waiting
 from kd_ray.training.epoch import Turn
-from kd_ray.training.progress import Epoch, Notice, Step
+from kd_ray.training.progress import Epoch, Leg, Notice, Step
 
 LINE_EVERY_S = 1.0
 TELLING_S = 0.2
@@ -226,7 +226,7 @@ class _Bars:
             say(self._console, finished_line(task, event))
         elif isinstance(event, Started):
             self._begin(title, event.done, event.epochs)
-        elif not isinstance(event, Waiting | Notice | Turn):
+        elif not isinstance(event, Waiting | Notice | Leg | Turn):
             if title not in self._ids:  # another worker's shard may come before the first's word
                 self._begin(title, 0, 0)
             self._progress.update(self._ids[title], **self._change(event, work))
