@@ -15,6 +15,7 @@ from kd_ray.runs.perform import perform_all, writing
 from kd_ray.runs.task import Task
 from kd_ray.training.epoch import Turn, train_epoch
 from kd_ray.training.fused import is_faster, most_in_memory, obstacle, train_together
+from kd_ray.training.progress import Leg
 from kd_ray.training.workers import Worker
 
 MOST = 64
@@ -127,14 +128,20 @@ def _train(
         turn.training.fused = True in known
     if True not in known:
         for task, turn in zip(tasks, turns, strict=True):
-            for event in train_epoch(turn, turn.training.model, worker):
-                yield task, event
+            yield from ((task, event) for event in _alone(turn, worker))
         return
     most = most_in_memory(turns)
     for start in range(0, len(turns), most):
         for step in train_together(turns[start : start + most], worker):
             for task in tasks[start : start + most]:
                 yield task, step
+
+
+def _alone(turn: Turn, worker: Worker) -> Iterator[Event]:
+    """Trains an epoch of one of a group; such epochs have no checkpoints within them."""
+    for event in train_epoch(turn, turn.training.model, worker):
+        if not isinstance(event, Leg):
+            yield event
 
 
 def _is_fused(task: Task, turns: Sequence[Turn], worker: Worker) -> bool:
