@@ -10,22 +10,19 @@ fastest repeat counts.
 import argparse
 import platform
 import tempfile
-import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from kd_ray.config import QuantizerOptions
-from kd_ray.export.compare import torch_logits
+from kd_ray.export.compare import fastest, torch_logits
 from kd_ray.export.formats import FORMATS, Subject
 from kd_ray.models import build_model
 from kd_ray.quant import quantize_
 
 SHAPE = (3, 32, 32)
-Run = TypeVar("Run", bound=Hashable)
 KINDS = ("packed", "c", "onnx")
 STUDENTS = {"float": None, "W2A2": (2, 2), "W2A1": (2, 1), "W1A1": (1, 1)}
 
@@ -37,17 +34,6 @@ def subject(bits: tuple[int, int] | None) -> Subject:
         quantize_(model, QuantizerOptions(weight_bits=bits[0], activation_bits=bits[1]), SHAPE)
     about = {"class_names": [str(number) for number in range(10)], "student_sha256": ""}
     return Subject(model.eval(), SHAPE, (0.45,) * 3, (0.2,) * 3, about)
-
-
-def fastest(runs: dict[Run, Callable[[], object]], repeats: int) -> dict[Run, float]:
-    """Seconds of each run, the least of several, taken in turn."""
-    best = dict.fromkeys(runs, float("inf"))
-    for _ in range(repeats):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - started)
-    return best
 
 
 def main(images: int, repeats: int) -> None:
