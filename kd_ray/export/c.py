@@ -184,7 +184,7 @@ class _Writer:
             kind, texts = f"{array.dtype.name}_t", [str(value) for value in array.flat]
         lines = [", ".join(texts[start : start + 12]) for start in range(0, len(texts), 12)]
         text = ",\n".join(lines)
-        declared = f"static const {kind} {name}_{number}[{len(texts)}] = {{\n{text}}};"
+        declared = f"static _Alignas(64) const {kind} {name}_{number}[{len(texts)}] = {{\n{text}}};"
         self.arrays.append(f"#if {condition}\n{declared}\n#endif" if condition else declared)
 
 

@@ -181,7 +181,7 @@ def test_shipped_student_takes_less_than_a_megabyte_beside_its_weights(
     write_c(tmp_path, steps, {"shape": shape, "class_names": NAMES})
     text = (tmp_path / "student.c").read_text(encoding="utf-8")
     sizes = {"uint8_t": 1, "int16_t": 2, "int32_t": 4, "float": 4}
-    found = re.findall(r"static _Thread_local (\w+) \w+\[(\d+)\];", text)
+    found = re.findall(r"static _Thread_local _Alignas\(64\) (\w+) \w+\[(\d+)\];", text)
     assert found
     assert text.count("_Thread_local") == len(found)
     assert sum(sizes[kind] * int(size) for kind, size in found) < 2**20 / 4
