@@ -20,6 +20,7 @@ from kd_ray.export.c_machine import MACHINES
 from kd_ray.export.c_memory import Memory, planned
 from kd_ray.export.c_product import ENDS, PRODUCTS
 from kd_ray.export.c_text import BLOCKS, TYPES
+from kd_ray.export.c_tiles import TILED_PRODUCT
 from kd_ray.export.net import (
     CODES,
     Array,
@@ -159,7 +160,9 @@ class _Writer:
             self._array(number, name, array, made.conditions.get(name))
         for kind, size in made.scratch.items():
             self.memory.scratch(kind, size)
-        return PRODUCTS[made.block].replace("$finish", ENDS[made.values["end"]])
+        tiles = TILED_PRODUCT if "positions" in made.values else ""
+        block = PRODUCTS[made.block].replace("$tiles\n", tiles)
+        return block.replace("$finish", ENDS[made.values["end"]])
 
     def _threshold(self, number: int, step: Threshold, values: dict[str, Any]) -> str:
         values |= {"levels": step.thresholds.shape[1], "bits": step.bits}
