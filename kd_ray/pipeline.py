@@ -131,6 +131,7 @@ class Run:
         variants: of the student, instead of the recipe's own.
         checkpoint_s: seconds at least from one checkpoint of a training to the next.
         logits: file to import, or its URL, where the recipe has no teacher.
+        writes_recipe: into the folder; what is made of a model beside it, is not of its recipe.
         results: of the tasks finished so far, by title; filled by `events`.
     """
 
@@ -142,6 +143,7 @@ class Run:
     variants: Sequence[Variant] = ()
     checkpoint_s: float = 0.0
     logits: str | None = None
+    writes_recipe: bool = True
     results: dict[str, Result] = field(default_factory=dict)
 
     def tasks(self, stages: Sequence[str] | None = None) -> list[Task]:
@@ -186,7 +188,7 @@ class Run:
                     task.stage.needs(task)
                 if result is None or first not in (None, task.stage):
                     todo.append(task)
-            write_recipe(self.folder, self.recipe)
+            self._write_recipe()
             for task, result in results:
                 if result is not None and task not in todo:
                     self.results[result.title] = result
@@ -195,6 +197,10 @@ class Run:
                 if isinstance(event, Finished):
                     self.results[task.title] = event.result
                 yield task, event
+
+    def _write_recipe(self) -> None:
+        if self.writes_recipe:
+            write_recipe(self.folder, self.recipe)
 
     def _perform(self, tasks: list[Task]) -> Iterator[tuple[Task, Event]]:
         if self.local:

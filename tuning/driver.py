@@ -30,7 +30,7 @@ from kd_ray.result import Result, read_result, write_result
 from kd_ray.runs import Event, Inputs, Task, result_model, transfer_set_folder
 from kd_ray.runs.distill import quantizer_table
 from kd_ray.runs.fit import determining, flattened, sha256_of_files
-from kd_ray.runs.folder import RECIPE
+from kd_ray.runs.folder import RECIPE, SWEEP
 from kd_ray.training.evaluation import evaluate
 from kd_ray.training.saved_model import load_model
 from kd_ray.training.student import ensemble_of
@@ -57,7 +57,6 @@ from tuning.trials import SweepBegins, SweepEvent, Trials
 if TYPE_CHECKING:
     from optuna import Study
 
-SWEEP = "sweep"
 OF_TEACHER = {"agreement", "divergence"}
 """Metrics that need the teacher's logits of the rows they are of."""
 
@@ -201,6 +200,23 @@ def open_sweep(path: str | Path) -> Sweep:
     if recipe.sweep is None:
         raise ConfigError(f"{folder / RECIPE}: has no [sweep]; run the sweep again to mend it")
     return _sweep_at(folder, recipe, study)
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder is that of a sweep, or the run folder of one."""
+    return (path / STUDY).is_file() or (path / SWEEP / STUDY).is_file()
+
+
+def best_students(path: str | Path) -> list[Path]:
+    """Folders of the students of the best trial, or of all trials of the front.
+
+    Raises:
+        ConfigError: there is no sweep, or no trial has finished.
+    """
+    found = open_sweep(path)
+    found.trial()  # or it says that none has finished
+    homes = [trial_folder(found.folder, trial.number) for trial in found.front]
+    return [student for home in homes for student in sorted(home.glob("student/*/seed-*"))]
 
 
 def _finish(trials: Trials, manifest: Manifest) -> Sweep:

@@ -20,6 +20,7 @@ from kd_ray.export.c_machine import MACHINES
 from kd_ray.export.c_memory import Memory, planned
 from kd_ray.export.c_product import ENDS, PRODUCTS
 from kd_ray.export.c_text import BLOCKS, TYPES
+from kd_ray.export.c_tiles import TILED_PRODUCT
 from kd_ray.export.net import (
     CODES,
     Array,
@@ -159,7 +160,9 @@ class _Writer:
             self._array(number, name, array, made.conditions.get(name))
         for kind, size in made.scratch.items():
             self.memory.scratch(kind, size)
-        return PRODUCTS[made.block].replace("$finish", ENDS[made.values["end"]])
+        tiles = TILED_PRODUCT if "positions" in made.values else ""
+        block = PRODUCTS[made.block].replace("$tiles\n", tiles)
+        return block.replace("$finish", ENDS[made.values["end"]])
 
     def _threshold(self, number: int, step: Threshold, values: dict[str, Any]) -> str:
         values |= {"levels": step.thresholds.shape[1], "bits": step.bits}
@@ -184,7 +187,7 @@ class _Writer:
             kind, texts = f"{array.dtype.name}_t", [str(value) for value in array.flat]
         lines = [", ".join(texts[start : start + 12]) for start in range(0, len(texts), 12)]
         text = ",\n".join(lines)
-        declared = f"static const {kind} {name}_{number}[{len(texts)}] = {{\n{text}}};"
+        declared = f"static _Alignas(64) const {kind} {name}_{number}[{len(texts)}] = {{\n{text}}};"
         self.arrays.append(f"#if {condition}\n{declared}\n#endif" if condition else declared)
 
 

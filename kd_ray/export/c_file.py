@@ -39,7 +39,9 @@ SOURCE = """\
 #endif
 #endif
 /* Products of so many pairs of bits are counted here; of more, bytes are multiplied. */
-#if defined(__AVX512VPOPCNTDQ__)
+#if defined(__AMX_INT8__) && defined(__linux__)
+#define PAIRS_COUNTED 0
+#elif defined(__AVX512VPOPCNTDQ__)
 #define PAIRS_COUNTED 2
 #elif defined(__SSSE3__)
 #define PAIRS_COUNTED 0

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kd_ray.export.c_chain import Chain
+from kd_ray.export.c_tiles import even_fours, tiled
 from kd_ray.export.net import Array, Product
 
 COUNTED = 4
@@ -121,12 +122,15 @@ def _first(chain: Chain, values: dict[str, Any], padded: int) -> Layer:
 
 def _small(step: Product, values: dict[str, Any], weights: Array, padded: int) -> Layer:
     """A product of bytes whose sums fit into 16 bits; of few bits, they may be counted instead."""
-    rows = _filled(weights.reshape(*weights.shape[:2], -1), 2, 4)
-    fours = rows.shape[2] // 4
+    rows = weights.reshape(*weights.shape[:2], -1)
+    fours, chunk = even_fours(-(-rows.shape[2] // 4))
+    rows = _filled(rows, 2, 4 * fours)
     weights_by_four = rows.reshape(*rows.shape[:2], fours, 4).transpose(1, 2, 0, 3)
     weights_by_four = _filled(weights_by_four, 2, FILLED).astype(np.int8)
-    values |= {"fours": fours, "filled": weights_by_four.shape[2]}
-    layer = Layer("byte_product", values, {"weights": weights_by_four}, {"uint8_t": padded + 4})
+    values |= {"fours": fours, "filled": weights_by_four.shape[2], "chunk": chunk}
+    values |= tiled(values)
+    room = max(padded + 4, values.get("seen", 0))
+    layer = Layer("byte_product", values, {"weights": weights_by_four}, {"uint8_t": room})
     pairs = step.bits * step.input_bits
     if pairs > COUNTED:
         return layer
@@ -143,5 +147,5 @@ def _small(step: Product, values: dict[str, Any], weights: Array, padded: int) -
     layer.arrays["planes"] = words.transpose(0, 2, 3, 1)
     layer.arrays["masks"] = masks.astype(np.uint64)
     places = values["padded_height"] * values["padded_width"] * values["packed"]
-    layer.scratch["uint8_t"] = max(padded + 4, step.input_bits * places + 2 * WORD)
+    layer.scratch["uint8_t"] = max(room, step.input_bits * places + 2 * WORD)
     return layer

@@ -1,5 +1,7 @@
 """What differs between machines in the C of a student: a few lines for those that are known."""
 
+from kd_ray.export.c_tiles import TILES
+
 BYTES = """\
 /* Sums of LANES channels, to which four bytes of a window, times their weights, are added; PIXELS
    times VECTORS of them are held at once. They fit into 16 bits. */
@@ -118,5 +120,5 @@ static inline void put_floats(float *to, FloatSums sums) { memcpy(to, sums.of, s
 """
 """Sums of floats."""
 
-MACHINES = {"with_four": BYTES, "with_tap": FLOATS}
+MACHINES = {"with_four": BYTES, "with_tap": FLOATS, "has_tiles": TILES}
 """A function that a student may call -> the lines that it takes."""

@@ -13,7 +13,7 @@ from kd_ray.export.net import Operation, forms_of, shapes_of
 
 SIZES = {"uint8_t": 1, "int16_t": 2, "int32_t": 4, "float": 4}
 """C type -> bytes."""
-ROUND = 16
+ROUND = 64
 """Places begin at multiples of so many numbers."""
 
 
@@ -45,8 +45,8 @@ class Memory:
         """C declarations of all arrays."""
         values = [(TYPES[form], f"{form}s", size) for form, size in self.sizes.items()]
         own = [(kind, f"scratch_{kind}", size) for kind, size in self.scratches.items()]
-        each = [(kind, name, size) for kind, name, size in values + own if size]
-        return [f"static _Thread_local {kind} {name}[{size}];" for kind, name, size in each]
+        where = "static _Thread_local _Alignas(64)"
+        return [f"{where} {kind} {name}[{size}];" for kind, name, size in values + own if size]
 
 
 def planned(steps: Sequence[Operation], sources: Sequence[Sequence[int] | None]) -> Memory:

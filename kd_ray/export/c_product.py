@@ -168,6 +168,7 @@ BYTE_PRODUCT = """\
         for (int y = 0; y < $in_height; ++y)
             memcpy(padded + ((y + $padding_0) * $padded_width + $padding_1) * $in_channels,
                    in + y * $in_width * $in_channels, $in_width * $in_channels);
+$tiles
         for (int row = 0; row < $height; ++row)
             for (int start = 0; start < $width; start += AT_ONCE) {
                 const int column = start < $width - AT_ONCE ? start : $width - AT_ONCE;

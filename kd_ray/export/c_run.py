@@ -43,15 +43,15 @@ def c_runner(folder: Path) -> Callable[[Array], Array]:
                 "another compiler in CC"
             )
         call = ctypes.CDLL(str(library)).student_logits  # stays loaded when its file is gone
-    call.argtypes, call.restype = (ctypes.c_void_p, ctypes.c_void_p), None
-    outputs = _classes(folder)
+    made = (ctypes.c_float * _classes(folder))()
+    call.argtypes, call.restype = (ctypes.c_char_p, ctypes.c_void_p), None
+    seen = np.ctypeslib.as_array(made)
 
     def run(pixels: Array) -> Array:
-        pixels = np.ascontiguousarray(pixels)
-        logits = np.empty((len(pixels), outputs), np.float32)
-        given, made, size = pixels.ctypes.data, logits.ctypes.data, pixels[:1].nbytes
-        for row in range(len(pixels)):
-            call(given + row * size, made + row * 4 * outputs)
+        logits = np.empty((len(pixels), len(made)), np.float32)
+        for row, picture in enumerate(pixels):
+            call(picture.tobytes(), made)  # bytes are handed over sooner than an array's address
+            logits[row] = seen
         return logits
 
     return run

@@ -101,8 +101,8 @@ def _affine(model: Model, step: Affine) -> str:
 
 def _sums(model: Model, step: Operation, product: Product, scale: Array, bias: Array) -> str:
     """The integer sums that a step takes, as floats."""
-    shape = model.shapes[step.sources[0]]
-    return integer_product(model.graph, product, model.value(product), shape, scale, bias)
+    shapes = model.shapes[product.sources[0]], model.shapes[step.sources[0]]
+    return integer_product(model.graph, product, model.value(product), shapes, scale, bias)
 
 
 def _threshold(model: Model, step: Threshold) -> str:

@@ -39,11 +39,16 @@ def float_product(graph: Graph, product: Product, x: str, scale: Array, bias: Ar
 
 
 def integer_product(
-    graph: Graph, product: Product, x: str, shape: tuple[int, ...], scale: Array, bias: Array
+    graph: Graph,
+    product: Product,
+    x: str,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    scale: Array,
+    bias: Array,
 ) -> str:
     """The exact sums of integers as floats, then `sum * scale + bias`.
 
-    Arguments as above, and `shape`, which is that of the sums for one picture.
+    Arguments as above, and the `shapes` of inputs and sums for one picture.
     """
     rows = product.weights.ndim == 2
     wide = rows or (product.groups == 1 and product.weights.shape[1] > FEW_CHANNELS)
@@ -56,7 +61,7 @@ def integer_product(
     if rows:
         weights = graph.add("Transpose", weights, perm=[1, 0])
     else:
-        x = _windows(graph, product, x, shape)
+        x = _windows(graph, product, x, *shapes)
         weights = graph.add("Transpose", weights, perm=[2, 3, 1, 0])
         weights = graph.add("Reshape", weights, np.array([-1, len(product.weights)]))
     sums = graph.add("MatMulInteger", x, weights, np.uint8(product.zero), np.int8(0))
@@ -118,18 +123,27 @@ def _bytes(graph: Graph, product: Product, x: str, factors: Array) -> tuple[str,
     return x, graph.cast(weights, np.int8)
 
 
-def _windows(graph: Graph, product: Product, x: str, shape: tuple[int, ...]) -> str:
-    """`(N, H', W', h * w * C)` of codes `(N, C, H, W)`: what each place of a filter sees."""
+def _windows(
+    graph: Graph, product: Product, x: str, given: tuple[int, ...], made: tuple[int, ...]
+) -> str:
+    """`(N, H', W', h * w * C)` of codes `(N, C, H, W)`: what each place of a filter sees.
+
+    Gathered pixel by pixel: the channels of one lie side by side.
+    """
     x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
-    (top, left), stride = product.padding, np.array(product.stride)
+    (top, left), kernel = product.padding, product.weights.shape[2:]
     if top or left:
         border = np.array([0, top, left, 0, 0, top, left, 0])
         x = graph.add("Pad", x, border, np.uint8(product.zero))
-    reach, axes, seen = (np.array(shape[1:]) - 1) * stride + 1, np.array([1, 2]), []
-    for place in np.ndindex(product.weights.shape[2:]):
-        start = np.array(product.dilation) * place
-        seen.append(graph.add("Slice", x, start, start + reach, axes, stride))
-    return seen[0] if len(seen) == 1 else graph.add("Concat", *seen, axis=3)
+    # Of all places of the output and of a filter: row and column, (H', W', h, w) each.
+    at = np.indices((*made[1:], *kernel))
+    row, column = (
+        at[axis] * product.stride[axis] + at[axis + 2] * product.dilation[axis] for axis in (0, 1)
+    )
+    width = given[2] + 2 * left
+    pixels = graph.add("Reshape", x, np.array([0, (given[1] + 2 * top) * width, -1]))
+    seen = graph.add("Gather", pixels, (row * width + column).reshape(-1), axis=1)
+    return graph.add("Reshape", seen, np.array([0, *made[1:], -1]))
 
 
 def _largest(product: Product) -> Array:

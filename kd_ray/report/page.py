@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
+from kd_ray.report.exports import export_plot, export_rows
 from kd_ray.report.html import rendered, write_page
 from kd_ray.report.plots import Curve, colour, curves, error_dots
 from kd_ray.report.specialists import specialists_parts
@@ -47,6 +48,8 @@ def report_page(run: RunFolder) -> str:
         legend={MODEL_NAMES.get(a.kind, a.kind): colour(a.kind) for a in trainings},
         curves=list(_curves(trainings)),
         few_bits=list(_few_bits(run.results)),
+        exports=export_rows(run.results),
+        export_plot=export_plot(run.results),
         versions=_versions(run.results),
         **specialists_parts(summary),
     )

@@ -1,7 +1,8 @@
 """The stage that exports models: one file format of one model, compared before it is kept."""
 
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ import torch
 from kd_ray.config.export import ExportOptions
 from kd_ray.datasets import Dataset
 from kd_ray.errors import CheckpointError, ConfigError
-from kd_ray.export.compare import check_promise, compared
+from kd_ray.export.compare import check_promise, compared, torch_logits, us_per_image
 from kd_ray.export.formats import FORMATS, Subject
 from kd_ray.export.net import Array, layers_of
 from kd_ray.files import committed_file, scratch_folder, sha256_of
@@ -26,7 +27,7 @@ from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.variants import own_variant
 from kd_ray.training.checkpoint import META, WEIGHTS, read_meta
 from kd_ray.training.metrics import summarize, tally
-from kd_ray.training.saved_model import load_model, one_thread
+from kd_ray.training.saved_model import load_model, one_thread, untrained
 from kd_ray.training.workers import Worker, together
 from kd_ray.units import bytes_shown
 
@@ -35,9 +36,14 @@ FOLDER = "export"
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported, and the test images that it is compared on."""
+    """What is exported, and the test images that it is compared on.
+
+    Attributes:
+        plain: the same network in float, untrained, whose time it is compared with.
+    """
 
     subject: Subject
+    plain: Subject
     pixels: Array
     labels: torch.Tensor
 
@@ -113,10 +119,12 @@ def _open(task: Task, worker: Worker, inputs: Inputs) -> tuple[Source, dict[str,
         "recipe": task.recipe.name,
         "student_sha256": saved.sha256,
     }
-    shape = meta.input.shape
-    subject = Subject(saved.model, shape, meta.input.mean, meta.input.std, about)
+    subject, plain = (
+        Subject(model, meta.input.shape, meta.input.mean, meta.input.std, about)
+        for model in (saved.model, untrained(meta).eval())
+    )
     rows = torch.arange(dataset.test.rows)[: _options(task).rows]
-    source = Source(subject, dataset.test.images[rows].numpy(), dataset.test.labels[rows])
+    source = Source(subject, plain, dataset.test.images[rows].numpy(), dataset.test.labels[rows])
     return source, {"student": saved.sha256, "dataset": dataset.fingerprint}
 
 
@@ -132,8 +140,14 @@ def _written(task: Task, source: Source) -> dict[str, Any]:
     made, subject, format = task.folder, source.subject, FORMATS[task.format]
     with scratch_folder(made, "export") as draft, one_thread(torch.device("cpu")):
         format.write(draft, subject)
-        comparison, logits = compared(subject, format.runner(draft), source.pixels)
+        runner = format.runner(draft)
+        comparison, logits = compared(subject, runner, source.pixels)
         check_promise(task.title, comparison)
+        runners: dict[str, Callable[[Array], Array]] = {"": runner}
+        runners["torch_"] = partial(torch_logits, source.plain)
+        if floats := _float_onnx(source.plain, draft):
+            runners["onnx_"] = floats
+        times = us_per_image(runners, source.pixels)
         files = {}
         for name in format.files:
             files[name] = {
@@ -146,6 +160,7 @@ def _written(task: Task, source: Source) -> dict[str, Any]:
     return {
         "metrics": {
             **asdict(comparison),
+            **{f"{name}us_per_image": taken for name, taken in times.items()},
             "accuracy": summarize(tally(torch.from_numpy(logits), source.labels))["accuracy"],
             "bytes": files[format.files[0]]["bytes"],
             "float_bytes": sum(4 * tensor.numel() for tensor in state),
@@ -155,6 +170,16 @@ def _written(task: Task, source: Source) -> dict[str, Any]:
         "files": files,
         "exported_layers": _layers(subject),
     }
+
+
+def _float_onnx(plain: Subject, draft: Path) -> Callable[[Array], Array] | None:
+    """A float network in ONNX Runtime; None where it is not installed, or cannot run that."""
+    place = draft / "float"
+    place.mkdir()
+    with suppress(ConfigError):
+        FORMATS["onnx"].write(place, plain)
+        return FORMATS["onnx"].runner(place)
+    return None
 
 
 def _layers(subject: Subject) -> list[dict[str, Any]]:
@@ -171,8 +196,17 @@ def export_line(result: Result) -> str:
     smaller = figures["float_bytes"] / figures["bytes"]
     return (
         f"{bytes_shown(figures['bytes'])}, {smaller:.1f} times smaller than its float weights; "
-        f"{figures['agreement']:.2%} of {figures['rows']:,} classes as torch gives them"
+        f"{agreement(figures)} classes as torch gives them"
     )
+
+
+def agreement(figures: Mapping[str, float]) -> str:
+    """How many images have the class that torch gives them.
+
+    >>> agreement({"agreement": 0.9999, "rows": 10_000})
+    '9,999 of 10,000'
+    """
+    return f"{round(figures['agreement'] * figures['rows']):,} of {figures['rows']:,}"
 
 
 def layer_lines(result: Result) -> Sequence[str]:

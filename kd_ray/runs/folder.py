@@ -15,7 +15,7 @@ from kd_ray.runs.task import Request, Stage, Task
 from kd_ray.runs.variants import OF_RECIPES
 from kd_ray.training.checkpoint import META, epoch_folder, epochs_in, read_meta
 
-RECIPE = "recipe.toml"
+RECIPE, SWEEP = "recipe.toml", "sweep"
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _others(path: Path) -> Iterator[Artefact]:
     begun = {file.parent.parent for file in path.rglob(f"epoch-*/{META}")}
     for folder in sorted({file.parent for file in path.rglob(RESULT)} | begun):
         place = folder.relative_to(path)
-        if "sweep" in place.parts[:-1]:  # a trial's; a sweep may have hundreds
+        if place.parts[0] == SWEEP and place.parts[1:]:  # a trial's; a sweep may have hundreds
             continue
         if result := read_result(folder):
             yield _finished(place.as_posix(), result)

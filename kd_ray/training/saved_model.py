@@ -49,29 +49,37 @@ def load_model(where: str | Path, device: torch.device) -> SavedModel:
     """
     path = to_path(where)
     meta = read_meta(path)
-    options = {key: value for key, value in meta.model.items() if key != "name"}
-    shape, classes = meta.input.shape, len(meta.class_names)
     try:
-        model = build_model(
-            meta.model["name"],
-            options,
-            shape=shape,
-            classes=classes,
-            seed=0,
-            mean=meta.input.mean,
-            std=meta.input.std,
-        )
+        model = untrained(meta)
         if meta.quantizer is not None:
-            quantize_(model, QuantizerOptions.model_validate(meta.quantizer), shape)
+            options = QuantizerOptions.model_validate(meta.quantizer)
+            quantize_(model, options, meta.input.shape)
     except ConfigError as error:  # it says what to do, which is not to remove the checkpoint
         raise CheckpointError(f"{path}: its model cannot be made here: {error}") from error
     except ValidationError as error:
         reason = f"must describe a model of this version, but {reason_of(error)}"
         raise CheckpointError(f"{path / META}: {reason}; {MEND}") from error
     if meta.special is not None:
-        model = Specialist(model, meta.special, classes)
+        model = Specialist(model, meta.special, len(meta.class_names))
     load_weights(path, meta, model)
     return SavedModel(path, meta, placed(model, device).eval())
+
+
+def untrained(meta: Meta) -> nn.Module:
+    """The network that a checkpoint describes, in float and with weights as they are drawn.
+
+    Raises:
+        ConfigError: it cannot be made here.
+    """
+    return build_model(
+        meta.model["name"],
+        {key: value for key, value in meta.model.items() if key != "name"},
+        shape=meta.input.shape,
+        classes=len(meta.class_names),
+        seed=0,
+        mean=meta.input.mean,
+        std=meta.input.std,
+    )
 
 
 def raw_logits(models: Sequence[SavedModel], images: Tensor, device: torch.device) -> Tensor:

@@ -1,8 +1,8 @@
 """Sizes and times of exported students against float ones, one thread, as ratios of one run.
 
 The shipped network for street digits, 32 x 32 pixels of 3 channels, with weights as they are drawn:
-neither bytes nor time depend on their values. Every runtime takes its turn in each repeat, and the
-fastest repeat counts.
+neither bytes nor time depend on their values. Every runtime takes its turn in each repeat, and of
+each picture, or of all at once, the fastest repeat counts.
 
     uv run python tests/benchmarks/exported.py [--images 64] [--repeats 20]
 """
@@ -10,22 +10,19 @@ fastest repeat counts.
 import argparse
 import platform
 import tempfile
-import time
-from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from kd_ray.config import QuantizerOptions
-from kd_ray.export.compare import torch_logits
+from kd_ray.export.compare import fastest, torch_logits
 from kd_ray.export.formats import FORMATS, Subject
 from kd_ray.models import build_model
 from kd_ray.quant import quantize_
 
 SHAPE = (3, 32, 32)
-Run = TypeVar("Run", bound=Hashable)
 KINDS = ("packed", "c", "onnx")
 STUDENTS = {"float": None, "W2A2": (2, 2), "W2A1": (2, 1), "W1A1": (1, 1)}
 
@@ -37,17 +34,6 @@ def subject(bits: tuple[int, int] | None) -> Subject:
         quantize_(model, QuantizerOptions(weight_bits=bits[0], activation_bits=bits[1]), SHAPE)
     about = {"class_names": [str(number) for number in range(10)], "student_sha256": ""}
     return Subject(model.eval(), SHAPE, (0.45,) * 3, (0.2,) * 3, about)
-
-
-def fastest(runs: dict[Run, Callable[[], object]], repeats: int) -> dict[Run, float]:
-    """Seconds of each run, the least of several, taken in turn."""
-    best = dict.fromkeys(runs, float("inf"))
-    for _ in range(repeats):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - started)
-    return best
 
 
 def main(images: int, repeats: int) -> None:
@@ -66,11 +52,14 @@ def main(images: int, repeats: int) -> None:
                 sizes[f"{name} {kind}"] = (folder / format.files[0]).stat().st_size
                 if kind != "packed":  # whose reader in numpy is not made to be fast
                     called[f"{name} {kind}"] = format.runner(folder)
-        runs: dict[tuple[str, bool], Callable[[], object]] = {}
+        ones = np.split(pixels, images)
+        runs = {(name, -1): partial(call, pixels) for name, call in called.items()}
         for name, call in called.items():
-            runs[name, True] = lambda call=call: call(pixels)  # type: ignore[misc]
-            runs[name, False] = lambda call=call: [call(one) for one in np.split(pixels, images)]  # type: ignore[misc]
-        seconds = fastest(runs, repeats)
+            runs |= {(name, row): partial(call, one) for row, one in enumerate(ones)}
+        best = fastest(runs, repeats)
+    seconds = {(name, True): best[name, -1] for name in called}
+    for name in called:
+        seconds[name, False] = sum(best[name, row] for row in range(images))
     print(f"{platform.machine()}, {images} images, {repeats} repeats")  # noqa: T201
     for name, size in sizes.items():
         smaller = sizes[f"float {name.split()[1]}"] / size

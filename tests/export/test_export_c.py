@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import quantizer_options
 from tiny_students import (
     MEAN,
@@ -18,16 +20,20 @@ from tiny_students import (
     read,
     steps_of,
     tiny_student,
+    with_statistics_,
 )
 from torch import nn
 
+from kd_ray import deployed
 from kd_ray.errors import ConfigError
 from kd_ray.export import c_chain
 from kd_ray.export.c import write_c
 from kd_ray.export.c_memory import planned
 from kd_ray.export.c_run import c_runner
+from kd_ray.export.c_tiles import FEWEST, WINDOWS, tiled
 from kd_ray.export.lower import lowered
 from kd_ray.export.net import Affine, Threshold
+from kd_ray.export.packed import write_packed
 from kd_ray.models import build_model
 from kd_ray.quant import quantize_
 
@@ -52,8 +58,12 @@ int main(void)
     return 0;
 }
 """
-MACHINES = ["native", "x86-64", "x86-64-v2", "haswell", "cascadelake", "icelake-server"]
-"""Of instructions of their own each: none, bytes by 4, by 8 and by 16 channels, counted bits."""
+MACHINES = [
+    *("native", "x86-64", "x86-64-v2", "haswell", "cascadelake", "icelake-server"),
+    "sapphirerapids",
+]
+"""Of instructions of their own each: none, bytes by 4, by 8 and by 16 channels, counted bits, and
+tiles."""
 
 
 def written(folder: Path, network: nn.Module) -> Path:
@@ -92,15 +102,16 @@ def test_with_ends_of_eight_bits_c_has_the_logits_of_the_reference_to_the_last_b
     np.testing.assert_array_equal(c_runner(written(tmp_path, student))(pictures(300)), wanted)
 
 
-def answers(folder: Path, *flags: str) -> tuple[list[int], np.ndarray]:
-    """Classes and logits of a program for `pictures`, compiled without a warning."""
+def answers(
+    folder: Path, *flags: str, pixels: np.ndarray | None = None
+) -> tuple[list[int], np.ndarray]:
+    """Classes and logits of a program for some pictures, compiled without a warning."""
     (folder / "main.c").write_text(MAIN, encoding="utf-8")
     files = [str(folder / name) for name in ("main.c", "student.c")]
     command = ["cc", *STRICT, *flags, *files, "-o", str(folder / "classify"), "-lm"]
     subprocess.run(command, check=True)
-    run = subprocess.run(
-        [folder / "classify"], input=pictures().tobytes(), capture_output=True, check=False
-    )
+    seen = (pictures() if pixels is None else pixels).tobytes()
+    run = subprocess.run([folder / "classify"], input=seen, capture_output=True, check=False)
     if run.returncode == -signal.SIGILL:
         pytest.skip("this machine has not these instructions")
     assert run.returncode == 0, run.stderr.decode()
@@ -127,6 +138,63 @@ def test_every_machine_has_the_same_codes(bits: tuple[int, int], machine: str, t
     classes, logits = answers(written(tmp_path, student), "-O3", *taken(machine))
     np.testing.assert_array_equal(logits, wanted)
     assert classes == wanted.argmax(1).tolist()
+
+
+@needs_compiler
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tiles_of_rows_strides_and_odd_channels_have_the_same_codes(allowed: bool, tmp_path: Path):
+    shape = (3, 20, 40)
+    layers = [(3, 9, 1), (9, 24, 2), (24, 40, 1), (40, 10, 1)]
+    network = nn.Sequential()
+    for inputs, outputs, stride in layers:
+        network.append(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False))
+        network.append(nn.BatchNorm2d(outputs))
+        network.append(nn.ReLU())
+    network.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 10)])
+    quantize_(network, quantizer_options("dorefa", 2, 2), shape)
+    steps = lowered(with_statistics_(network), shape, MEAN, STD)
+    about = {"shape": shape, "class_names": NAMES}
+    write_packed(tmp_path / "student", steps, about)
+    write_c(tmp_path, steps, about)
+    seen = np.random.default_rng(0).integers(0, 256, (8, *shape), np.uint8)
+    flags = ["-O3", *taken("native")]
+    if not allowed:  # by Linux, to which the answer is made to be no
+        (tmp_path / "denied.c").write_text("long denied(long n, ...) { return -(n > 0); }")
+        flags += ["-Dsyscall=denied", str(tmp_path / "denied.c")]
+    _, logits = answers(tmp_path, *flags, pixels=seen)
+    wanted = deployed.load(tmp_path / "student")(seen)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-6, atol=1e-6)
+
+
+@given(
+    sides=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    channels=st.integers(1, 9),
+)
+def test_lines_of_tiles_see_every_window_once_and_nothing_beside_the_input(
+    sides: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], channels: int
+):
+    height, width = (s * (n - 1) + k for n, k, s in zip(sides, kernel, stride, strict=True))
+    fours = -(-kernel[1] * channels // 4)
+    pairs = {"kernel": kernel, "stride": stride, "dilation": (1, 1)}
+    values = {f"{name}_{axis}": pair[axis] for name, pair in pairs.items() for axis in (0, 1)}
+    values |= {"padded_height": height, "padded_width": width}
+    lines = tiled(values | {"in_channels": channels, "fours": fours})
+    if not lines:
+        assert sides[1] < FEWEST
+        return
+    seen, last = [], 0
+    for line in range(lines["lines"]):
+        for at in range(-(-lines["positions"] // WINDOWS) * WINDOWS):
+            first = (line * stride[0] * width + at * stride[1]) * channels
+            last = max(last, first + (kernel[0] - 1) * width * channels + 4 * fours)
+            row, column = line + at // lines["across"], at % lines["across"]
+            if at < lines["positions"] and column < sides[1]:
+                seen.append((row, column))
+                assert first == (row * stride[0] * width + column * stride[1]) * channels
+    assert seen == sorted(np.ndindex(sides))
+    assert last == lines["seen"]
 
 
 @needs_compiler
@@ -181,9 +249,9 @@ def test_shipped_student_takes_less_than_a_megabyte_beside_its_weights(
     write_c(tmp_path, steps, {"shape": shape, "class_names": NAMES})
     text = (tmp_path / "student.c").read_text(encoding="utf-8")
     sizes = {"uint8_t": 1, "int16_t": 2, "int32_t": 4, "float": 4}
-    found = re.findall(r"static _Thread_local (\w+) \w+\[(\d+)\];", text)
+    found = re.findall(r"static _Thread_local _Alignas\(64\) (\w+) \w+\[(\d+)\];", text)
     assert found
-    assert text.count("_Thread_local") == len(found)
+    assert text.count("_Thread_local _Alignas") == len(found)
     assert sum(sizes[kind] * int(size) for kind, size in found) < 2**20 / 4
     assert (
         "static"

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from pathlib import Path
 
@@ -42,8 +43,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(run: Path, tmp_path: Path) -> Path:
     """A copy of it that a test may change."""
-    import shutil
-
     return Path(shutil.copytree(run, tmp_path / "tiny"))
 
 
@@ -104,7 +103,7 @@ def test_inspected_it_is_shown_layer_by_layer(run: Path, file: str):
 
 def test_command_exports_what_lies_at_a_path(copied: Path):
     printed = exported(copied / "teacher" / "member-00", "--rows", "10")
-    assert "100.00% of 10" in printed
+    assert "10 of 10" in printed
     folder = copied / "export" / "teacher" / "member-00" / "packed"
     assert result_at(folder).metrics["rows"] == 10
     (epoch,) = sorted((copied / STUDENT).glob("epoch-*"))[-1:]
@@ -175,11 +174,35 @@ def test_unknown_format_and_no_rows_are_refused(run: Path):
     assert "--rows: must be at least 1" in refused("export", run / STUDENT, "--rows", 0)
 
 
-def test_model_outside_of_a_run_is_refused(run: Path, tmp_path: Path):
-    import shutil
+def test_checkpoint_that_was_taken_elsewhere_has_its_exports_beside_it(run: Path, tmp_path: Path):
+    (epoch,) = sorted((run / STUDENT).glob("epoch-*"))[-1:]
+    shutil.copytree(epoch, tmp_path / "alone")
+    exported(tmp_path / "alone")
+    file = tmp_path / "export" / "alone" / "packed" / FILE
+    assert deployed.load(file).description["recipe"] == "tiny"
+    assert evaluate_checkpoint(file)["accuracy"] == evaluate_checkpoint(epoch)["accuracy"]
+    assert not (tmp_path / "recipe.toml").exists()
 
-    shutil.copytree(run / STUDENT, tmp_path / "alone")
-    assert "must lie in a run folder" in refused("export", tmp_path / "alone")
+
+def test_command_leaves_the_recipe_of_the_run_as_it_is(copied: Path):
+    before = (copied / "recipe.toml").read_bytes()
+    exported(copied / "teacher" / "member-00", "--rows", "10")
+    assert (copied / "recipe.toml").read_bytes() == before
+
+
+def test_time_stands_beside_the_float_network_in_onnx_runtime_and_in_torch(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+):
+    figures = result_at(copied / "export" / STUDENT / "packed").metrics
+    times = [figures[f"{name}us_per_image"] for name in ("", "onnx_", "torch_")]
+    assert all(taken > 0 for taken in times)
+    page = report_page(read_run(copied))
+    assert f"<td>{times[1]:,.0f} us</td>" in page
+    assert f"<td>{times[1] / times[0]:.1f} x</td>" in page
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    exported(copied / "teacher" / "member-00")
+    figures = result_at(copied / "export" / "teacher" / "member-00" / "packed").metrics
+    assert "onnx_us_per_image" not in figures
 
 
 def test_a_recipe_cannot_name_a_folder_outside_of_its_run(run: Path, tmp_path: Path):
@@ -193,8 +216,6 @@ def test_export_that_disagrees_is_an_error_and_leaves_no_file(
 ):
     wrong = deployed.KINDS | {"affine": lambda step, x: np.zeros_like(x, np.float32)}
     monkeypatch.setattr(deployed, "KINDS", wrong)
-    import shutil
-
     shutil.rmtree(copied / "export")
     answer = CliRunner().invoke(app, ["export", str(copied / STUDENT)])
     assert answer.exit_code == 2
@@ -217,13 +238,13 @@ def test_model_that_only_torch_can_keep_is_told_so_and_kept(tmp_path: Path):
     message = refused("export", place, "--format", "onnx", at_once=False)
     assert "layer '2' is a GELU(approximate='none'), which has no export" in message
     assert "choose --format pt2" in message
-    assert "100.00%" in exported(place, "--format", "pt2")
+    assert "10 of 10" in exported(place, "--format", "pt2", "--rows", "10")
     _, facts = inspect(tmp_path / "own" / "export" / STUDENT / "pt2")
     assert not [name for name in facts if name.startswith("layer")]
 
 
 def test_logits_that_are_no_numbers_break_the_promise():
-    made = Verification(10, 1.0, float("nan"), 0, 1.0, 1.0)
+    made = Verification(10, 1.0, float("nan"), 0)
     with pytest.raises(CheckpointError, match="must give at least"):
         check_promise("student", made)
 

@@ -22,13 +22,16 @@ from tiny_sweep import (
     swept_file,
     swept_recipe,
 )
+from typer.testing import CliRunner
 
 from kd_ray.artefacts import evaluate_checkpoint
 from kd_ray.artefacts import inspect as look
+from kd_ray.cli import app
 from kd_ray.config import SoftWeight
 from kd_ray.errors import ConfigError
 from kd_ray.pipeline import open_recipe
 from kd_ray.result import read_result
+from kd_ray.runs.folder import read_run
 from kd_ray.transfer_set import read_manifest
 from tuning import open_sweep
 from tuning.driver import check_sweep
@@ -220,6 +223,18 @@ def test_tune_run_prints_its_trials_the_best_and_the_files_and_goes_on_with_more
         path = runs / "tiny" / "sweep" / name
         assert f"{path}: written" in again.output
         assert path.stat().st_size > 0
+
+
+def test_a_sweep_is_exported_by_its_front_and_is_in_the_report_of_its_run(runs: Path) -> None:
+    recipe = swept_file(runs, enqueue=[POOR, GOOD], metric=["accuracy", "loss"])
+    done = command("run", recipe, "--runs", runs, "--local", "--trials", 2)
+    assert done.exit_code == 0, done.output
+    answer = CliRunner().invoke(app, ["export", str(runs / "tiny"), "--rows", "20"])
+    assert answer.exit_code == 0, answer.output
+    place = "sweep/trial-0001/student/distilled/seed-0"
+    assert f"In {runs / 'tiny' / 'export' / place}" in answer.output
+    assert result_at(runs / "tiny" / "export" / place / "packed").metrics["rows"] == 20
+    assert f"{place} as packed" in [each.title for each in read_run(runs / "tiny").artefacts]
 
 
 def test_inspect_takes_a_run_folder_with_a_sweep(mixed: tuple[Sweep, list[SweepEvent]]) -> None:
