@@ -8,6 +8,7 @@ may leave, join or be checkpointed there.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -187,7 +188,10 @@ def stacked(models: Sequence[nn.Module]) -> Iterator[Callable[[Tensor], Tensor]]
     def network(images: Tensor) -> Tensor:
         of_images = 0 if images.dim() == 5 else None
         call = vmap(run, in_dims=(0, 0, of_images), randomness="error")
-        logits: Tensor = call(weights, others, images)
+        with warnings.catch_warnings():
+            # Some operations are run model by model; `is_faster` knows what that costs.
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            logits: Tensor = call(weights, others, images)
         return logits
 
     try:
