@@ -252,13 +252,14 @@ def test_python_compiles_and_what_it_imports_from_here_is_there(path: Path, text
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
-def test_picture_of_the_readme_has_its_own_colours_for_light_and_dark():
-    pictures = [target for path, _, target in links() if path == README and target.endswith(".svg")]
-    assert len(pictures) == 1
-    text = (README.parent / pictures[0]).read_text(encoding="utf-8")
-    assert ElementTree.fromstring(text).tag.endswith("svg")
-    assert "var(--" not in text
-    assert "prefers-color-scheme: dark" in text
+def test_pictures_of_the_documents_have_their_own_colours_for_light_and_dark():
+    pictures = [path.parent / link for path, _, link in links() if link.endswith(".svg")]
+    assert {path.name for path in pictures} >= {"quickstart.svg", "exported.svg"}
+    for picture in pictures:
+        text = picture.read_text(encoding="utf-8")
+        assert ElementTree.fromstring(text).tag.endswith("svg")
+        assert "var(--" not in text
+        assert "prefers-color-scheme: dark" in text
 
 
 def test_script_of_the_picture_draws_from_the_report_of_a_run(tmp_path: Path):

@@ -18,8 +18,8 @@ Run = TypeVar("Run", bound=Hashable)
 AT_ONCE = 256
 TIMED = 16
 """Images that runs are timed on."""
-REPEATS = 20
-LONGEST_S = 2.0
+REPEATS = 100
+LONGEST_S = 3.0
 """Seconds after which nothing is timed again."""
 PROMISE = 0.999
 """The share of test images that have the class that torch gives them: a float layer may round

@@ -135,14 +135,16 @@ def _windows(
     if top or left:
         border = np.array([0, top, left, 0, 0, top, left, 0])
         x = graph.add("Pad", x, border, np.uint8(product.zero))
-    # Of all places of the output and of a filter: row and column, (H', W', h, w) each.
-    at = np.indices((*made[1:], *kernel))
-    row, column = (
-        at[axis] * product.stride[axis] + at[axis + 2] * product.dilation[axis] for axis in (0, 1)
-    )
+    # Of each pixel of the output and each of a filter: rows of pixels before it, then pixels.
     width = given[2] + 2 * left
+    rows, columns = (
+        np.arange(made[axis + 1])[:, None] * product.stride[axis]
+        + np.arange(kernel[axis]) * product.dilation[axis]
+        for axis in (0, 1)
+    )
+    places = graph.add("Add", width * rows[:, None, :, None], columns[None, :, None, :])
     pixels = graph.add("Reshape", x, np.array([0, (given[1] + 2 * top) * width, -1]))
-    seen = graph.add("Gather", pixels, (row * width + column).reshape(-1), axis=1)
+    seen = graph.add("Gather", pixels, places, axis=1)
     return graph.add("Reshape", seen, np.array([0, *made[1:], -1]))
 
 

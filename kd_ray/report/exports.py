@@ -84,11 +84,13 @@ def export_plot(results: Sequence[Result]) -> str:
                 own = [p for p, (r, _) in zip(places, points, strict=True) if _is(r, format)]
                 if own:
                     axes.plot(*zip(*own, strict=True), "o", color=stand_in(shade), label=format)
-            joined = sorted(places[number] for number in best)
+            best.sort(key=lambda number: places[number])
+            joined = [places[number] for number in best]
             axes.plot(*zip(*joined, strict=True), color=stand_in("ink"), linewidth=0.8, zorder=1)
-            for number in best:
+            for turn, number in enumerate(best):
                 text, place = bits_of(points[number][0]), places[number]
-                axes.annotate(text, place, (4, -11), textcoords="offset points", fontsize=8)
+                beside, side = ((-5, 5), "right") if turn % 2 else ((5, -11), "left")
+                axes.annotate(text, place, beside, textcoords="offset points", fontsize=8, ha=side)
             axes.set(xscale="log", xlabel=axis)
             axes.margins(x=0.15, y=0.12)
             for each in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):

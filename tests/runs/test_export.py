@@ -127,6 +127,15 @@ def test_command_makes_several_formats_and_shows_them_in_one_table(copied: Path)
     assert [line.split()[0] for line in printed.splitlines() if " us" in line] == ["onnx", "pt2"]
 
 
+def test_report_draws_the_front_of_several_exported_models(run: Path, copied: Path):
+    picture = 'aria-label="Exported models"'
+    assert picture not in report_page(read_run(run))
+    exported(copied / "teacher" / "member-00", "--format", "onnx")
+    page = report_page(read_run(copied))
+    assert picture in page
+    assert "W2 A1" in page.split(picture)[1].split("</svg>")[0]
+
+
 def test_altered_onnx_file_is_refused(copied: Path):
     file = copied / "export" / STUDENT / "onnx" / "student.onnx"
     file.write_bytes(file.read_bytes() + b"\0")
