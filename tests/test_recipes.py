@@ -73,7 +73,7 @@ def flat(model: torch.nn.Module) -> Tensor:
 
 def test_recipes_are_shipped_and_their_datasets_known():
     assert {"quickstart", "mnist", *(f"svhn-q{n}" for n in (1, 2, 3, 4))} <= set(recipe_names())
-    assert set(DATASETS) == {*SHAPES, "imagefolder", "parquet", "csv"}
+    assert set(DATASETS) == {*SHAPES, "imagefolder", "parquet", "csv", "packed"}
 
 
 @recipes

@@ -89,9 +89,9 @@ def experiments(work: Speech) -> list[Experiment]:
     members = work.recipe(searching(OFFICIAL)).teacher
     count = members.members if members else 0
     note = (
-        "The members are trained for fewer epochs than the students. T and the weight of the labels are "
-        "those of the best student on the validation rows; test rows choose nothing. The paper's "
-        "figures are of another, larger task."
+        "The members are trained for fewer epochs than the students. T and the weight of the "
+        "labels are those of the best student on the validation rows; test rows choose nothing. "
+        "The paper's figures are of another, larger task."
     )
     few = f"{100 * work.scale.few:g} % of the frames"
     regular = [
