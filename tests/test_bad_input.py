@@ -154,7 +154,7 @@ def test_a_corrupt_picture_is_answered_with_its_place(tmp_path: Path):
     ("command", "sentence"),
     [
         ("evaluate", "must be a checkpoint"),
-        ("inspect", "must be a run folder, a checkpoint or a transfer set"),
+        ("inspect", "must be a run folder, a checkpoint, a transfer set or packed data"),
         ("audit", "transfer set"),
     ],
 )

@@ -79,7 +79,8 @@ def show_best(path: str) -> None:
         about |= {f"checkpoint {n}": path for n, path in enumerate(entry["checkpoints"])}
         console.print(facts(f"trial {winner.number}", about))
     console.print(tomli_w.dumps(entry["recipe"]), soft_wrap=True)
-    console.print(f"Files of it for other machines: kd-ray export {path} --format onnx")
+    # Behind the recipe, which people copy: a comment in it.
+    console.print(f"# files of it: kd-ray export {path} --format onnx", soft_wrap=True)
 
 
 def _print_best(console: Console, found: Sweep) -> None:
