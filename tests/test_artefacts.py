@@ -133,7 +133,9 @@ def test_inspect_shows_what_is_unfinished(copied: Path):
 
 
 def test_inspect_of_something_else_says_what_it_takes(tmp_path: Path):
-    with pytest.raises(ConfigError, match="must be a run folder, a checkpoint, a transfer set or packed data"):
+    with pytest.raises(
+        ConfigError, match="must be a run folder, a checkpoint, a transfer set or packed data"
+    ):
         inspect(tmp_path)
 
 
