@@ -130,7 +130,15 @@ def taken(machine: str) -> tuple[str, ...]:
 
 
 @needs_compiler
-@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize(
+    "machine",
+    [
+        machine
+        if machine in ("native", "x86-64")
+        else pytest.param(machine, marks=pytest.mark.slow)
+        for machine in MACHINES
+    ],
+)
 @pytest.mark.parametrize("bits", [(2, 2), (2, 1)])
 def test_every_machine_has_the_same_codes(bits: tuple[int, int], machine: str, tmp_path: Path):
     student = eight_bit_ends("convnet", "lsq", bits)
@@ -200,7 +208,12 @@ def test_lines_of_tiles_see_every_window_once_and_nothing_beside_the_input(
 @needs_compiler
 @pytest.mark.parametrize(
     ("model", "machine"),
-    [*((model, "native") for model in MODELS), ("convnet", "x86-64"), ("convnet", "haswell")],
+    [
+        *((model, "native") for model in MODELS if model != "resnet20"),
+        pytest.param("resnet20", "native", marks=pytest.mark.slow),
+        ("convnet", "x86-64"),
+        ("convnet", "haswell"),
+    ],
 )
 def test_nothing_is_read_or_written_beside_the_arrays(model: str, machine: str, tmp_path: Path):
     student = tiny_student(model, quantizer_options("lsq", 2, 1))

@@ -138,12 +138,12 @@ def check_equal(rtol: float, *arguments: Any, double: bool = False, **changes: A
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", [*list(NETS)[:-1], pytest.param("resnet", marks=pytest.mark.slow)])
 def test_students_trained_as_one_have_the_losses_of_each_alone(net: str, optimizer: str) -> None:
     check_equal(1e-9, *NETS[net], double=True, optimizer=optimizer, grad_clip=1.5)
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", [*list(NETS)[:-1], pytest.param("resnet", marks=pytest.mark.slow)])
 def test_a_hundred_steps_in_single_precision_differ_by_a_hundred_thousandth(net: str) -> None:
     # Deep networks carry a difference on further than flat ones.
     check_equal(1e-5, *NETS[net], optimizer="sgd", lr=1e-5 if net == "resnet" else 1e-4)

@@ -253,6 +253,7 @@ perform(tasks(recipe(Path({folder!r}), "stream"), Path({run!r})))
 """
 
 
+@pytest.mark.slow
 def test_a_training_killed_within_streamed_epochs_ends_with_the_bits_of_one_that_was_not(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
