@@ -50,7 +50,7 @@ SPECIALISTS = "specialists={ count = 2, classes_each = 5, train = { epochs = 3, 
 PAPER = (
     *("data.name=digits", "data.fraction=0.25", "data.validation=0"),
     *("teacher.model={name='mlp',hidden=[16]}", "teacher.train.epochs=3", "train.epochs=2"),
-    "train.seeds=[0]",
+    *("train.seeds=[0]", "resources.fuse=1"),  # as bits are compared
 )
 """The paper's experiments on a few digits."""
 

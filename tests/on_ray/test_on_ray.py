@@ -45,6 +45,7 @@ lr = 0.02
 keep = "best"
 [resources]
 cpus_per_worker = 1
+fuse = 1
 """
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import ALONE, quantizer_options, tiny_feed
 
 from kd_ray.batch import Batch
@@ -13,7 +15,7 @@ from kd_ray.config import Named, Objective, StudentTrain
 from kd_ray.errors import TrainingError
 from kd_ray.models import build_model
 from kd_ray.quant import calibrate_, quantize_
-from kd_ray.training.batch_loss import BatchLoss
+from kd_ray.training.batch_loss import BatchLoss, label_objective, losses_of_all
 from kd_ray.training.epoch import Turn, train_epoch
 from kd_ray.training.feed import TensorFeed
 from kd_ray.training.fused import is_faster, most_in_memory, obstacle, train_together
@@ -30,6 +32,17 @@ OBJECTIVES = (
     Objective(temperature=4.0, hard_weight=0.5),
     Objective.model_validate({"soft_weight": 0}),
 )
+
+MIXED = [
+    BatchLoss(Objective(temperature=2.0), smoothing=0),
+    BatchLoss(Objective(name="dkd", temperature=2.0), smoothing=0),
+    BatchLoss(Objective(temperature=3.0, hard_weight=0.0), smoothing=0.1),
+    BatchLoss(Objective(temperature=4.0, hard_weight=0.5), smoothing=0.1),
+    BatchLoss(Objective(targets="labels", hard_weight=0.5), smoothing=0),
+    BatchLoss(Objective(temperature=2.0, hard_weight=0.0, soft_decay=0.5), smoothing=0),
+    label_objective(0.1),
+]
+"""Of five kinds, those of one kind apart from each other."""
 
 
 def feed(rows: int = 24, classes: int = 3) -> TensorFeed:
@@ -178,6 +191,24 @@ def test_ends_of_eight_bits_have_the_losses_of_each_alone() -> None:
 def test_students_of_any_objective_have_the_losses_of_each_alone(objective: Any) -> None:
     wanted = Objective.model_validate(objective)
     check_equal(1e-9, double=True, objective=wanted, label_smoothing=0.1)
+
+
+@given(st.permutations(range(len(MIXED))), st.booleans())
+def test_each_of_several_losses_is_what_it_is_alone_in_any_order(
+    order: list[int], shared: bool
+) -> None:
+    draw = torch.Generator().manual_seed(len(order))
+    batches = [next(feed().batches(seed, 0, 8, 0, ALONE.part_of)) for seed in range(len(MIXED))]
+    shown = batches[:1] if shared else [batches[place] for place in order]
+    logits = torch.randn(len(order), 8, 3, generator=draw)
+    progresses = [place / len(order) for place in order]
+    together = losses_of_all([MIXED[place] for place in order], logits, shown, progresses)
+    for number, place in enumerate(order):
+        batch = shown[0 if shared else number]
+        alone = MIXED[place](logits[number], batch, progresses[number])
+        for name in ("total", "hard", "soft"):
+            ours, theirs = getattr(together, name)[number], getattr(alone, name)
+            torch.testing.assert_close(ours, theirs, msg=f"{name} of {place}")
 
 
 def test_a_training_keeps_its_optimizer_and_gets_its_tensors_back() -> None:
