@@ -1,7 +1,7 @@
 """Every private or version-dependent name of Ray, Optuna and torch that is used is still there."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -45,6 +45,15 @@ def own_workers() -> Any:
         return True
 
 
+def train_names() -> Iterator[tuple[Any, str]]:
+    for name in ("_create_default_callbacks", "_initialize_and_run_controller"):
+        yield lean_trainer({}, own_head=True).__base__, name
+    from ray.train.v2._internal.execution.controller import TrainController
+
+    for name in ("run", "get_result"):
+        yield TrainController, name
+
+
 def no_helpers() -> Any:
     with lean_head():
         return True
@@ -54,9 +63,10 @@ RAY: dict[str, Callable[[], Any]] = {
     "ray._raylet.GcsClient": gcs_client,
     "ray._private: node.Node(start_monitor, start_log_monitor, start_api_server) and "
     "services.start_ray_process": no_helpers,
-    "ray.train: TorchTrainer._create_default_callbacks, DatasetsCallback and "
-    "PlacementGroupCleanerCallback": lambda: hasattr(
-        lean_trainer(own_head=True).__base__, "_create_default_callbacks"
+    "ray.train: TorchTrainer(_create_default_callbacks, _initialize_and_run_controller), "
+    "DatasetsCallback, PlacementGroupCleanerCallback, get_env_vars_to_propagate and "
+    "TrainController(run, get_result)": lambda: all(
+        hasattr(kind, name) for kind, name in train_names()
     ),
     "ray.tune.execution.tune_controller.logger": trial_logger,
     "ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV": own_workers,

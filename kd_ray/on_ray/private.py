@@ -14,6 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 ANSWERED, TOKEN_WRONG = "answered", "token"
@@ -142,17 +143,26 @@ def lean_head() -> Iterator[None]:
         services.start_ray_process = started
 
 
-def lean_trainer(*, own_head: bool) -> Any:
-    """Ray Train's `TorchTrainer` without the processes that it starts whether needed or not.
+def lean_trainer(place: dict[str, Any], *, own_head: bool) -> Any:
+    """Ray Train's `TorchTrainer`, whose `fit` begins the training and returns its `controller`.
 
-    One shares out data sets of Ray's, of which there are none here. Another frees the place of
-    workers whose driver has died; with a head that dies with its driver that is nothing to do.
+    Ray's own waits for the end inside, where nothing reaches it: a thread that waits so when Ray is
+    shut down takes the whole process along. Two processes are left out that start whether needed
+    or not. One shares out data sets of Ray's, of which there are none here. Another frees the place
+    of workers whose driver has died; with a head that dies with its driver that is nothing to do.
+
+    Args:
+        place: options of the controller as an actor, which is to run beside this process.
+        own_head: whether the head dies with this driver.
     """
+    import ray
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import (
         PlacementGroupCleanerCallback,
     )
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+    from ray.train.v2._internal.execution.controller import TrainController
 
     idle = (DatasetsCallback, PlacementGroupCleanerCallback) if own_head else (DatasetsCallback,)
 
@@ -164,6 +174,11 @@ def lean_trainer(*, own_head: bool) -> Any:
             with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
                 callbacks = super()._create_default_callbacks()
             return [callback for callback in callbacks if not isinstance(callback, idle)]
+
+        def _initialize_and_run_controller(self, **options: Any) -> Any:
+            variables = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
+            kind = ray.remote(**place, runtime_env={"env_vars": variables})(TrainController)
+            return SimpleNamespace(controller=kind.remote(**options), error=None)
 
     return LeanTrainer
 

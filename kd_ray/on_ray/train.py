@@ -7,10 +7,8 @@ travel in a queue and checkpoints lie in the run folder, so a run looks alike wi
 """
 
 import os
-import threading
 import time
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -30,6 +28,7 @@ from kd_ray.on_ray.placement import (
 from kd_ray.on_ray.private import lean_trainer
 from kd_ray.on_ray.relay import (
     Mailbox,
+    beside_driver,
     died_too_often,
     helpers_needed,
     relay,
@@ -201,38 +200,33 @@ def perform_on_ray(
             "interleaved": interleaved,
             "scratch": str(scratch),
         }
-        # `fit` blocks, and takes over Ctrl-C where it runs in a main thread.
-        launched: Future[Exception | None] = Future()
-        arguments = (launched, config, resources, verbose)
-        threading.Thread(target=_launch, args=arguments, daemon=True).start()
+        controller = begin(config, resources, verbose)
+        training = controller.run.remote()
         try:
-            for task, event in relay(mailbox, tasks[0], lambda: not launched.done()):
+            for task, event in relay(mailbox, tasks[0], lambda: not _is_over(training, 0)):
                 yield task, event
                 if isinstance(event, Epoch) and event.number in task.awaited:
                     orders.put((task.title, event.number))
         except GeneratorExit:  # whoever listened has seen enough, and may need the workers' place
             orders.put("end")
-            wait([launched], timeout=ENDING_S)
+            _is_over(training, ENDING_S)
             raise
-        with helpers_needed():
-            error = launched.result()
-        if error is not None:
-            raise error
+        problem = outcome(controller, training)
+        if problem is not None:
+            raise problem
 
 
-def _launch(launched: "Future[Exception | None]", *arguments: Any) -> None:
-    try:
-        launched.set_result(launch(*arguments))
-    except Exception as error:
-        launched.set_exception(error)
+def _is_over(training: Any, patience_s: float) -> bool:
+    import ray
+
+    return bool(ray.wait([training], timeout=patience_s)[0])
 
 
-def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Exception | None:
-    """Runs `TorchTrainer.fit` to its end; returns what went wrong, in terms of this project."""
+def begin(config: dict[str, Any], resources: Resources, verbose: bool) -> Any:
+    """Ray Train's controller of a group of workers, which is yet to `run`."""
     import ray.train
-    from ray.exceptions import RayActorError
 
-    trainer = lean_trainer(own_head=has_own_head())(
+    trainer = lean_trainer(beside_driver(), own_head=has_own_head())(
         work,
         train_loop_config=config,
         torch_config=torch_config(),
@@ -249,15 +243,24 @@ def launch(config: dict[str, Any], resources: Resources, verbose: bool) -> Excep
             logging_config=ray.train.LoggingConfig(log_level="INFO" if verbose else "ERROR"),
         ),
     )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-        for rank, failure in sorted(failures.items()):
-            cause = getattr(failure, "cause", None) or failure
-            if isinstance(cause, KdRayError):
-                return cause
-            if isinstance(cause, RayActorError):
-                return died_too_often(f"worker {rank}:", cause)
-        return RuntimeError(str(error))  # Ray's own classes do not all unpickle elsewhere
-    return None
+    return trainer.fit().controller
+
+
+def outcome(controller: Any, training: Any) -> Exception | None:
+    """What went wrong with a training that is over, in terms of this project."""
+    import ray
+    from ray.exceptions import RayActorError
+
+    with helpers_needed():
+        ray.get(training)
+        error = ray.get(controller.get_result.remote()).error
+    if error is None:
+        return None
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    for rank, failure in sorted(failures.items()):
+        cause = getattr(failure, "cause", None) or failure
+        if isinstance(cause, KdRayError):
+            return cause
+        if isinstance(cause, RayActorError):
+            return died_too_often(f"worker {rank}:", cause)
+    return RuntimeError(str(error))  # Ray's own classes do not all unpickle elsewhere

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import descendants, finish, kill, lines_until, start, workers
+from processes import descendants, finish, kill, lines_until, start, wait_for, workers
 from tiny import fingerprints, result_at
 
 from kd_ray import run
@@ -17,6 +17,7 @@ from kd_ray.config import Resources
 from kd_ray.errors import ClusterError
 from kd_ray.on_ray import Node, Placement, share_out
 from kd_ray.on_ray.session import ENVIRONMENT
+from kd_ray.training.checkpoint import epochs_in
 
 RECIPE = """
 name = "tiny"
@@ -159,11 +160,13 @@ def test_a_killed_helper_of_the_workers_is_answered_in_one_sentence_and_the_run_
     path = written(tmp_path, 200)
     disturbed = start("teach", path, "--runs", tmp_path, "--workers", 2)
     lines_until(disturbed, "teacher 0: epoch")
+    member = tmp_path / "tiny/teacher/member-00"
+    wait_for("a checkpoint", lambda: bool(epochs_in(member)))
     for victim in workers(disturbed, helper):
         os.kill(victim, signal.SIGKILL)
     assert words in finish(disturbed, 2).splitlines()[-1]
     run(path, runs=tmp_path, stages=["teach"], local=True)
-    assert result_at(tmp_path / "tiny/teacher/member-00").resumed_from
+    assert result_at(member).resumed_from
 
 
 @pytest.mark.ray
