@@ -41,7 +41,7 @@ def tiny_table(*overrides: str) -> dict[str, Any]:
         "transfer_set": {"shard_rows": 100},
         "student": {"model": {"name": "mlp", "hidden": [8], "dropout": [0.1, 0.1]}},
         "train": {"epochs": 2, "batch_size": 64, "lr": 0.01},
-        "resources": {"cpus_per_worker": 1},
+        "resources": {"cpus_per_worker": 1, "fuse": 1},  # as the bits of runs are compared
     }
     for override in overrides:
         apply_override(table, override)

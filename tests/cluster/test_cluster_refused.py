@@ -36,6 +36,7 @@ def test_an_address_where_nothing_listens_is_refused_at_once():
             check_cluster(address)
 
 
+@pytest.mark.slow
 def test_something_that_is_no_ray_is_refused_within_seconds(deaf: str):
     began = time.monotonic()
     with pytest.raises(ClusterError, match="nothing that Ray understands"):

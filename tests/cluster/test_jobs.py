@@ -190,6 +190,7 @@ def test_own_code_travels_with_its_job_and_two_versions_of_it_do_not_mix(
         assert there == here
 
 
+@pytest.mark.slow
 def test_a_submitted_job_makes_the_bits_of_this_process_and_down_ends_every_process(
     two_nodes: LocalCluster, recipe: Path, tmp_path: Path
 ):

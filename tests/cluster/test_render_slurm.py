@@ -116,6 +116,7 @@ def test_nodes_without_gpus_are_not_asked_for_any():
 
 @given(hostile, hostile)
 @settings(max_examples=8)
+@pytest.mark.slow
 def test_the_job_gets_hostile_text_as_it_was_typed(
     tmp_path_factory: pytest.TempPathFactory, comment: str, value: str
 ):

@@ -68,10 +68,18 @@ def test_a_packed_dataset_is_the_dataset_in_another_order(digits: Path) -> None:
         assert torch.equal(ours.in_memory, theirs.images[index])
 
 
+@pytest.fixture(scope="module")
+def held(digits: Path) -> tuple[Dataset, Dataset]:
+    """The same rows streamed and in memory."""
+    return packed(digits), packed(digits, "host")
+
+
 @given(st.lists(st.integers(0, 1345), min_size=1, max_size=60))
 @settings(max_examples=25)
-def test_any_rows_are_read_in_the_order_that_they_are_asked_for(digits: Path, rows: list[int]):
-    streamed, memory = packed(digits), packed(digits, "host")
+def test_any_rows_are_read_in_the_order_that_they_are_asked_for(
+    held: tuple[Dataset, Dataset], rows: list[int]
+):
+    streamed, memory = held
     wanted = torch.tensor(rows)
     assert torch.equal(streamed.train.images[wanted], memory.train.images[wanted])
 

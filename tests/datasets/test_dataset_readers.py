@@ -374,20 +374,16 @@ def test_svhn_refuses_spoilt_files(tmp_path: Path, spoil: Any) -> None:
 # missing files
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(
     ("name", "file"),
     [
         ("mnist", "MNIST/raw/train-images-idx3-ubyte"),
-        *(
-            pytest.param(name, file, marks=pytest.mark.slow)
-            for name, file in (
-                ("fashion-mnist", "FashionMNIST/raw/train-images-idx3-ubyte"),
-                ("cifar10", "cifar-10-batches-py/data_batch_1"),
-                ("cifar100", "cifar-100-python/train"),
-                ("svhn", "train_32x32.mat"),
-            )
-        ),
+        ("fashion-mnist", "FashionMNIST/raw/train-images-idx3-ubyte"),
+        ("cifar10", "cifar-10-batches-py/data_batch_1"),
+        ("cifar100", "cifar-100-python/train"),
+        ("svhn", "train_32x32.mat"),
     ],
 )
 def test_missing_files_that_cannot_be_downloaded_are_named_with_what_to_do(

@@ -113,6 +113,7 @@ def test_need_files_lets_one_of_many_processes_download(tmp_path: Path, program:
 
 
 @pytest.mark.usefixtures("silent")
+@pytest.mark.slow
 def test_a_download_from_a_server_that_says_nothing_is_given_up_and_changes_no_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,6 +172,7 @@ def test_a_driver_killed_between_the_checkpoint_and_the_record_of_a_stopped_tria
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_trials_on_ray_are_those_of_this_process(recipe: Path, tmp_path: Path) -> None:
     output = finish(tune(recipe, tmp_path, "--trials", 2))
     assert "2 trials finished" in output
