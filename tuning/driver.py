@@ -170,7 +170,7 @@ def _sweep_at(folder: Path, recipe: Recipe, study: "Study") -> Sweep:
 def sweep_identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """What determines the trials of a sweep: dotted key -> value."""
     assert recipe.sweep is not None
-    model, left_out = recipe.student.model, {"trials", "max_failures"}
+    model, left_out = recipe.student.model, {"trials", "max_failures", "fuse"}
     left_out |= set() if recipe.sweep.hold_out else {"hold_out"}  # as it was before there was one
     parts: dict[str, Any] = {
         "student.model": model.determining | sha256_of_files(**model.sources),

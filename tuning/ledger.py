@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 State = Literal["finished", "stopped", "failed"]
 STUDY = "study.db"
-IDENTITY = "kd-ray: made by"
+IDENTITY, AS_ONE = "kd-ray: made by", "kd-ray: trials are trained as one"
+LEARNING_WIDTH, BLIND_WIDTH = 8, 64
+"""Trials that are handed out together where that saves time: of a sampler that learns from those
+before, and of one that does not."""
 STATES: Mapping[str, State] = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
 """Optuna's names of the states in which a trial is over -> this project's."""
 
@@ -120,6 +123,30 @@ class Ledger:
         """How many trials are still to be run to their end."""
         return len(self._begun) + max(0, self.options.trials - self.handed_out)
 
+    @property
+    def width(self) -> int:
+        """How many trials are handed out together."""
+        if self.options.fuse != "auto":
+            return self.options.fuse
+        if self.study.user_attrs.get(AS_ONE) is False:
+            return 1
+        return BLIND_WIDTH if self.options.sampler in ("random", "grid") else LEARNING_WIDTH
+
+    def found(self, as_one: bool) -> None:
+        """Notes whether the first trials take less time as one; those after them follow."""
+        if self.options.fuse == "auto" and AS_ONE not in self.study.user_attrs:
+            with answering(self._file.path):
+                self.study.set_user_attr(AS_ONE, as_one)
+            self._file.put()
+
+    @property
+    def upcoming(self) -> int | None:
+        """The number of the next trial to run; None at the end."""
+        if self._begun:
+            return self._begun[0].number
+        number = self.handed_out
+        return number if number < self.options.trials else None
+
     def next(self) -> Point | None:
         """The next trial to run: one that a killed driver had begun, or a new one; None at the end.
 
@@ -127,7 +154,7 @@ class Ledger:
             StorageError: the study cannot be written.
         """
         resumed = bool(self._begun)
-        if not resumed and self.handed_out >= self.options.trials:
+        if self.upcoming is None:
             return None
         with answering(self._file.path):
             # What is drawn depends on the trials so far, not on where a driver was killed.

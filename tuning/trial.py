@@ -1,21 +1,26 @@
-"""One trial: its students trained interleaved, told epoch by epoch as the mean over their seeds.
+"""Trials side by side: each is told epoch by epoch as the mean over its students.
 
 The same code runs inside a Tune actor, as a driver of a nested Ray Train run, and in this process.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 from kd_ray.config import Recipe
 from kd_ray.errors import ClusterError, KdRayError, StorageError
 from kd_ray.result import Result
-from kd_ray.runs import Event, Finished, Started, Task
+from kd_ray.runs import Event, Finished, Inputs, Started, Task, perform_interleaved
 from kd_ray.runs.distill import DISTILL
+from kd_ray.runs.events import Failed, Grouped, GroupEvent
+from kd_ray.runs.together import perform_together, sorted_alike
 from kd_ray.runs.variants import own_variant
 from kd_ray.training.progress import Epoch
+from kd_ray.training.workers import Worker
 
 CHECKPOINT_S = 2.0
 """Between two checkpoints of a student; epochs of a trial may take milliseconds."""
@@ -60,6 +65,11 @@ class TrialEnd:
     error: KdRayError | None = None
 
 
+Report = TrialEpoch | TrialEnd | Grouped
+"""What is told of a trial; `Grouped` of the first ones, whether they are trained as one."""
+Events = Generator[tuple[Task, GroupEvent]]
+
+
 def trial_folder(sweep: Path, number: int) -> Path:
     """Where a trial's students lie below a sweep's folder."""
     return sweep / f"trial-{number:04d}"
@@ -91,52 +101,149 @@ def trial_tasks(
     return [replace(first, seed=seed) for seed in recipe.train.seeds]
 
 
-def told(
+class Block:
+    """Trials that are trained side by side, told epoch by epoch.
+
+    Attributes:
+        over: numbers of those that have ended, failed or been stopped; whoever stops one adds it
+            before the next report is asked for.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[int, Sequence[Task]],
+        perform: Callable[[Sequence[Task], Callable[[Task], bool]], Events],
+        halted: Callable[[], bool] = lambda: False,
+    ):
+        """Trials by their numbers.
+
+        Args:
+            tasks: number -> the tasks of a trial.
+            perform: performs tasks, those of one trial without one being an epoch ahead of
+                another; a task that is over by the given function it leaves as it is.
+            halted: asked at every event, also within an epoch; once it is true nothing more comes.
+        """
+        self.over: set[int] = set()
+        self._tellings = {number: _Telling(some) for number, some in tasks.items()}
+        self._tasks = [task for some in tasks.values() for task in some]
+        self._numbers = {task.run: number for number, some in tasks.items() for task in some}
+        self._perform, self._halted = perform, halted
+
+    def _is_over(self, task: Task) -> bool:
+        return self._numbers[task.run] in self.over
+
+    def reports(self) -> Generator[tuple[int, Report]]:
+        """What is told of which trial; the last of one that is not stopped is a `TrialEnd`."""
+        try:
+            with closing(self._perform(self._tasks, self._is_over)) as events:
+                for task, event in events:
+                    if self._halted():
+                        return
+                    if self._is_over(task):
+                        continue
+                    number = self._numbers[task.run]
+                    for report in self._reports(number, task, event):
+                        if isinstance(report, TrialEnd):
+                            self.over.add(number)
+                        yield number, report
+        except KdRayError as error:  # of no trial's own
+            yield min(self._tellings.keys() - self.over or self._tellings), TrialEnd(error=error)
+        except Exception as error:
+            for number in self._tellings.keys() - self.over:
+                yield number, _failure(error)
+
+    def _reports(self, number: int, task: Task, event: GroupEvent) -> Iterator[Report]:
+        if isinstance(event, Grouped):
+            yield event
+        elif isinstance(event, Failed):
+            yield _failure(event.error)
+        else:
+            yield from self._tellings[number].heard(task, event)
+
+
+def perform_side_by_side(
+    worker: Worker,
+    inputs: Inputs,
+    fuse: int | Literal["auto"],
     tasks: Sequence[Task],
-    events: Generator[tuple[Task, Event]],
-    enough: Callable[[], bool] = lambda: False,
-) -> Generator[TrialEpoch | TrialEnd]:
-    """Performs a trial; the last thing it yields is a `TrialEnd`, whatever happens in it.
+    is_over: Callable[[Task], bool],
+) -> Events:
+    """Performs the tasks of a block in this process, those that are alike as one where it pays.
 
     Args:
-        tasks: of one trial.
-        events: of their performance, none of them an epoch ahead of another.
-        enough: asked at every event, also within an epoch; once it is true, nothing more comes.
+        worker: this process.
+        inputs: of this process.
+        fuse: see `SweepOptions.fuse`.
+        tasks: of all trials.
+        is_over: see `Block`.
     """
-    epochs = tasks[0].recipe.train.epochs
-    histories: dict[str, list[dict[str, Any]]] = {task.title: [] for task in tasks}
-    results: dict[str, Result] = {}
-    number = 0
+    trials = len({task.run for task in tasks})
+    key = (lambda task: task.run) if fuse == 1 else (lambda t: t.stage.alike(t) or t.run)
+    groups = [list(group) for _, group in groupby(sorted_alike(tasks), key=key)]
+    if 1 < trials == len(groups):
+        yield tasks[0], Grouped(as_one=False)
+    for group in groups:
+        events: Events
+        if fuse == 1 or len(group) == 1:
+            events = _alone(group, worker, inputs)
+        else:
+            demand = None if fuse == "auto" else f"sweep.fuse: {fuse}"
+            events = perform_together(group, worker, inputs, demand=demand, is_over=is_over)
+        with closing(events):
+            for task, event in events:
+                yield task, event
+                if all(map(is_over, group)):
+                    break
+
+
+def _alone(tasks: Sequence[Task], worker: Worker, inputs: Inputs) -> Events:
+    """Performs one trial."""
     try:
-        for task, event in events:
-            if enough():
-                return
-            if isinstance(event, Started):
-                histories[task.title] = list(event.history)
-            elif isinstance(event, Epoch):
-                histories[task.title].append(event.record())
-            elif isinstance(event, Finished):
-                results[task.title] = event.result
-                histories[task.title] = event.result.history
-            going = [len(past) for title, past in histories.items() if title not in results]
-            reached = min(going, default=max(map(len, histories.values())))
-            if reached > number:
-                number = reached
-                # One that a student is past was not the end of an earlier attempt, nor is it now.
-                is_last = number == max(map(len, histories.values()))
-                awaited = is_last and number in task.awaited
-                seconds = sum(one["seconds"] for past in histories.values() for one in past)
-                yield TrialEpoch(number, epochs, _after(number, histories), awaited, seconds)
-        yield _end(histories, list(results.values()))
-    except (StorageError, ClusterError) as error:
-        yield TrialEnd(error=error)
-    except KdRayError as error:
-        yield TrialEnd(cause=str(error))
-    except Exception as error:  # a sweep goes on without the trial, whatever it was
-        lines = str(error).strip().splitlines()  # Ray puts a traceback before what went wrong
-        yield TrialEnd(cause=f"{type(error).__name__}: {lines[-1] if lines else 'no message'}")
-    finally:
-        events.close()
+        yield from perform_interleaved(tasks, worker, inputs)
+    except Exception as error:
+        yield tasks[0], Failed(error)
+
+
+def _failure(error: Exception) -> TrialEnd:
+    """A sweep goes on without the trial, whatever it was, unless it was the machine."""
+    if isinstance(error, StorageError | ClusterError):
+        return TrialEnd(error=error)
+    if isinstance(error, KdRayError):
+        return TrialEnd(cause=str(error))
+    lines = str(error).strip().splitlines()  # Ray puts a traceback before what went wrong
+    return TrialEnd(cause=f"{type(error).__name__}: {lines[-1] if lines else 'no message'}")
+
+
+class _Telling:
+    """What the students of a trial come to, told as the mean over them."""
+
+    def __init__(self, tasks: Sequence[Task]):
+        self._epochs = tasks[0].recipe.train.epochs
+        self._histories: dict[str, list[dict[str, Any]]] = {task.title: [] for task in tasks}
+        self._results: dict[str, Result] = {}
+        self._number = 0
+
+    def heard(self, task: Task, event: Event) -> Iterator[TrialEpoch | TrialEnd]:
+        """What an event of one of the students comes to for the trial."""
+        histories, results = self._histories, self._results
+        if isinstance(event, Started):
+            histories[task.title] = list(event.history)
+        elif isinstance(event, Epoch):
+            histories[task.title].append(event.record())
+        elif isinstance(event, Finished):
+            results[task.title] = event.result
+            histories[task.title] = event.result.history
+        going = [len(past) for title, past in histories.items() if title not in results]
+        reached = min(going, default=max(map(len, histories.values())))
+        if reached > self._number:
+            self._number = reached
+            # One that a student is past was not the end of an earlier attempt, nor is it now.
+            is_last = reached == max(map(len, histories.values()))
+            awaited = is_last and reached in task.awaited
+            seconds = sum(one["seconds"] for past in histories.values() for one in past)
+            yield TrialEpoch(reached, self._epochs, _after(reached, histories), awaited, seconds)
+        if len(results) == len(histories):
+            yield _end(histories, list(results.values()))
 
 
 def _after(epoch: int, histories: dict[str, list[dict[str, Any]]]) -> dict[str, float]:

@@ -11,11 +11,12 @@ from kd_ray.config import Recipe
 from kd_ray.errors import ClusterError, ConfigError, KdRayError
 from kd_ray.pipeline import catalogue_problems
 from kd_ray.runs import Task
+from kd_ray.runs.events import Grouped
 from kd_ray.training.metrics import FIGURES
 from kd_ray.training.words import WORD_FIGURES
 from tuning.ledger import Ledger, Point, State, awaited_epochs
 from tuning.space import Settings, trial_recipe
-from tuning.trial import COSTS, TrialEnd, TrialEpoch, trial_tasks
+from tuning.trial import COSTS, Report, TrialEnd, TrialEpoch, trial_tasks
 
 
 @dataclass(frozen=True)
@@ -96,23 +97,28 @@ class Trials:
         except KdRayError as error:
             self.error = self.error or error
 
-    def next(self) -> tuple[int, list[Task]] | None:
-        """The number and the tasks of the next trial; None when all have been handed out.
+    def next(self, most: int | None = None) -> dict[int, list[Task]]:
+        """Number -> tasks of the next trials to be trained together; none when all are handed out.
 
-        A point whose values do not go together is a failed trial.
+        Which go together depends on their numbers alone, so that a sweep that was killed hands out
+        those that are left of the same. A point whose values do not go together is a failed trial.
+
+        Args:
+            most: trials; None for as many as the ledger says.
         """
-        while not self.ledger.gave_up:
+        width = min(self.ledger.width, most or self.ledger.width)
+        handed: dict[int, list[Task]] = {}
+        while not self.is_halted and (number := self.ledger.upcoming) is not None:
+            if handed and number >= (min(handed) // width + 1) * width:
+                break
             point = self.ledger.next()
-            if point is None:
-                return None
+            assert point is not None
             self.listener(TrialBegins(point))
             try:
-                tasks = self.tasks_of(point.number, point.settings)
+                handed[point.number] = self.tasks_of(point.number, point.settings)
             except ConfigError as error:
                 self.ended(point.number, TrialEnd(cause=str(error)))
-                continue
-            return point.number, tasks
-        return None
+        return handed
 
     def tasks_of(self, number: int, settings: Settings) -> list[Task]:
         """The students of a trial, a task for each seed.
@@ -129,6 +135,16 @@ class Trials:
             data_root=self.data_root,
             awaited=awaited_epochs(self.ledger.options, recipe.train.epochs),
         )
+
+    def take(self, number: int, report: Report) -> bool:
+        """Notes what is told of a trial; says whether it is over."""
+        if isinstance(report, Grouped):
+            self.ledger.found(report.as_one)
+            return False
+        if isinstance(report, TrialEnd):
+            self.ended(number, report)
+            return True
+        return self.heard(number, report)
 
     def heard(self, number: int, epoch: TrialEpoch) -> bool:
         """Notes an epoch of a trial; says whether the trial is stopped, which is noted then."""

@@ -134,6 +134,10 @@ class SweepOptions(Table):
     """Points to try first, key -> value as in a recipe; keys left out are sampled. Unset, c = T^2
     at T = 4 and 20 where these are in the space."""
 
+    fuse: Count | Literal["auto"] = "auto"
+    """Trials that are handed out together and trained as one. "auto": 8, or 64 of a sampler that
+    does not learn from them, as long as the first ones take less time so; 1: each alone."""
+
     max_failures: int = Field(default=3, ge=0)
     """Failed trials that are put up with before the sweep stops."""
 

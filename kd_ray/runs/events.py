@@ -58,4 +58,19 @@ class Finished:
     existed: bool
 
 
+@dataclass(frozen=True)
+class Failed:
+    """A training of a group has failed; the others go on."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """It has been found out how trainings of a group are trained: as one, or each alone."""
+
+    as_one: bool
+
+
 Event = Waiting | Started | TrainingEvent | ShardDone | Finished
+GroupEvent = Event | Failed | Grouped

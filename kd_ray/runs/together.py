@@ -1,15 +1,16 @@
 """Trainings that differ in numbers alone, performed as one; each is a task as before."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
+from pathlib import Path
 
 import torch
 
-from kd_ray.errors import ConfigError, KdRayError, TrainingError
+from kd_ray.errors import ConfigError, TrainingError
 from kd_ray.own_code import allow
-from kd_ray.runs.events import Event, Waiting
+from kd_ray.runs.events import Event, Failed, Grouped, GroupEvent, Waiting
 from kd_ray.runs.inputs import Inputs
 from kd_ray.runs.perform import perform_all, writing
 from kd_ray.runs.task import Task
@@ -47,15 +48,10 @@ def sorted_alike(tasks: Sequence[Task]) -> list[Task]:
     """The tasks of each stage with those together that are alike, else in their order."""
     found: list[Task] = []
     for _, some in groupby(tasks, key=lambda task: task.stage.name):
-        stage = list(some)
-        first = {task.stage.alike(task): place for place, task in reversed(list(enumerate(stage)))}
-        places = {task.title: place for place, task in enumerate(stage)}
-
-        def place(task: Task, first: dict[str | None, int] = first) -> int:
-            alike = task.stage.alike(task)
-            return places[task.title] if alike is None else first[alike]  # noqa: B023
-
-        found += sorted(stage, key=place)
+        alike: dict[str | Path, list[Task]] = {}
+        for task in some:
+            alike.setdefault(task.stage.alike(task) or task.folder, []).append(task)
+        found += chain.from_iterable(alike.values())
     return found
 
 
@@ -69,72 +65,111 @@ def perform_group(
     if len(tasks) == 1:
         yield from perform_all(tasks, worker, inputs)
         return
+    fuse = tasks[0].recipe.resources.fuse
+    demand = None if fuse == "auto" else f"resources.fuse: {fuse}"
+    failures: list[Exception] = []
+    with closing(perform_together(tasks, worker, inputs or Inputs(), demand=demand)) as events:
+        for task, event in events:
+            if isinstance(event, Failed):
+                failures.append(event.error)
+                if not isinstance(event.error, TrainingError):
+                    break
+            elif not isinstance(event, Grouped):
+                yield task, event
+    if failures:
+        raise failures[-1] if not isinstance(failures[-1], TrainingError) else failures[0]
+
+
+def perform_together(
+    tasks: Sequence[Task],
+    worker: Worker,
+    inputs: Inputs,
+    *,
+    demand: str | None = None,
+    is_over: Callable[[Task], bool] = lambda task: False,
+) -> Generator[tuple[Task, GroupEvent]]:
+    """Performs trainings that are alike, an epoch of all at a time, as one where that is faster.
+
+    Args:
+        tasks: of one or several runs.
+        worker: this process.
+        inputs: of this process.
+        demand: what says that they must be trained as one, key and number; None if they need not.
+        is_over: whether a training is to end with the epoch it is at; it leaves its place.
+
+    Raises:
+        ConfigError: they must be trained as one and cannot be.
+    """
     torch.set_num_threads(worker.threads)
-    inputs = inputs or Inputs()
     for task in tasks:
         allow(task.recipe.own_code, task.recipe.code)
-    failures: list[KdRayError] = []
-    with writing(tasks[0], worker), ExitStack() as stack:
+    with ExitStack() as stack:
+        for first in {task.run: task for task in reversed(tasks)}.values():
+            stack.enter_context(writing(first, worker))
         running: _Running = {}
         for task in tasks:
             seconds = max(task.checkpoint_s, SPARING_S * len(tasks))
             sparing = replace(task, fused=True, checkpoint_s=seconds)
             events = task.stage.perform(sparing, worker, inputs)
-            running[task.title] = (task, stack.enter_context(closing(events)))
-        ready: dict[str, Turn] = {}
+            running[task.folder] = (task, stack.enter_context(closing(events)))
+        ready: dict[Path, Turn] = {}
         while running:
-            for title in [title for title in running if title not in ready]:
-                yield from _until_ready(title, running, ready, failures)
+            for place in [place for place in running if place not in ready]:
+                yield from _until_ready(place, running, ready)
+            for place in [place for place, (task, _) in running.items() if is_over(task)]:
+                running.pop(place)[1].close()
+                ready.pop(place, None)
             if ready:
                 number = min(turn.number for turn in ready.values())
-                turns = {title: turn for title, turn in ready.items() if turn.number == number}
-                of_group = [running[title][0] for title in turns]
-                yield from _train(of_group, list(turns.values()), worker)
-                ready = {title: turn for title, turn in ready.items() if title not in turns}
-    if failures:
-        raise failures[0]
+                turns = {place: turn for place, turn in ready.items() if turn.number == number}
+                of_turns = [running[place][0] for place in turns]
+                yield from _train(of_turns, list(turns.values()), worker, demand)
+                ready = {place: turn for place, turn in ready.items() if place not in turns}
 
 
-_Running = dict[str, tuple[Task, Generator[Event]]]
+_Running = dict[Path, tuple[Task, Generator[Event]]]
 
 
 def _until_ready(
-    title: str, running: _Running, ready: dict[str, Turn], failures: list[KdRayError]
-) -> Iterator[tuple[Task, Event]]:
+    place: Path, running: _Running, ready: dict[Path, Turn]
+) -> Iterator[tuple[Task, GroupEvent]]:
     """Performs a training until its next epoch, or its end, after which it is not running."""
-    task, events = running[title]
+    task, events = running[place]
     try:
         for event in events:
             if isinstance(event, Turn):
-                ready[title] = event
+                ready[place] = event
                 return
             yield task, event
-    except TrainingError as error:
-        failures.append(error)
-    del running[title]
+    except Exception as error:
+        yield task, Failed(error)
+    del running[place]
 
 
 def _train(
-    tasks: Sequence[Task], turns: Sequence[Turn], worker: Worker
-) -> Iterator[tuple[Task, Event]]:
+    tasks: Sequence[Task], turns: Sequence[Turn], worker: Worker, demand: str | None
+) -> Iterator[tuple[Task, GroupEvent]]:
     """Trains the next epoch of each, as one or one after the other."""
-    known = {turn.training.fused for turn in turns} - {None}
-    if not known:
-        yield tasks[0], Waiting(f"Trying {len(turns)} students as one")
-        known = {_is_fused(tasks[0], turns, worker)}
-        if True in known and (most := most_in_memory(turns)) < len(turns):
-            yield tasks[0], Waiting(f"Memory holds {most} of {len(turns)} students at a time")
-    for turn in turns:
-        turn.training.fused = True in known
-    if True not in known:
-        for task, turn in zip(tasks, turns, strict=True):
+    new = [turn for turn in turns if turn.training.fused is None]
+    if new:
+        known = {turn.training.fused for turn in turns} - {None}
+        if not known and len(turns) > 1 and demand is None:
+            yield tasks[0], Waiting(f"Trying {len(turns)} students as one")
+        as_one = True in known if known else _is_fused(turns, worker, demand)
+        yield tasks[0], Grouped(as_one)
+        for turn in new:
+            turn.training.fused = as_one
+    for task, turn in zip(tasks, turns, strict=True):
+        if not turn.training.fused:
             yield from ((task, event) for event in _alone(turn, worker))
-        return
-    most = most_in_memory(turns)
-    for start in range(0, len(turns), most):
-        for step in train_together(turns[start : start + most], worker):
-            for task in tasks[start : start + most]:
-                yield task, step
+    joined = [(task, turn) for task, turn in zip(tasks, turns, strict=True) if turn.training.fused]
+    most = most_in_memory([turn for _, turn in joined]) if joined else 1
+    if new and most < len(joined):
+        yield tasks[0], Waiting(f"Memory holds {most} of {len(joined)} students at a time")
+    for start in range(0, len(joined), most):
+        part = joined[start : start + most]
+        for step in train_together([turn for _, turn in part], worker):
+            yield from ((task, step) for task, _ in part)
 
 
 def _alone(turn: Turn, worker: Worker) -> Iterator[Event]:
@@ -144,11 +179,12 @@ def _alone(turn: Turn, worker: Worker) -> Iterator[Event]:
             yield event
 
 
-def _is_fused(task: Task, turns: Sequence[Turn], worker: Worker) -> bool:
-    fuse, problem = task.recipe.resources.fuse, obstacle(turns, worker)
-    if fuse != "auto" and problem is not None:
+def _is_fused(turns: Sequence[Turn], worker: Worker, demand: str | None) -> bool:
+    if len(turns) == 1:
+        return False
+    problem = obstacle(turns, worker)
+    if demand is not None and problem is not None:
         raise ConfigError(
-            f"resources.fuse: {fuse} students must be trainable as one, but {problem}; "
-            'use fuse = "auto", or 1'
+            f'{demand} students must be trainable as one, but {problem}; use fuse = "auto", or 1'
         )
-    return problem is None and (fuse != "auto" or is_faster(turns, worker))
+    return problem is None and (demand is not None or is_faster(turns, worker))

@@ -160,12 +160,14 @@ def _resume(task: Task, setup: Setup, training: Training, worker: Worker) -> int
         meta = restore(setup.start, training)
         # Its best epoch is not in this folder, so the best is sought anew.
         training.best_epoch, training.best_accuracy, training.part = 0, float("-inf"), None
+        training.fused = None
         return meta.epoch
     assert path is not None  # every worker sees the folder that the first one sees
     meta = read_meta(path)
     check_same(path, meta.identity, setup.about.identity)
     check_same(path, meta.parents, setup.about.parents)
     restore(path, training)
+    training.fused = bool(training.fused)  # it goes on as it began
     return meta.epoch
 
 

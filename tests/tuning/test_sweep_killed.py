@@ -29,6 +29,7 @@ OVERRIDES = (
     "sweep.sampler=random",
     "sweep.scheduler=none",
     "sweep.enqueue=[]",
+    "sweep.fuse=1",
     'sweep.space={"objective.temperature"={log_uniform=[1, 20]},'
     ' "train.lr"={log_uniform=[0.001, 0.03]}}',
 )
@@ -200,6 +201,30 @@ def test_trials_on_ray_survive_actor_and_driver(recipe: Path, tmp_path: Path) ->
     assert [trial.state for trial in found.trials] == ["finished"] * TRIALS
     here = sweep(recipe, runs=tmp_path / "here", local=True)
     assert entries(found)[0] == entries(here)[0]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trials_on_ray_that_are_trained_as_one_survive_actor_and_driver(tmp_path: Path) -> None:
+    model = "student.model={ name = 'mlp', hidden = [8] }"
+    few = ("sweep.fuse=3", "sweep.trials=12", "train.epochs=40")
+    asha = ("sweep.scheduler=asha", "sweep.grace=8", "sweep.reduction=2")
+    recipe = tiny_file(tmp_path, *OVERRIDES, model, *few, *asha)
+    process = tune(recipe, tmp_path)
+    lines_until(process, "stopped after")
+    os.kill(workers(process, b"Trainable", b"TrialActor")[0], signal.SIGKILL)
+    lines_until(process, "finished after")
+    kill(process)
+    output = finish(tune(recipe, tmp_path))
+    assert "sweep: goes on after" in output
+    assert "warning" not in output.lower()
+    found = open_sweep(tmp_path / "runs" / "tiny")
+    assert {trial.state for trial in found.trials} == {"finished", "stopped"}
+    assert len(found.trials) == 12
+    for trial in found.trials:
+        last = epochs_in(trial_folder(found.folder, trial.number) / STUDENT)[-1]
+        assert last == trial.epochs
+        assert (last == 40) if trial.state == "finished" else (last in (8, 16, 32))
 
 
 @pytest.mark.ray

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -6,12 +7,12 @@ from tiny import ALONE, result_at
 from tiny_sweep import swept_recipe
 
 from kd_ray.errors import TrainingError
-from kd_ray.runs import Started, Task, perform_all, perform_interleaved
+from kd_ray.runs import Inputs, Started, Task, perform_all, perform_interleaved
 from kd_ray.training.progress import Epoch, Step
 from kd_ray.transfer_set import read_manifest
 from tuning.driver import sweep_identity
 from tuning.ledger import Ledger
-from tuning.trial import TrialEnd, TrialEpoch, told, trial_tasks
+from tuning.trial import Block, TrialEnd, TrialEpoch, perform_side_by_side, trial_tasks
 from tuning.trials import SweepEvent, TrialOver, Trials
 
 
@@ -20,6 +21,12 @@ def students_of(base: Path, folder: Path, seeds: str, *overrides: str) -> list[T
     recipe = swept_recipe(f"train.seeds={seeds}", *overrides).model_copy(update={"sweep": None})
     transfer_set = base / "tiny" / "transfer_set"
     return trial_tasks(recipe, folder, 0, transfer_set=transfer_set, data_root=None)
+
+
+def told(tasks: list[Task]) -> list[Any]:
+    """What is told of a trial from where it is."""
+    block = Block({0: tasks}, partial(perform_side_by_side, ALONE, Inputs(), 1))
+    return [report for _, report in block.reports()]
 
 
 def test_students_abreast_are_never_an_epoch_apart_and_come_out_as_one_after_another(
@@ -56,8 +63,7 @@ def test_students_abreast_go_on_with_the_one_that_is_behind(base: Path, tmp_path
 def test_a_trial_that_goes_on_between_two_students_tells_means_of_one_epoch_only(
     base: Path, tmp_path: Path
 ) -> None:
-    whole_tasks = students_of(base, tmp_path / "whole", "[0, 1]")
-    whole = list(told(whole_tasks, perform_interleaved(whole_tasks, ALONE)))
+    whole = told(students_of(base, tmp_path / "whole", "[0, 1]"))
     assert [type(event) for event in whole] == [TrialEpoch] * 3 + [TrialEnd]
     accuracy = {e.number: e.metrics["accuracy"] for e in whole if isinstance(e, TrialEpoch)}
     tasks = students_of(base, tmp_path / "killed", "[0, 1]")
@@ -66,7 +72,7 @@ def test_a_trial_that_goes_on_between_two_students_tells_means_of_one_epoch_only
     for _ in range(3):
         next(epochs)
     events.close()
-    again = list(told(tasks, perform_interleaved(tasks, ALONE)))
+    again = told(tasks)
     for event in again:
         if isinstance(event, TrialEpoch):
             assert event.metrics["accuracy"] == accuracy[event.number]
@@ -84,8 +90,7 @@ def test_a_trial_that_ends_without_its_metric_is_told_as_a_failure(runs: Path) -
     ledger = Ledger(folder, recipe, sweep_identity(recipe, read_manifest(transfer_set)))
     trials = Trials(recipe, ledger, folder, transfer_set, None, seen.append)
     handed = trials.next()
-    assert handed is not None
-    trials.ended(handed[0], TrialEnd(metrics={"loss": 1.0}, history=[{"loss": 1.0}], epochs=1))
+    trials.ended(min(handed), TrialEnd(metrics={"loss": 1.0}, history=[{"loss": 1.0}], epochs=1))
     over = seen[-1]
     assert isinstance(over, TrialOver)
     assert (over.state, ledger.failures) == ("failed", 1)
@@ -99,7 +104,7 @@ def test_a_student_that_fails_ends_the_trial_and_lets_go_of_its_folder(
     for _ in range(2):
         with pytest.raises(TrainingError, match="epoch 1: the loss must be finite"):
             list(perform_interleaved(tasks, ALONE))
-    (end,) = told(tasks, perform_interleaved(tasks, ALONE))
+    (end,) = told(tasks)
     assert isinstance(end, TrialEnd)
     assert (end.cause or "").startswith("epoch 1: the loss must be finite")
     assert end.metrics == {}
@@ -111,7 +116,7 @@ def test_a_trial_of_which_one_has_heard_enough_ends_within_its_epoch(
     """An epoch may take minutes; a stopped trial must not go on to the end of one."""
     heard: list[type] = []
 
-    def perform(tasks: Any) -> Any:
+    def perform(tasks: Any, is_over: Any) -> Any:
         (task,) = tasks
         started, *others = perform_interleaved(tasks, ALONE)
         for event in (started, (task, Step(1, 1, 2, 1.0)), *others):
@@ -119,6 +124,6 @@ def test_a_trial_of_which_one_has_heard_enough_ends_within_its_epoch(
             yield event
 
     tasks = students_of(base, tmp_path, "[0]")
-    events = told(tasks, perform(tasks), lambda: Step in heard)
-    assert list(events) == []
+    block = Block({0: tasks}, perform, lambda: Step in heard)
+    assert list(block.reports()) == []
     assert heard == [Started, Step]

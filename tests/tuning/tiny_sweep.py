@@ -30,7 +30,7 @@ BASE = ("data.fraction=0.5", f"data.validation={VALIDATION}", "train.schedule=co
 
 
 def swept_recipe(*overrides: str, **options: Any) -> Recipe:
-    """Three random trials of three epochs, none stopped early, unless told otherwise."""
+    """Three random trials of three epochs, each alone and to its end, unless told otherwise."""
     table = tiny_table(*BASE, "train.epochs=3")
     table["sweep"] = {
         "space": SPACE,
@@ -38,6 +38,7 @@ def swept_recipe(*overrides: str, **options: Any) -> Recipe:
         "scheduler": "none",
         "trials": 3,
         "enqueue": [],
+        "fuse": 1,
         **options,
     }
     for override in overrides:
