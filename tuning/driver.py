@@ -148,6 +148,12 @@ def check_sweep(recipe: Recipe) -> SweepOptions:
     if recipe.transfer_set.path is None and not recipe.data.validation:
         _check_held_out(recipe, "data.validation is 0")
     first_points(recipe)
+    workers, fuse = recipe.resources.most_workers, recipe.sweep.fuse
+    if workers > 1 and fuse not in ("auto", 1):
+        raise ConfigError(
+            f"recipe {recipe.name}: sweep.fuse: {fuse} students must be trainable as one, but each "
+            f'is trained by {workers} workers; use fuse = "auto", or 1'
+        )
     return recipe.sweep
 
 

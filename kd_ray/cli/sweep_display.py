@@ -29,6 +29,7 @@ class SweepDisplay:
         self._clock = clock
         self._rows: dict[int, dict[str, str]] = {}
         self._over = self._left = self._ended = 0
+        self._parts: dict[int, tuple[float, float]] = {}
         self._best: tuple[int, float] | None = None
         self._started = 0.0
         self._live: Live | None = None
@@ -80,6 +81,8 @@ class SweepDisplay:
     def _show_epoch(self, event: TrialReport) -> None:
         row = self._rows[event.number]
         row["epoch"] = f"{event.epoch.number}/{event.epoch.epochs}"
+        part, epochs = event.epoch.number / event.epoch.epochs, event.epoch.epochs
+        self._parts[event.number] = (self._parts.get(event.number, (part - 1 / epochs,))[0], part)
         for metric in self._options.metrics:
             if metric in event.epoch.metrics:
                 row[metric] = figure(metric, event.epoch.metrics[metric])
@@ -89,6 +92,7 @@ class SweepDisplay:
         row["state"] = event.state
         row |= {metric: figure(metric, value) for metric, value in event.values.items()}
         self._over, self._ended, self._left = self._over + 1, self._ended + 1, self._left - 1
+        self._parts.pop(event.number, None)
         if event.state == "finished":
             self._note_best(event)
         figures = [f"{metric} {row[metric]}" for metric in self._options.metrics if row[metric]]
@@ -114,8 +118,10 @@ class SweepDisplay:
     def standing(self) -> str:
         """How many trials are over, the best one, and the remaining time."""
         parts = [f"{self._over} of {self._over + self._left}", self._best_told()]
-        if self._ended and self._left:
-            seconds = (self._clock() - self._started) / self._ended * self._left
+        done = self._ended + sum(now - before for before, now in self._parts.values())
+        if done and self._left:  # trials that are trained together end together
+            left = self._left - sum(now for _, now in self._parts.values())
+            seconds = (self._clock() - self._started) / done * left
             parts.append(f"remaining {duration(seconds)}")
         return ", ".join(parts)
 

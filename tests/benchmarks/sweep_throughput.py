@@ -48,6 +48,7 @@ def make_recipe(trials: int, epochs: int) -> Recipe:
             "sampler": "random",
             "scheduler": "none",
             "enqueue": [],
+            "fuse": 1,
             "space": {
                 "objective.temperature": {"log_uniform": [1.0, 20.0]},
                 "objective.soft_weight": {"log_uniform": [0.1, 10.0], "times": "T^2"},

@@ -204,6 +204,14 @@ def test_the_table_tells_the_remaining_time() -> None:
         assert screen.table[0].endswith("remaining 3:00 min")
 
 
+def test_the_remaining_time_is_known_before_any_of_some_trials_together_has_ended() -> None:
+    screen = Screen(terminal=True)
+    with screen.display:
+        screen.show(BEGINS, begun(0), begun(1, resumed=True))
+        screen.show(report(0, 1), report(1, 6), each_s=10.0)  # 0.2 of 4 are done, 3.3 left
+        assert screen.table[0].endswith("remaining 5:30 min")
+
+
 def test_the_table_prints_the_cause_of_a_failure_above_itself() -> None:
     screen = Screen(terminal=True, width=200)
     with screen.display:

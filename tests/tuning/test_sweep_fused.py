@@ -131,3 +131,5 @@ def test_what_must_be_trained_as_one_and_cannot_be_is_refused(runs: Path, tmp_pa
     recipe = swept_file(tmp_path, fuse=3)
     answer = refused("run", recipe, "--local", "--runs", runs)
     assert "sweep.fuse: 3 students must be trainable as one, but their model draws random" in answer
+    answer = refused("run", recipe, "--workers", "2", "--runs", runs)
+    assert "sweep.fuse: 3 students must be trainable as one, but each is trained by 2" in answer
