@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ class StudentFeeds:
     train: TensorFeed
     validation: TensorFeed | None
     test: TensorFeed
+    _held_out: "dict[float, StudentFeeds]" = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def members(self) -> int:
@@ -141,8 +144,14 @@ def held_out(feeds: StudentFeeds, share: float) -> StudentFeeds:
     """A share of the rows to learn from becomes the rows to choose epochs by, as plain images.
 
     The same rows for every student of a transfer set, so that variants and seeds are comparable;
-    of recordings it is a share of whole ones.
+    of recordings it is a share of whole ones. They are copied once for all that learn from `feeds`.
     """
+    if share not in feeds._held_out:
+        feeds._held_out[share] = _held_out(feeds, share)
+    return feeds._held_out[share]
+
+
+def _held_out(feeds: StudentFeeds, share: float) -> StudentFeeds:
     recordings = feeds.train.recordings
     rows = feeds.train.rows if recordings is None else recordings.count
     count = round(share * rows)
