@@ -21,7 +21,7 @@ from kd_ray.runs.inputs import check_data
 from kd_ray.runs.rows import labelled_rows
 from kd_ray.runs.teach import teacher_folder
 from kd_ray.training.saved_model import SavedModel, load_model, raw_logits
-from kd_ray.transfer_set import TransferSet, check_fit, open_transfer_set
+from kd_ray.transfer_set import TransferSet, check_fit, open_transfer_set, read_manifest
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def audit_transfer_set(
         CheckpointError: a teacher is missing.
     """
     given = to_path(folder)
-    opened = open_transfer_set(given)
+    # The codes of compact logits are compared as they are rebuilt, in single precision.
+    opened = open_transfer_set(given, on_disk=not read_manifest(given).plan.code)
     teacher = opened.manifest.plan.teachers[0]
     if teacher.model.get("name") == JOINT_TEACHER:
         raise ConfigError(

@@ -116,7 +116,7 @@ def test_audit_passes_and_inspect_says_what_codes_cost(finished: Path):
 def test_audit_finds_a_row_with_the_code_of_another(finished: Path, monkeypatch):
     opened = open_transfer_set(finished / "transfer_set")
     opened.train.logits[7] = opened.train.logits[60].clone()
-    monkeypatch.setattr("kd_ray.artefacts.audit.open_transfer_set", lambda folder: opened)
+    monkeypatch.setattr("kd_ray.artefacts.audit.open_transfer_set", lambda *_, **__: opened)
     found = audit_transfer_set(finished / "transfer_set", sample=None)
     assert found.wrong_logits == [("train", 7)]
 
