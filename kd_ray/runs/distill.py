@@ -29,6 +29,12 @@ from kd_ray.transfer_set.plan import canonical_json
 OPTIMIZER_KEY = "train.optimizer"
 OF_STEPS = {"batch_size", "precision", "compile", "hold_out"}
 """Keys of `[train]` in which students that are trained as one are alike."""
+APART_FROM_NUMBERS: Any = {
+    "baselines": True,
+    "continues": True,
+    "quantizer": {"weight_bits", "activation_bits"},
+}
+"""Keys of `[student]` in which they may differ."""
 
 
 def quantizer_table(recipe: Recipe) -> dict[str, Any] | None:
@@ -182,7 +188,7 @@ def _start(task: Task, class_names: Sequence[str]) -> Path | None:
 
 
 def _alike(task: Task) -> str | None:
-    """See `Stage.alike`: students of one network, transfer set and batch size."""
+    """See `Stage.alike`: students of one network, transfer set and batch size, of any bits."""
     recipe = task.recipe
     if recipe.student.teacher_in_every_step:
         return None
@@ -190,7 +196,7 @@ def _alike(task: Task) -> str | None:
         {
             "set": str(transfer_set_folder(recipe, task.run_folder)),
             "data": recipe.data.model_dump(mode="json"),
-            "student": recipe.student.model_dump(mode="json", exclude={"baselines", "continues"}),
+            "student": recipe.student.model_dump(mode="json", exclude=APART_FROM_NUMBERS),
             "train": recipe.train.model_dump(mode="json", include=OF_STEPS),
         }
     )

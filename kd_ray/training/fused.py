@@ -10,7 +10,7 @@ may leave, join or be checkpointed there.
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -72,7 +72,8 @@ def obstacle(turns: Sequence[Turn], worker: Worker) -> str | None:
         return "they are compiled (train.compile)"
     if any(turn.training.part is not None for turn in turns):
         return "one of them is in the middle of an epoch"
-    copies = [_copy(turn) for turn in turns[:2]]
+    kinds = _alike([turn.training.model for turn in turns])
+    copies = [_copy(turns[place]) for places in kinds for place in places[:2]]
     try:
         with stacked([turn.training.model for turn in copies]) as network:
             _step(copies, network, next(_batches(copies, worker)), 0, worker, [[] for _ in copies])
@@ -160,14 +161,53 @@ def _step(
 
 @contextmanager
 def stacked(models: Sequence[nn.Module]) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Lends the tensors of S models to one that runs as all of them.
+    """Lends the tensors of S models to one that runs as all of them, or to one for each of few.
 
-    In the block each model's parameters, gradients and buffers are parts of a stack, so that its
-    own optimizer turns them; behind it they are its own again.
+    Models of other bits round differently, so those of the same are stacked. In the block each
+    model's parameters, gradients and buffers are parts of a stack, so that its own optimizer turns
+    them; behind it they are its own again.
 
     Yields:
         From images `(N, C, H, W)` of all, or `(S, N, C, H, W)`, to logits `(S, N, K)`.
     """
+    kinds = _alike(models)
+    order = torch.tensor([place for places in kinds for place in places]).argsort()
+    with ExitStack() as stack:
+        parts = [stack.enter_context(_stacked([models[n] for n in places])) for places in kinds]
+
+        def network(images: Tensor) -> Tensor:
+            if len(parts) == 1:
+                return parts[0](images)
+            own = images.dim() == 5
+            found = [
+                part(images[places] if own else images)
+                for part, places in zip(parts, kinds, strict=True)
+            ]
+            return torch.cat(found)[order.to(images.device)]
+
+        yield network
+
+
+def _alike(models: Sequence[nn.Module]) -> list[list[int]]:
+    """Places of models that are the same but for their tensors."""
+    found: dict[object, list[int]] = {}
+    for place, model in enumerate(models):
+        found.setdefault(_kind(model), []).append(place)
+    return list(found.values())
+
+
+def _kind(model: nn.Module) -> object:
+    """What its modules are and the plain values they hold, such as bits."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return tuple(
+        (name, type(module), *sorted((k, v) for k, v in vars(module).items() if type(v) in plain))
+        for name, module in model.named_modules()
+    )
+
+
+@contextmanager
+def _stacked(models: Sequence[nn.Module]) -> Iterator[Callable[[Tensor], Tensor]]:
+    """As `stacked`, for models that are the same but for their tensors."""
     lead = models[0]
     states = [dict(model.named_parameters()) for model in models]
     buffers = [dict(model.named_buffers()) for model in models]

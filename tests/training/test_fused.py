@@ -94,6 +94,12 @@ def students(
     return found
 
 
+def quantized(weights: int, activations: int, seed: int) -> torch.nn.Module:
+    model = build_model("convnet", {"groups": [[3, 4]]}, shape=SHAPE, classes=3, seed=seed)
+    quantize_(model, quantizer_options("dorefa", weights, activations), SHAPE)
+    return model.double()
+
+
 def next_turns(turns: Sequence[Turn]) -> list[Turn]:
     """The same trainings an epoch further on."""
     for each in turns:
@@ -171,6 +177,19 @@ def test_quantized_students_have_the_losses_of_each_alone(
     quantizer = quantizer_options(method, *bits, **signed)
     # Without pooling: sums of few levels are often equal, and rounding would choose the largest.
     check_equal(1e-9, "convnet", {"groups": [[3, 4, 4]]}, quantizer, double=True)
+
+
+@pytest.mark.parametrize("images", ["shared", "own"])
+def test_students_of_other_bits_have_the_losses_of_each_alone(images: str) -> None:
+    ways = {}
+    for together in (False, True):
+        turns = []
+        for number, bits in enumerate([(1, 2), (2, 2), (1, 2), (2, 32)]):
+            seed = 0 if images == "shared" else number
+            model = quantized(*bits, seed=number)
+            turns.append(turn(number % 3, model, double=True, seed=seed))
+        ways[together] = losses(turns, together, FEWER)
+    torch.testing.assert_close(ways[True], ways[False], rtol=1e-9, atol=0)
 
 
 def test_ends_of_eight_bits_have_the_losses_of_each_alone() -> None:
