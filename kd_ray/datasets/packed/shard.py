@@ -22,6 +22,10 @@ from kd_ray.machine import usable_cpus
 
 SHARD_KEY = b"kd_ray.shard"
 
+AT_A_TIME = 32
+"""Pictures that a thread decodes before it counts their values: to count costs a call."""
+
+Pixels = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
 """How often each of the 256 values is a pixel, for each channel: `(C, 256)`."""
 
@@ -106,13 +110,13 @@ def _pictures(
     All of them are decoded, to see that they can be.
     """
 
-    def decoded(number: int) -> tuple[bytes | None, Counts]:
+    def decoded(number: int) -> tuple[bytes | None, Pixels | None]:
         try:
             content, pixels = pictures.decoded(number, plan.image_size)
         except DataError:
             if not plan.leave_out:
                 raise
-            return None, np.zeros((plan.image_shape[0], 256), np.int64)
+            return None, None
         if pixels.shape != plan.image_shape:
             sizes = [f"{s[2]} x {s[1]}" for s in (pixels.shape, plan.image_shape)]
             raise DataError(
@@ -120,11 +124,20 @@ def _pictures(
                 f"{sizes[0]} pixels and the first one {sizes[1]}; make them one size "
                 "(data.image_size resizes pictures)"
             )
-        return content, np.stack([_counts(torch.tensor(channel)) for channel in pixels])
+        return content, pixels
 
+    def counted(some: Sequence[int]) -> tuple[list[bytes | None], Counts]:
+        contents, arrays = zip(*map(decoded, some), strict=True)
+        seen = [pixels for pixels in arrays if pixels is not None]
+        if not seen:
+            return list(contents), np.zeros((plan.image_shape[0], 256), np.int64)
+        channels = torch.from_numpy(np.stack(seen)).unbind(1)
+        return list(contents), np.stack([_counts(channel) for channel in channels])
+
+    parts = [numbers[start : start + AT_A_TIME] for start in range(0, len(numbers), AT_A_TIME)]
     with ThreadPoolExecutor(usable_cpus()) as pool:
-        found = list(pool.map(decoded, numbers))
-    return [content for content, _ in found], sum(
+        found = list(pool.map(counted, parts))
+    return [content for contents, _ in found for content in contents], sum(
         (counts for _, counts in found), np.zeros((plan.image_shape[0], 256), np.int64)
     )
 
