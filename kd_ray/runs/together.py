@@ -123,7 +123,9 @@ def perform_together(
                 number = min(turn.number for turn in ready.values())
                 turns = {place: turn for place, turn in ready.items() if turn.number == number}
                 of_turns = [running[place][0] for place in turns]
-                yield from _train(of_turns, list(turns.values()), worker, demand)
+                known = {turn.training.fused for turn in ready.values()} - {None}
+                yield from _settled(of_turns, list(turns.values()), worker, demand, known)
+                yield from _train(of_turns, list(turns.values()), worker)
                 ready = {place: turn for place, turn in ready.items() if place not in turns}
 
 
@@ -146,26 +148,43 @@ def _until_ready(
     del running[place]
 
 
+def _settled(
+    tasks: Sequence[Task],
+    turns: Sequence[Turn],
+    worker: Worker,
+    demand: str | None,
+    known: set[bool | None],
+) -> Iterator[tuple[Task, GroupEvent]]:
+    """Settles how those are trained that begin: as others of the group, or as is faster."""
+    new = [turn for turn in turns if turn.training.fused is None]
+    if not new:
+        return
+    if not known and len(turns) > 1 and demand is None:
+        yield tasks[0], Waiting(f"Trying {len(turns)} students as one")
+    as_one = True in known if known else _is_fused(turns, worker, demand)
+    if known or len(turns) > 1:
+        yield tasks[0], Grouped(as_one)
+    for turn in new:
+        turn.training.fused = as_one
+    together = [turn for turn in turns if turn.training.fused]
+    if together and (most := most_in_memory(together)) < len(together):
+        yield tasks[0], Waiting(f"Memory holds {most} of {len(together)} students at a time")
+
+
 def _train(
-    tasks: Sequence[Task], turns: Sequence[Turn], worker: Worker, demand: str | None
+    tasks: Sequence[Task], turns: Sequence[Turn], worker: Worker
 ) -> Iterator[tuple[Task, GroupEvent]]:
     """Trains the next epoch of each, as one or one after the other."""
-    new = [turn for turn in turns if turn.training.fused is None]
-    if new:
-        known = {turn.training.fused for turn in turns} - {None}
-        if not known and len(turns) > 1 and demand is None:
-            yield tasks[0], Waiting(f"Trying {len(turns)} students as one")
-        as_one = True in known if known else _is_fused(turns, worker, demand)
-        yield tasks[0], Grouped(as_one)
-        for turn in new:
-            turn.training.fused = as_one
+    joined = []
     for task, turn in zip(tasks, turns, strict=True):
-        if not turn.training.fused:
+        if turn.training.fused:
+            joined.append((task, turn))
+            continue
+        try:
             yield from ((task, event) for event in _alone(turn, worker))
-    joined = [(task, turn) for task, turn in zip(tasks, turns, strict=True) if turn.training.fused]
+        except Exception as error:
+            yield task, Failed(error)
     most = most_in_memory([turn for _, turn in joined]) if joined else 1
-    if new and most < len(joined):
-        yield tasks[0], Waiting(f"Memory holds {most} of {len(joined)} students at a time")
     for start in range(0, len(joined), most):
         part = joined[start : start + most]
         for step in train_together([turn for _, turn in part], worker):
