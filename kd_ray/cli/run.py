@@ -7,6 +7,7 @@ from rich.console import Console
 
 from kd_ray.cli.display import Display
 from kd_ray.cli.tables import closing_table, coverage_table
+from kd_ray.report.advice import advice
 from kd_ray.report.specialists import specialists_sentences
 from kd_ray.report.summary import Summary
 
@@ -32,4 +33,6 @@ def print_closing(console: Console, summary: Summary, folder: Path) -> None:
         console.print(covered)
     for line in (*specialists_sentences(summary), *summary.sentences()):
         console.print(line)
+    for line in advice(summary):
+        console.print(f"Advice: {line}", style="yellow")
     console.print(f"In {folder}", soft_wrap=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kd_ray.errors import ConfigError
 from kd_ray.files import to_path
+from kd_ray.report.advice import advice
 from kd_ray.report.exports import export_plot, export_rows
 from kd_ray.report.html import rendered, write_page
 from kd_ray.report.plots import Curve, colour, curves, error_dots
@@ -44,6 +45,7 @@ def report_page(run: RunFolder) -> str:
         run=run,
         summary=summary,
         cost=about_cost(run.results),
+        advice=advice(summary),
         error_plot=_error_plot(summary),
         legend={MODEL_NAMES.get(a.kind, a.kind): colour(a.kind) for a in trainings},
         curves=list(_curves(trainings)),

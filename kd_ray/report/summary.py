@@ -176,11 +176,8 @@ class Summary:
         return f"; rebuilt with a mean KL in nats of {', '.join(at)}" if at else ""
 
     def sentences(self) -> list[str]:
-        """What the table does not say: the gap closed, dead layers, the transfer set's cost."""
+        """What the table does not say: the gap closed, and the transfer set's cost."""
         lines = [self.about_gap(), self.about_gain()]
-        dead = [f"{r.title}: {', '.join(r.dead_layers)}" for r in self.results if r.dead_layers]
-        if dead:
-            lines.append(f"Dead layers, nearly all activations on one level: {'; '.join(dead)}.")
         if cost := self.transfer_set:
             size = f"{bytes_shown(cost['bytes'])} ({cost['bytes_per_row']:.1f} bytes per row)"
             made = self.origin or f"labelled in {cost['seconds']:,.1f} s"
@@ -188,15 +185,13 @@ class Summary:
         return [line for line in [*lines, about_cost(self.results)] if line]
 
     def about_gap(self) -> str:
-        """One sentence; empty where a row is missing."""
+        """One sentence; empty where a row is missing, or where there is no gap (see `advice`)."""
         gap = self.gap_closed
         if gap is not None:
             rest = " of the errors between student on labels and teacher"
             if gap < 0:
                 rest = "; the distilled student makes more errors than the student on labels"
             return f"Gap closed: {100 * gap:.0f} %{rest}."
-        if all(self.row(name) for name in ("labels", "distilled", "teacher")):
-            return "No gap to close: the student on labels makes no more errors than the teacher."
         return ""
 
     def about_gain(self) -> str:

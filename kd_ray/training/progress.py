@@ -45,7 +45,8 @@ class Epoch:
     Attributes:
         number: 1-based.
         metrics: train_loss, hard_loss, soft_loss, train_accuracy, learning_rate, gradient_norm, and
-            where there are validation rows, the figures of `metrics.summarize` on them.
+            where there are validation rows, the figures of `metrics.summarize` on them; of a taught
+            student now and then those of `watch.pulls`.
         seconds: duration of training and evaluation.
         images_per_s: rate of training alone, over all workers.
         layers: figures of `quant.activity` for a quantized model, else None.

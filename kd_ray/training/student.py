@@ -13,18 +13,19 @@ from kd_ray.config.data import Hold
 from kd_ray.datasets import Dataset, PackedImages, Split
 from kd_ray.errors import ConfigError
 from kd_ray.models import NewModel, new_model
-from kd_ray.quant import activity, calibrate_, is_quantized, quantize_
+from kd_ray.quant import calibrate_, quantize_
 from kd_ray.training.batch_loss import BatchLoss
 from kd_ray.training.epoch import TrainingEvent, autocast
 from kd_ray.training.feed import TensorFeed, feed_of, taken
 from kd_ray.training.loop import fit
 from kd_ray.training.losses import Ensemble
 from kd_ray.training.order import derived_seed
-from kd_ray.training.progress import Epoch, Training
+from kd_ray.training.progress import Training
+from kd_ray.training.watch import watched
 from kd_ray.training.workers import Worker
 from kd_ray.transfer_set import Rows, TransferSet
 
-CALIBRATION_ROWS, WATCHED_ROWS = 256, 512
+CALIBRATION_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -281,10 +282,12 @@ def distill(
             "student: must have labels to learn from where no soft term has a weight, but its rows "
             "have none; lower transfer_set.unlabelled, or raise objective.soft_weight"
         )
+    shown = rows_shown(feeds.train, recipe.student, train, teachers, worker)
+    loss = BatchLoss(recipe.objective, train.label_smoothing, ensemble)
     events = fit(
         training,
-        rows_shown(feeds.train, recipe.student, train, teachers, worker),
-        BatchLoss(recipe.objective, train.label_smoothing, ensemble),
+        shown,
+        loss,
         train,
         # Of the seed alone: all variants draw the same order of rows, so they differ in their
         # recipes alone.
@@ -294,9 +297,5 @@ def distill(
         ensemble=ensemble,
         fused=fused,
     )
-    watched = sample(feeds.train, WATCHED_ROWS) if is_quantized(training.model) else None
-    for event in events:
-        if isinstance(event, Epoch) and watched is not None:
-            event = replace(event, layers=activity(training.model, watched))
-            training.history[-1] = event.record()
-        yield event
+    stored = shown if isinstance(shown, TensorFeed) else feeds.train
+    yield from watched(events, training, stored, loss if stored is shown else None, train.epochs)
