@@ -28,6 +28,7 @@ FLOORS = [
     {"pipeline"},
     {"tuning", "cluster"},
     {"studies"},
+    {"lessons"},
     {"cli"},
     {"objects"},
     {"__main__", "__init__"},  # __init__ hands out names of all floors, lazily

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from kd_ray.catalog import suggestion
 from kd_ray.cli.cluster import cluster
+from kd_ray.cli.explain import explain
 from kd_ray.cli.export import export
 from kd_ray.cli.options import (
     CodeOption,
@@ -126,7 +127,7 @@ for name, (stages, about) in STAGE_COMMANDS.items():
     app.command(name, help=about)(_stage_command(stages))
 for study in (exercises, views, reproduce):
     app.command()(study)
-for each in (export, pack):
+for each in (export, pack, explain):
     app.command()(each)
 
 

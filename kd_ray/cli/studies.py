@@ -122,7 +122,8 @@ def study_with_display(study: "Study", runs: str) -> None:
             console.print()
     folder = to_path(runs) / study.folder.name
     for path in answer.files:
-        console.print(f"{folder / path.name}: written")
+        there = folder / path.name if path.parent == study.folder else path
+        console.print(f"{there}: written", soft_wrap=True)
     if len(study.parts) == 1:
         print_closing(console, study.parts[0].summary, folder)
     if study.failures:

@@ -10,6 +10,7 @@ from kd_ray.report.plots import DASHED, drawing, stand_in
 from kd_ray.report.summary import Figure
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 
@@ -55,8 +56,11 @@ def over_choice(
             if percent:
                 axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         plot.axes[0].set_ylabel(figure)
-        marks = plot.axes[-1].get_legend_handles_labels()
-        axes.figure.legend(*marks, loc="outside lower left", ncols=3)
+        marks: dict[str, Artist] = {}
+        for each in plot.axes:
+            handles, names = each.get_legend_handles_labels()
+            marks |= dict(zip(names, handles, strict=True))
+        axes.figure.legend(list(marks.values()), list(marks), loc="outside lower left", ncols=3)
     return plot.svg
 
 
