@@ -111,18 +111,17 @@ def _weights(students: _Students) -> str | None:
     pull = students.pull
     if pull is None or DROWNED <= pull <= DROWNING:
         return None
-    weights = (
-        f"with c = {students['soft_weight']}, h = {students['hard_weight']:g} and "
-        f"T = {students['temperature']:g}"
-    )
+    c = students["soft_weight"]
+    weights = f"with c = {c}, h = {students['hard_weight']:g} and T = {students['temperature']:g}"
+    set_c = "" if c == "T^2" else 'set objective.soft_weight = "T^2", or '
     if pull < DROWNED:
         return (
             f"The soft term is drowned: its gradient is {pull:.2g} times that of the labels "
-            f'{weights}; set objective.soft_weight = "T^2", or lower hard_weight.'
+            f"{weights}; {set_c}lower hard_weight."
         )
     return (
         f"The labels are drowned: the soft term's gradient is {pull:,.0f} times theirs {weights}; "
-        'set objective.soft_weight = "T^2", or hard_weight = 0 if that is meant.'
+        f"{set_c}set hard_weight = 0 if that is meant."
     )
 
 
