@@ -117,3 +117,19 @@ def test_a_lesson_measured_anew_has_its_table_and_plot_in_the_folder_that_was_na
     svg = (tmp_path / "here" / "soft-weight.svg").read_text(encoding="utf-8")
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert f"{tmp_path / 'here' / 'soft-weight.svg'}: written" in answer.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ("temperature", "--set", "train.epochs=3"),
+            "options of how to train go with --rerun only",
+        ),
+        (("temperature", "--runs", "elsewhere"), "options of how to train go with --rerun only"),
+        (("--to", "here"), "name a lesson"),
+        (("--rerun", "--open"), "--open and --to are for the page of one lesson"),
+    ],
+)
+def test_explain_ignores_no_option(options: tuple[str, ...], words: str) -> None:
+    assert words in refused("explain", *options)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from kd_ray.cli.options import TrainingOptions, answered
+from kd_ray.errors import ConfigError
 
 
 @answered
@@ -26,6 +27,16 @@ def explain(
     training: TrainingOptions,
 ) -> None:
     """Explain distillation in eight lessons with measured plots; a page for each."""
+    if not rerun and training != TrainingOptions():
+        raise ConfigError(
+            "explain: options of how to train go with --rerun only, which is not given; add it, or "
+            "leave them out"
+        )
+    if (rerun and show) or (not rerun and lesson is None and (to is not None or show)):
+        raise ConfigError(
+            "explain: --open and --to are for the page of one lesson, --to for --rerun as well; "
+            "name a lesson such as temperature"
+        )
     if rerun:
         from kd_ray.cli.studies import study_with_display
         from kd_ray.lessons.rerun import lessons_study
