@@ -124,9 +124,9 @@ def test_a_lesson_measured_anew_has_its_table_and_plot_in_the_folder_that_was_na
     [
         (
             ("temperature", "--set", "train.epochs=3"),
-            "options of how to train go with --rerun only",
+            "how to train go with --rerun only",
         ),
-        (("temperature", "--runs", "elsewhere"), "options of how to train go with --rerun only"),
+        (("temperature", "--runs", "elsewhere"), "how to train go with --rerun only"),
         (("--to", "here"), "name a lesson"),
         (("--rerun", "--open"), "--open and --to are for the page of one lesson"),
     ],
