@@ -13,9 +13,7 @@ def usable_cpus() -> int:
 
 def memory_bytes() -> int:
     """Memory of the machine, or of the container that this process is in, if that has less."""
-    import psutil
-
-    total = int(psutil.virtual_memory().total)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else ""
     return min(total, int(text)) if text.isdecimal() else total

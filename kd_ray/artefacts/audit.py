@@ -145,7 +145,7 @@ def audit(
         order = torch.randperm(count, generator=draw)[:sample].sort().values
         number, view = rows.image_and_view(order)
         stored = getattr(transfer_set, name).logits[number, view]
-        fresh = raw_logits(teachers, rows.rendered(order).images, device)
+        fresh = raw_logits(teachers, rows.images(order, device), device)
         error = (stored - fresh).abs()
         if transfer_set.basis is None:
             allowed = _allowed_error(fresh, transfer_set.manifest.plan.dtype)

@@ -79,7 +79,8 @@ def render(
     height, width = images.shape[2:]
     if augment.is_identity or (isinstance(view, int) and view == 0):
         return images
-    view = torch.as_tensor(view, device=index.device).expand_as(index)
+    if isinstance(view, int):
+        view = torch.full_like(index, view)  # made there: a copy would wait for the device
     piece = max(1, CACHED_PIXELS // max(1, images[:1].numel()))
     if images.device.type == "cpu" and len(images) > piece and augment.has_arithmetic:
         parts = [slice(at, at + piece) for at in range(0, len(images), piece)]

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from kd_ray.errors import ConfigError, KdRayError, shown
+from kd_ray.machine import memory_bytes
 
 Shape = tuple[int, int, int]
 TRIED_IMAGES = 2
@@ -20,7 +20,7 @@ DRAWS = (Tensor.normal_, Tensor.uniform_)
 
 def check_memory(weights: int) -> None:
     """Refuses weights that, with their gradients, no memory of this machine could hold."""
-    has = psutil.virtual_memory().total
+    has = memory_bytes()
     if 8 * weights > has:
         raise ConfigError(
             f"its {weights:,} weights need {4 * weights / 1e9:,.0f} GB, and their gradients as "

@@ -38,7 +38,7 @@ def coded(
             count = len(rows.index) * rows.views
             some = torch.arange(min(count, SAMPLE_ROWS)) * count // min(count, SAMPLE_ROWS)
             with one_thread(worker.device):
-                sample = raw_logits(teachers, rows.rendered(some).images, worker.device)
+                sample = raw_logits(teachers, rows.images(some, worker.device), worker.device)
                 write_basis(folder, plan, fit_basis(sample.to(worker.device), plan.dtype))
     with together(worker.device):
         plan = Plan.model_validate(plan.model_dump(mode="json") | {"code": code_of(folder, plan)})

@@ -97,7 +97,7 @@ class Joint:
 
     def _combined(self, split: SplitName, rows: Tensor, images: Tensor) -> Combined:
         def probabilities(specialist: int, chosen: Tensor) -> Tensor:
-            logits = raw_logits([self.specialists[specialist]], images[chosen.cpu()], self.device)
+            logits = raw_logits([self.specialists[specialist]], [images[chosen.cpu()]], self.device)
             return logits[:, 0].double().softmax(dim=1)
 
         number, view = self.rows[split].image_and_view(rows)

@@ -54,7 +54,7 @@ from kd_ray.transfer_set.manifest import MANIFEST
 
 Logits = Callable[[Shard, Iterable[Tensor]], Tensor]
 """What computes the logits of a shard's rows, `(n, M, K)` float32 on the CPU, from their pixels,
-`(some, C, H, W)` uint8 at a time."""
+`(some, C, H, W)` uint8 at a time on the worker's device."""
 
 
 def transfer_set_folder(recipe: Recipe, run: Path) -> Path:
@@ -170,18 +170,20 @@ def write_shards(
         for shard in mine:
             existed = shard_state(folder, plan, shard) == "whole"
             if not existed:
-                columns = _columns(plan, shard, rows[shard.split], logits)
+                columns = _columns(plan, shard, rows[shard.split], logits, worker.device)
                 write_shard(folder, plan, shard, columns, basis)
             done_rows += shard.rows
             yield ShardDone(shard.name, shard.rows, done_rows, all_rows, existed, worker.rank)
 
 
-def _columns(plan: Plan, shard: Shard, rows: SplitRows, logits: Logits) -> Columns:
+def _columns(
+    plan: Plan, shard: Shard, rows: SplitRows, logits: Logits, device: torch.device
+) -> Columns:
     """A shard in memory: of its pixels only a part, unless they are stored."""
     numbers, kept = torch.arange(shard.start, shard.stop), list[Tensor]()
 
     def images() -> Iterator[Tensor]:
-        for some in rows.images(numbers):
+        for some in rows.images(numbers, device):
             if plan.include_images:
                 kept.append(some)
             yield some
@@ -196,7 +198,7 @@ def _columns(plan: Plan, shard: Shard, rows: SplitRows, logits: Logits) -> Colum
         view=view.numpy().astype(np.int32),
         label=labels.numpy(),
         logits=found.numpy(),
-        image=torch.cat(kept).numpy() if kept else None,
+        image=torch.cat(kept).cpu().numpy() if kept else None,
     )
 
 
@@ -294,7 +296,7 @@ def _open(task: Task, worker: Worker, inputs: Inputs) -> tuple[_Labelling, dict[
 
 def _make(task: Task, worker: Worker, source: _Labelling) -> Generator[Event, None, Made]:
     def logits(shard: Shard, images: Iterable[Tensor]) -> Tensor:
-        return torch.cat([raw_logits(source.teachers, some, worker.device) for some in images])
+        return raw_logits(source.teachers, images, worker.device)
 
     plan, rows = source.plan, rows_to_label(source.dataset, task.recipe.transfer_set)
     plan, basis = coded(task.folder, plan, source.teachers, rows["train"], worker)

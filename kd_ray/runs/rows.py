@@ -13,6 +13,7 @@ from kd_ray.config import Augment, TransferSetOptions
 from kd_ray.datasets import Dataset, Split, choose_rows, hidden_labels, render
 from kd_ray.transfer_set import SPLITS, Plan, SplitName, TransferSet, image_and_view
 
+CPU = torch.device("cpu")
 AT_ONCE = 1024
 """Rows whose pixels are in memory together."""
 
@@ -63,10 +64,10 @@ class SplitRows:
         number, view = self.image_and_view(rows)
         return self.index[number], view, self.labels[number]
 
-    def images(self, rows: Tensor) -> Iterator[Tensor]:
+    def images(self, rows: Tensor, device: torch.device = CPU) -> Iterator[Tensor]:
         """The pixels of rows `(n,)` int64 of N * V, which ascend, `AT_ONCE` of them at a time.
 
-        Those that are streamed are read ahead.
+        Those that are streamed are read ahead; views are rendered on the device.
         """
         pieces = [self.columns(piece) for piece in torch.split(rows, AT_ONCE)]
         # An image is read once for all of its views.
@@ -77,8 +78,11 @@ class SplitRows:
             read = (stored[index] for index, _ in alone)
         else:
             read = stored.follow(index for index, _ in alone)
-        for (index, view, _), (_, which), images in zip(pieces, alone, read, strict=True):
-            plain = images if len(images) == len(index) else images[which]
+        for columns, (_, which), images in zip(pieces, alone, read, strict=True):
+            plain, copies, index, view = (
+                part.to(device, non_blocking=True) for part in (images, which, *columns[:2])
+            )
+            plain = plain if len(plain) == len(index) else plain[copies]
             yield render(plain, index, view, self.augment, self.seed)
 
     def rendered(self, rows: Tensor) -> Rendered:

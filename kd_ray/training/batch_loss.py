@@ -17,6 +17,7 @@ from kd_ray.training.losses import (
     Ensemble,
     Loss,
     SoftTerm,
+    beside,
     distillation_loss,
     hard_loss,
     soft_loss,
@@ -128,15 +129,21 @@ def losses_of_all(
         alike = [loss for place in places if isinstance(loss := objectives[place], BatchLoss)]
         if len(places) > 1:
             shown = batches if len(batches) == 1 else [batches[place] for place in places]
-            own = logits if len(places) == len(objectives) else logits[places]
+            own = logits if len(places) == len(objectives) else _at(logits, 0, places)
             found = _of_one_kind(alike, own, shown, [progresses[place] for place in places])
         else:
             (only,) = places
             found = objectives[only](logits[only], each[only], progresses[only])
         parts.append(torch.stack([found.total, found.hard, found.soft]).view(3, -1))
         order += places
-    total, hard, soft = torch.cat(parts, dim=1)[:, torch.tensor(order).argsort()]
+    back = sorted(range(len(order)), key=order.__getitem__)
+    total, hard, soft = _at(torch.cat(parts, dim=1), 1, back)
     return Loss(total, hard.detach(), soft.detach())
+
+
+def _at(values: Tensor, dim: int, places: Sequence[int]) -> Tensor:
+    """Those at some places along a dimension; an index that is a list would wait for the device."""
+    return values.index_select(dim, beside(values, places, torch.int64))
 
 
 def _of_one_kind(
@@ -146,25 +153,22 @@ def _of_one_kind(
     progresses: Sequence[float],
 ) -> Loss:
     """As `distillation_loss`, with numbers of each student's own along the first dimension."""
-
-    def numbers(values: Sequence[float]) -> Tensor:
-        return logits.new_tensor(values)
-
-    h = numbers([loss.objective.hard_weight for loss in losses])
-    c = numbers([loss.soft_weight(done) for loss, done in zip(losses, progresses, strict=True)])
+    hard_weights = [loss.objective.hard_weight for loss in losses]
+    soft_weights = [loss.soft_weight(done) for loss, done in zip(losses, progresses, strict=True)]
+    h, c = beside(logits, hard_weights), beside(logits, soft_weights)
     total = hard = soft = torch.zeros_like(h)
-    if h.any():
+    if any(hard_weights):
         labels = torch.stack([batch.labels for batch in batches]).expand(len(losses), -1)
         rows = hard_loss(logits.flatten(0, 1), labels.flatten(), losses[0].smoothing)
-        labelled = numbers([max(batch.global_labelled, 1) for batch in batches])[:, None]
+        labelled = beside(logits, [max(batch.global_labelled, 1) for batch in batches])[:, None]
         rows = rows.view(logits.shape[:2]) / labelled
         hard = rows.sum(1) * (h != 0)
         total = total + (h[:, None] * rows).sum(1)
-    if c.any():
+    if any(soft_weights):
         if any(batch.teacher_logits is None for batch in batches):
             raise ValueError("soft_weight must be 0 where there are no teacher logits")
         v = torch.stack([b.teacher_logits for b in batches if b.teacher_logits is not None])
-        T = numbers([loss.objective.temperature for loss in losses])[:, None, None]
+        T = beside(logits, [loss.objective.temperature for loss in losses])[:, None, None]
         targets = soft_targets(v, T[..., None], _joint(losses, v))
         rows = soft_loss(logits, targets, T) / max(batches[0].global_rows, 1)
         soft = rows.sum(1) * (c != 0)
@@ -177,4 +181,4 @@ def _joint(losses: Sequence[BatchLoss], like: Tensor) -> Ensemble:
     ensemble, given = losses[0].ensemble, [loss.ensemble.weights for loss in losses]
     if ensemble.weights is None or len(set(given)) == 1:
         return ensemble
-    return Ensemble(ensemble.mean, like.new_tensor(given)[:, None, :, None])
+    return Ensemble(ensemble.mean, beside(like, given)[:, None, :, None])

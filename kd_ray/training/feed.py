@@ -156,7 +156,7 @@ class TensorFeed:
         return Batch(
             images=_scaled(images, *self._affine),
             labels=self.labels[rows].to(device, non_blocking=True),
-            teacher_logits=None if logits is None else logits.to(device).float(),
+            teacher_logits=None if logits is None else logits.to(device, non_blocking=True).float(),
             global_rows=len(order),
             global_labelled=len(order) if known is None else int(known[order].sum()),
         )

@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -151,10 +150,11 @@ def _step(
     for turn, mine in zip(turns, norms, strict=True):
         mine += turn.clip(step)
         take_step(turn.training.optimizer)
-        for parameter in turn.training.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.zero_()  # in place: it is a part of the stack's
         project_(turn.training.model)
+    # In place, as they are parts of the stacks', and at once: each call costs a device a kernel.
+    models = [turn.training.model for turn in turns]
+    gradients = [weight.grad for model in models for weight in model.parameters()]
+    torch._foreach_zero_([gradient for gradient in gradients if gradient is not None])
     labels = batches[0].labels if shared else torch.stack([batch.labels for batch in batches])
     return step_sums(loss, logits, labels)
 
@@ -275,9 +275,12 @@ def most_in_memory(turns: Sequence[Turn]) -> int:
     with evaluated(model, hooks):
         model(image)
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    free = (
-        torch.cuda.mem_get_info(device)[0]
-        if device.type == "cuda"
-        else psutil.virtual_memory().available
-    )
-    return max(1, int(free / 2 / (4 * weights + 2 * rows * handed_on)))
+    return max(1, int(_free_bytes(device) / 2 / (4 * weights + 2 * rows * handed_on)))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)

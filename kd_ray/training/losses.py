@@ -8,9 +8,9 @@ Hinton, Vinyals and Dean 2015, section 2. Nothing here knows of devices, optimiz
 epochs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,12 @@ def _mean(values: Tensor, weights: Weights) -> Tensor:
         return values.mean(dim=-2, keepdim=True)
     if isinstance(weights, Tensor):
         return (values * weights).sum(dim=-2, keepdim=True)
-    return torch.einsum("...mk,m->...k", values, values.new_tensor(weights)).unsqueeze(-2)
+    return torch.einsum("...mk,m->...k", values, beside(values, weights)).unsqueeze(-2)
+
+
+def beside(like: Tensor, numbers: Sequence[Any], dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers on the device of another tensor, of its type or another; no step waits for them."""
+    return torch.tensor(numbers, dtype=dtype or like.dtype).to(like.device, non_blocking=True)
 
 
 MEANS: Mapping[str, Callable[[Tensor, float | Tensor, Weights], Tensor]] = {

@@ -27,7 +27,7 @@ from kd_ray.batch import UNLABELLED
 from kd_ray.catalog import call_problems, suggestion
 from kd_ray.errors import ConfigError
 from kd_ray.own_code import explained, imported, is_dotted
-from kd_ray.training.losses import Ensemble, SoftTerm, soft_loss, soft_targets
+from kd_ray.training.losses import Ensemble, SoftTerm, beside, soft_loss, soft_targets
 
 SumOverWorkers = Callable[[Tensor], Tensor]
 GIVEN = ("z", "v", "targets", "y", "T", "over_workers")
@@ -55,7 +55,7 @@ def dkd(
     def parted(logs: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithms of label and rest, `(N, 2)`, and of the others among themselves, `(N, K)`."""
         rest = logs.masked_fill(label, -torch.inf).logsumexp(dim=-1, keepdim=True)
-        two = torch.cat([logs[label].unsqueeze(1), rest], dim=1)
+        two = torch.cat([logs.gather(1, y.unsqueeze(1)), rest], dim=1)
         return two, (logs - rest).masked_fill(label, 0.0)
 
     (two_p, others_p), (two_q, others_q) = parted(log_p), parted(log_q)
@@ -145,10 +145,12 @@ def joint_logits(teacher_logits: Tensor, T: float, ensemble: Ensemble) -> Tensor
     members = teacher_logits.shape[1]
     if members == 1:
         return teacher_logits[:, 0]
-    weights = teacher_logits.new_tensor(ensemble.weights or [1 / members] * members)
+    given = ensemble.weights
+    if not isinstance(given, Tensor):
+        given = beside(teacher_logits, given or [1 / members] * members)
     if ensemble.mean == "geometric":
-        return torch.einsum("nmk,m->nk", teacher_logits, weights)
-    logs = (teacher_logits / T).log_softmax(dim=-1) + weights.log().view(1, -1, 1)
+        return torch.einsum("nmk,m->nk", teacher_logits, given)
+    logs = (teacher_logits / T).log_softmax(dim=-1) + given.log().view(1, -1, 1)
     return T * logs.logsumexp(dim=1)
 
 

@@ -1,7 +1,7 @@
 """A model back from its checkpoint, as its meta describes it, and its logits for uint8 images."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from kd_ray.training.feed import normalized
 
 FORWARD_ROWS = 256
 """Images at once: what a small network makes of more of them falls out of a CPU's caches."""
+
+MANY_ROWS = 1024
+"""Images at once on other devices, which many small calls would keep waiting."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +85,25 @@ def untrained(meta: Meta) -> nn.Module:
     )
 
 
-def raw_logits(models: Sequence[SavedModel], images: Tensor, device: torch.device) -> Tensor:
-    """Raw float32 logits `(N, M, K)` of `(N, C, H, W)` uint8 images, on the CPU."""
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(images), FORWARD_ROWS):
-            part = images[start : start + FORWARD_ROWS].to(device)
-            inputs = (normalized(part, *saved.normalization(device)) for saved in models)
-            members = [saved.model(x).float() for saved, x in zip(models, inputs, strict=True)]
-            parts.append(torch.stack(members, dim=1).cpu())
-    return torch.cat(parts)
+def raw_logits(
+    models: Sequence[SavedModel], pieces: Iterable[Tensor], device: torch.device
+) -> Tensor:
+    """Raw float32 logits `(N, M, K)`, on the CPU, of N images.
+
+    Args:
+        models: M of them, on the device.
+        pieces: the images in order, `(n, C, H, W)` uint8 each, wherever they are.
+        device: nothing waits for it before the last piece.
+    """
+    rows, found = FORWARD_ROWS if device.type == "cpu" else MANY_ROWS, list[Tensor]()
+    scales = [saved.normalization(device) for saved in models]
+    for piece in pieces:
+        with torch.inference_mode():
+            for part in torch.split(piece.to(device, non_blocking=True), rows):
+                inputs = (normalized(part, *scale) for scale in scales)
+                members = [saved.model(x).float() for saved, x in zip(models, inputs, strict=True)]
+                found.append(torch.stack(members, dim=1))
+    return torch.cat(found).cpu()
 
 
 @contextlib.contextmanager

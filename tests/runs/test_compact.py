@@ -175,7 +175,7 @@ def test_any_number_of_workers_writes_the_codes_and_costs_of_two_teachers(
                 folder,
                 plan,
                 rows,
-                lambda shard, images: raw_logits(teachers, torch.cat(list(images)), ALONE.device),
+                lambda shard, images: raw_logits(teachers, images, ALONE.device),
                 worker,
                 basis,
             ):
@@ -184,5 +184,5 @@ def test_any_number_of_workers_writes_the_codes_and_costs_of_two_teachers(
     assert manifests[0] == manifests[1]
     assert len(manifests[0].cost) == 3
     logits = open_transfer_set(tmp_path / "many").train.logits[:, 0]
-    exact = raw_logits(teachers, dataset.train.images, ALONE.device)
+    exact = raw_logits(teachers, [dataset.train.images], ALONE.device)
     assert float((logits - exact).abs().max()) < 0.5 * float(exact.std())

@@ -72,7 +72,7 @@ def label(
     """The shards of one worker, with its teachers' logits."""
 
     def logits(shard: Shard, images: Iterable[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([raw_logits(teachers, some, worker.device) for some in images])
+        return raw_logits(teachers, images, worker.device)
 
     return write_shards(folder, plan, rows_to_label(dataset, transfer), logits, worker)
 
@@ -232,8 +232,8 @@ def test_plan_labelling_refuses_a_teacher_of_other_data(teachers: list[SavedMode
 def test_raw_logits_depend_on_no_other_image(teachers: list[SavedModel]):
     images = torch.cat([DATASET.train.images] * 60)  # more than one forward pass
     device = torch.device("cpu")
-    together = raw_logits(teachers, images, device)
-    alone = raw_logits(teachers, images[1030:1031], device)
+    together = raw_logits(teachers, [images], device)
+    alone = raw_logits(teachers, [images[1030:1031]], device)
     assert together.shape == (1260, 3, 3)
     torch.testing.assert_close(together[1030:1031], alone)
 

@@ -163,7 +163,7 @@ def corrected_students(
             path = folder / "student" / student.variant / f"seed-{student.seed}"
             saved = load_model(result_model(path), this_device())
             train, test = (
-                raw_logits([saved], split.in_memory, this_device())[:, 0]
+                raw_logits([saved], [split.in_memory], this_device())[:, 0]
                 for split in (dataset.train, dataset.test)
             )
             kept[key] = corrections(train, dataset.train.labels, test, dataset.test.labels, numbers)
