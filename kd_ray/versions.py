@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 def versions() -> dict[str, str]:
     """The installed version of each package; looking them up costs milliseconds."""
     known = {}
-    for package in ("kd-ray", "torch", "torchvision", "ray", "pyarrow"):
+    for package in ("kd-ray", "torch", "torchvision", "ray", "pyarrow", "numpy"):
         try:
             known[package] = version(package)
         except PackageNotFoundError:

@@ -9,7 +9,6 @@ import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from kd_ray.transfer_set.basis_file import BASIS
 from kd_ray.transfer_set.divergence import Divergence, summed_up
 from kd_ray.transfer_set.plan import FORMAT_VERSION, Plan, Sha256, SplitName, canonical_json, shards
 from kd_ray.transfer_set.shards import shard_cost, shard_state
+from kd_ray.versions import versions
 
 MANIFEST = "manifest.json"
 MEND = "delete it and run kd-ray label again: shards that are whole are kept"
@@ -78,9 +78,8 @@ def write_manifest(folder: Path, plan: Plan) -> Manifest:
         files = _entries(copies, plan)
         costs = ((s.rows, shard_cost(copies, s)) for s in shards(plan))
         cost = summed_up(costs) if plan.is_compact else ()
-    packages = {name: version(name) for name in ("kd-ray", "numpy", "pyarrow", "torch")}
-    versions = {"python": platform.python_version(), **packages}
-    manifest = Manifest(plan=plan, files=files, cost=cost, created_with=versions)
+    writers = {"python": platform.python_version(), **versions()}
+    manifest = Manifest(plan=plan, files=files, cost=cost, created_with=writers)
     write_json(folder / MANIFEST, {**manifest.model_dump(mode="json"), "sha256": manifest.sha256})
     return manifest
 

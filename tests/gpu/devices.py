@@ -5,6 +5,8 @@ hold the CPU against itself, which shows that they run.
 """
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +15,16 @@ from torch import Tensor, nn
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.config import Objective, QuantizerOptions, StudentTrain
+from kd_ray.datasets import Dataset, Split
 from kd_ray.models import build_model, placed
 from kd_ray.quant import calibrate_, quantize_
 from kd_ray.training.batch_loss import BatchLoss
-from kd_ray.training.checkpoint import Meta, ModelInput
+from kd_ray.training.checkpoint import OPTIMIZER, WEIGHTS, Meta, ModelInput
 from kd_ray.training.epoch import Turn
 from kd_ray.training.feed import TensorFeed
 from kd_ray.training.optimizer import make_optimizer
 from kd_ray.training.progress import Training
+from kd_ray.training.saved_model import SavedModel
 from kd_ray.training.schedule import make_schedule
 from kd_ray.training.workers import Worker
 
@@ -33,7 +37,10 @@ needs_device = [
     pytest.mark.filterwarnings("default"),  # a device has advice of its own
 ]
 SHAPE, K = (3, 16, 16), 5
-NETS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
+Nets = Mapping[str, tuple[str, dict[str, Any], dict[str, Any] | None]]
+"""Title of a student -> its model, options and quantizer."""
+
+NETS: Nets = {
     "mlp": ("mlp", {"hidden": [64, 64]}, None),
     "convnet": ("convnet", {"groups": [[8], [16, 16]]}, None),
     "W2 A2": (
@@ -77,10 +84,14 @@ def rows(
 
 
 def network(
-    net: str = "mlp", seed: int = 0, shape: tuple[int, int, int] = SHAPE, classes: int = K
+    net: str = "mlp",
+    seed: int = 0,
+    shape: tuple[int, int, int] = SHAPE,
+    classes: int = K,
+    nets: Nets = NETS,
 ) -> nn.Module:
-    """A new one of `NETS`, on the CPU."""
-    name, options, quantizer = NETS[net]
+    """A new one of the nets, on the CPU."""
+    name, options, quantizer = nets[net]
     model = build_model(name, options, shape=shape, classes=classes, seed=seed)
     if quantizer is not None:
         quantize_(model, QuantizerOptions.model_validate(quantizer), shape)
@@ -103,18 +114,40 @@ def turn(model: nn.Module, feed: TensorFeed, device: torch.device = DEVICE, **tr
     )
 
 
-def description(net: str = "mlp") -> Meta:
+def description(
+    net: str = "mlp",
+    shape: tuple[int, int, int] = SHAPE,
+    classes: int = K,
+    nets: Nets = NETS,
+    parents: Mapping[str, str] | None = None,
+) -> Meta:
     """What a checkpoint says of a model of `network`."""
-    name, options, quantizer = NETS[net]
+    name, options, quantizer = nets[net]
     return Meta(
         kind="student",
         model={"name": name, **options},
         quantizer=quantizer,
-        input=ModelInput(shape=SHAPE, mean=(0.5,) * SHAPE[0], std=(0.25,) * SHAPE[0]),
-        class_names=[str(number) for number in range(K)],
+        input=ModelInput(shape=shape, mean=(0.5,) * shape[0], std=(0.25,) * shape[0]),
+        class_names=[str(number) for number in range(classes)],
         recipe={},
         identity={},
+        parents=dict(parents or {}),
     )
+
+
+def dataset(feed: TensorFeed, classes: int = K, test: int = 40) -> Dataset:
+    """The rows of a feed as they were before they were labelled."""
+    assert isinstance(feed.pixels, Tensor)
+    sizes = (("train", feed.rows), ("validation", 0), ("test", test))
+    splits = [Split(name, feed.pixels[:count], feed.labels[:count]) for name, count in sizes]
+    return Dataset("random", tuple(map(str, range(classes))), *splits)
+
+
+def teacher(model: nn.Module, about: Meta, number: int, device: torch.device) -> SavedModel:
+    """A network as if it had been read from a checkpoint."""
+    files = {WEIGHTS: f"{number:064d}", OPTIMIZER: "0" * 64}
+    about = about.model_copy(update={"files": files})
+    return SavedModel(Path("teacher"), about, placed(model, device).eval())
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

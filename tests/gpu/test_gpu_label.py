@@ -10,15 +10,15 @@ from devices import (
     K,
     alone,
     check_close,
+    dataset,
     description,
     needs_device,
     network,
     rows,
+    teacher,
 )
 
 from kd_ray.config import TransferSetOptions
-from kd_ray.datasets import Dataset, Split
-from kd_ray.models import placed
 from kd_ray.runs.label import plan_labelling, write_set
 from kd_ray.runs.rows import rows_to_label
 from kd_ray.training.saved_model import SavedModel, raw_logits
@@ -27,29 +27,13 @@ from kd_ray.transfer_set import open_transfer_set
 pytestmark = needs_device
 
 
-def dataset() -> Dataset:
-    feed = rows(96)
-    assert isinstance(feed.pixels, torch.Tensor)
-    splits = [
-        Split(name, feed.pixels[:count], feed.labels[:count])
-        for name, count in (("train", 96), ("validation", 0), ("test", 40))
-    ]
-    return Dataset("random", tuple(map(str, range(K))), *splits)
-
-
 def teachers(device: torch.device, fingerprint: str = "") -> list[SavedModel]:
-    found = []
-    for seed in range(2):
-        about = description("convnet")
-        files = {name: str(seed) * 64 for name in ("model.safetensors", "optimizer.safetensors")}
-        about = about.model_copy(update={"parents": {"dataset": fingerprint}, "files": files})
-        model = placed(network("convnet", seed), device).eval()
-        found.append(SavedModel(Path("teacher"), about, model))
-    return found
+    about = description("convnet", parents={"dataset": fingerprint})
+    return [teacher(network("convnet", seed), about, seed, device) for seed in range(2)]
 
 
 def test_logits_of_a_device_are_those_of_the_cpu():
-    images = dataset().train.in_memory
+    images = dataset(rows(96)).train.in_memory
     found = raw_logits(teachers(DEVICE), images.split(40), DEVICE)
     wanted = raw_logits(teachers(CPU), [images], CPU)
     assert found.device == wanted.device == CPU
@@ -69,7 +53,7 @@ def test_transfer_set_of_a_device_has_the_pixels_and_nearly_the_logits_of_the_cp
             "shard_rows": 64,
         }
     )
-    data, opened = dataset(), []
+    data, opened = dataset(rows(96)), []
     for device in (DEVICE, CPU):
         nets = teachers(device, data.fingerprint)
         plan = plan_labelling(data, options, nets, [0.5, 0.5])

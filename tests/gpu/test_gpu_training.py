@@ -92,7 +92,7 @@ def test_students_trained_as_one_learn_what_each_learns_alone(net: str):
 
     together, each = students(), students()
     assert obstacle(together, alone()) is None
-    assert most_in_memory(together) >= 3
+    assert DEVICE.type != "cuda" or most_in_memory(together) >= 3
     list(train_together(together, alone()))
     for one, other in zip(together, each, strict=True):
         list(train_epoch(other, other.training.model, alone()))
