@@ -98,6 +98,10 @@ def first_disorder(
     >>> first_disorder(2, 0, np.array([4, 4, 4]), np.array([0, 1, 0]), np.array([1, 1, 1]))
     2
     """
+    if views == 1:  # most rows, and ten times as fast
+        good = (view == 0) & (index >= 0)
+        good[1:] &= index[1:] > index[:-1]
+        return None if good.all() else int(np.argmin(good))
     _, wanted = image_and_view(np.arange(start, start + len(index)), views)
     good = (view == wanted) & (index >= 0)
     step = np.diff(index)

@@ -274,7 +274,7 @@ def canonical_json(value: Any) -> str:
 
 def index_sha256(index: npt.NDArray[np.int64]) -> str:
     """Hex sha256 of row numbers `(N,)`, as little-endian int64 on every machine."""
-    return hashlib.sha256(np.ascontiguousarray(index, dtype="<i8").tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(index, dtype="<i8").data).hexdigest()
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -214,7 +214,7 @@ def captured(
 def labelling(
     net: str, bench: Bench, feed: TensorFeed, augment: Augment
 ) -> dict[str, Callable[[], int]]:
-    """The bare forward pass of a teacher, and transfer sets of its logits, with and without views."""
+    """A teacher alone, and transfer sets of its logits, with and without views."""
     rows, device, data = feed.rows, bench.device, kit.dataset(feed.to(CPU), K, test=0)
     about = kit.description(net, SHAPES[net], K, bench.nets, {"dataset": data.fingerprint})
     saved = kit.teacher(kit.network(net, 0, SHAPES[net], K, bench.nets), about, 0, device)
