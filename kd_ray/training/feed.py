@@ -140,8 +140,8 @@ class TensorFeed:
         if not isinstance(self.pixels, Tensor):
             return self._joined(order, mine, self.pixels[rows], epoch)
         rows = rows.to(self.labels.device, non_blocking=True)
-        stored = (rows, self.view(epoch)) if self.pixels.dim() == 5 else rows
-        return self._joined(order, mine, self.pixels[stored], epoch)
+        stored = self.pixels[:, self.view(epoch)] if self.pixels.dim() == 5 else self.pixels
+        return self._joined(order, mine, stored.index_select(0, rows), epoch)
 
     def _joined(self, order: Tensor, mine: slice, images: Tensor, epoch: int) -> Batch:
         """The batch of a slice of `order`, whose images are there as they are stored."""
@@ -152,10 +152,11 @@ class TensorFeed:
         if view and not is_rendered and not self.augment.is_identity:
             index = self.index[rows].to(device, non_blocking=True)
             images = render(images, index, view, self.augment, self.seed)
-        logits = None if self.logits is None else self.logits[rows, view]
+        # An index would go through the elements of a row one by one.
+        logits = None if self.logits is None else self.logits[:, view].index_select(0, rows)
         return Batch(
             images=_scaled(images, *self._affine),
-            labels=self.labels[rows].to(device, non_blocking=True),
+            labels=self.labels.index_select(0, rows).to(device, non_blocking=True),
             teacher_logits=None if logits is None else logits.to(device, non_blocking=True).float(),
             global_rows=len(order),
             global_labelled=len(order) if known is None else int(known[order].sum()),
@@ -203,7 +204,7 @@ def _affine(mean: Tensor, std: Tensor, stored: torch.dtype) -> tuple[Tensor, Ten
 
 def _scaled(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     pixels = images.to(torch.float32, memory_format=torch.channels_last)
-    return torch.addcmul(offset, pixels, scale)
+    return pixels.mul_(scale).add_(offset)
 
 
 def feed_of(split: Split, mean: Sequence[float], std: Sequence[float]) -> TensorFeed:
