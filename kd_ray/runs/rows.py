@@ -75,14 +75,14 @@ class SplitRows:
         stored = self.split.images
         read: Iterator[Tensor]
         if isinstance(stored, Tensor):
-            read = (stored[index] for index, _ in alone)
+            read = (stored.index_select(0, index) for index, _ in alone)
         else:
             read = stored.follow(index for index, _ in alone)
         for columns, (_, which), images in zip(pieces, alone, read, strict=True):
             plain, copies, index, view = (
                 part.to(device, non_blocking=True) for part in (images, which, *columns[:2])
             )
-            plain = plain if len(plain) == len(index) else plain[copies]
+            plain = plain if len(plain) == len(index) else plain.index_select(0, copies)
             yield render(plain, index, view, self.augment, self.seed)
 
     def rendered(self, rows: Tensor) -> Rendered:
