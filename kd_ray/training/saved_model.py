@@ -98,12 +98,27 @@ def raw_logits(
     rows, found = FORWARD_ROWS if device.type == "cpu" else MANY_ROWS, list[Tensor]()
     scales = [saved.normalization(device) for saved in models]
     for piece in pieces:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_float32():
             for part in torch.split(piece.to(device, non_blocking=True), rows):
                 inputs = (normalized(part, *scale) for scale in scales)
                 members = [saved.model(x).float() for saved, x in zip(models, inputs, strict=True)]
                 found.append(torch.stack(members, dim=1))
     return torch.cat(found).cpu()
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Convolutions of the block multiply all 24 bits of float32, of which GPUs else leave out 13.
+
+    What is stored is then the teacher's logits on any device, as an audit on another asks.
+    """
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 @contextlib.contextmanager

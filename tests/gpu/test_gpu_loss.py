@@ -100,5 +100,6 @@ def test_networks_answer_as_on_the_cpu(net: str):
     with torch.inference_mode():
         wanted = model(images)
         found = model.to(DEVICE)(images.to(DEVICE)).cpu()
-    differing = (found - wanted).abs() > 0.01 * wanted.abs().amax()
-    assert float(differing.float().mean()) <= (0.05 if net == "W2 A2" else 0)
+    differing = (found - wanted).abs() > 0.001 * wanted.abs().amax()
+    # With few bits, a sum that falls to the other side of a level moves those behind it.
+    assert float(differing.float().mean()) <= (0.1 if net == "W2 A2" else 0)

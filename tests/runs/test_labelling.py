@@ -343,3 +343,15 @@ def test_audit_with_the_teachers_in_another_order_fails(tmp_path: Path, teachers
     write(tmp_path, options(), teachers[:2])
     found = checked(open_transfer_set(tmp_path), teachers[1::-1])
     assert len(found.wrong_logits) == found.rows
+
+
+def test_teachers_are_run_in_all_bits_of_float32(teachers: list[SavedModel]):
+    seen: list[str] = []
+    convolutions = torch.backends.cudnn.conv
+    hook = teachers[0].model.register_forward_hook(
+        lambda *_: seen.append(convolutions.fp32_precision)
+    )
+    raw_logits(teachers, [DATASET.train.images[:2]], ALONE.device)
+    hook.remove()
+    assert seen == ["ieee"]
+    assert convolutions.fp32_precision != "ieee"
