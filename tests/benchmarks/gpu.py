@@ -105,18 +105,20 @@ class Bench:
         return images / (time.perf_counter() - started)
 
     def compare(self, title: str, ways: dict[str, Callable[[], int]]) -> None:
-        """A row for each way; ratios are to the first of them."""
+        """A row for each way: its rate, the ratio to the first, memory beside weights and rows."""
         best, peaks = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, "")
         for _ in range(self.rounds + 1):  # the first warms up
             for name in list(best):
                 if self.is_cuda:
                     torch.cuda.reset_peak_memory_stats()
+                    kept = torch.cuda.memory_allocated()
                 with self.part(f"{title}: {name}"):
                     best[name] = max(best[name], self.rate(ways[name]))
                 if f"{title}: {name}" in self.failures:
                     del best[name]
                 elif self.is_cuda:
-                    peaks[name] = f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB"
+                    used = torch.cuda.max_memory_allocated() - kept
+                    peaks[name] = f"{used / 2**20:,.0f} MiB"
         floor = next(iter(best), "")
         for name, rate in best.items():
             ratio = f"{rate / best[floor]:.2f}"
