@@ -24,7 +24,7 @@ FLOORS = [
     {"training"},
     {"export", "specialists"},
     {"runs"},
-    {"artefacts", "on_ray", "report"},
+    {"artefacts", "on_ray", "report", "tracking"},
     {"pipeline"},
     {"tuning", "cluster"},
     {"studies"},

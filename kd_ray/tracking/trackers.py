@@ -1,0 +1,265 @@
+"""The four trackers, each behind one logging call for epochs; every one is an optional extra."""
+
+import json
+import logging
+import netrc
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from kd_ray.tracking.tracker import MakeTracker, Metrics, TrackedRun
+
+FIGURES = "figures/"
+"""Before the names of figures, which are of the test split, or of the whole training."""
+
+
+class TensorBoard:
+    """Event files, a folder for each run; written anew whenever a run is gone on with."""
+
+    def __init__(self, target: str, home: Path, say: Callable[[str], None]) -> None:
+        """See `MakeTracker`."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._home, self._new = home, SummaryWriter
+        self._writers: dict[str, Any] = {}
+
+    def begin(self, run: TrackedRun) -> None:
+        """See `Tracker`."""
+        folder = self._home / run.place
+        shutil.rmtree(folder, ignore_errors=True)
+        self._writers[run.key] = writer = self._new(str(folder))
+        lines = [f"    {key} = {json.dumps(value)}" for key, value in run.recipe.items()]
+        writer.add_text("recipe", "\n".join(lines))
+
+    def log(self, run: TrackedRun, epochs: Mapping[int, Metrics]) -> None:
+        """See `Tracker`."""
+        writer = self._writers[run.key]
+        for epoch, metrics in epochs.items():
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, epoch)
+        writer.flush()
+
+    def end(self, run: TrackedRun, epoch: int, figures: Metrics, report: Path | None) -> None:
+        """See `Tracker`."""
+        writer = self._writers.pop(run.key)
+        for name, value in figures.items():
+            writer.add_scalar(FIGURES + name, value, epoch)
+        if report is not None:
+            writer.add_text("report", str(report))
+        writer.close()
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+class MLflow:
+    """A store of MLflow, where runs are found by a tag, and only what is missing is sent."""
+
+    TAG = "kd_ray.run"
+    MOST_METRICS, MOST_PARAMS, LONGEST = 1000, 100, 500
+
+    def __init__(self, target: str, home: Path, say: Callable[[str], None]) -> None:
+        """See `MakeTracker`."""
+        # What fails is tried again by whoever calls, and nobody else is to hear of the run.
+        ours = {"HTTP_REQUEST_MAX_RETRIES": "1", "HTTP_REQUEST_TIMEOUT": "10"}
+        ours |= {"DISABLE_TELEMETRY": "true", "ALLOW_FILE_STORE": "true"}
+        for name, value in ours.items():
+            os.environ.setdefault(f"MLFLOW_{name}", value)
+        from mlflow import MlflowClient, entities
+
+        for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._client, self._entities = MlflowClient(target), entities
+        self._ids: dict[str, str] = {}
+        self._there: dict[str, set[tuple[str, int]]] = {}
+
+    def begin(self, run: TrackedRun) -> None:
+        """See `Tracker`."""
+        name = run.group.partition("/")[0]
+        experiment = self._client.get_experiment_by_name(name)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        wanted = f"tags.`{self.TAG}` = '{run.key}'"
+        found = next(iter(self._client.search_runs([number], wanted, max_results=1)), None)
+        if found is None:
+            tags = {self.TAG: run.key, "kd_ray.kind": run.kind, "kd_ray.group": run.group}
+            if run.parent is not None:
+                tags["mlflow.parentRunId"] = self._ids[run.parent]
+            found = self._client.create_run(number, run_name=run.title, tags=tags)
+        else:
+            self._client.update_run(found.info.run_id, status="RUNNING")
+        self._ids[run.key] = id = found.info.run_id
+        histories = (self._client.get_metric_history(id, name) for name in found.data.metrics)
+        self._there[run.key] = {(each.key, each.step) for some in histories for each in some}
+        known, param = found.data.params, self._entities.Param
+        new = {key: value for key, value in run.recipe.items() if key not in known}
+        params = [param(key, str(value)[: self.LONGEST]) for key, value in new.items()]
+        for start in range(0, len(params), self.MOST_PARAMS):
+            self._client.log_batch(id, params=params[start : start + self.MOST_PARAMS])
+
+    def log(self, run: TrackedRun, epochs: Mapping[int, Metrics]) -> None:
+        """See `Tracker`."""
+        there, now = self._there[run.key], int(time.time() * 1000)
+        metrics = [
+            self._entities.Metric(name, value, now, epoch)
+            for epoch, some in epochs.items()
+            for name, value in some.items()
+            if (name, epoch) not in there
+        ]
+        for start in range(0, len(metrics), self.MOST_METRICS):
+            part = metrics[start : start + self.MOST_METRICS]
+            self._client.log_batch(self._ids[run.key], metrics=part)
+            there |= {(each.key, each.step) for each in part}
+
+    def end(self, run: TrackedRun, epoch: int, figures: Metrics, report: Path | None) -> None:
+        """See `Tracker`."""
+        self.log(run, {epoch: {FIGURES + name: value for name, value in figures.items()}})
+        if report is not None:
+            self._client.log_artifact(self._ids[run.key], str(report))
+        self._client.set_terminated(self._ids[run.key])
+
+    def close(self) -> None:
+        """See `Tracker`."""
+
+
+class WeightsAndBiases:
+    """A project of Weights & Biases, offline where there are no credentials.
+
+    A server drops epochs that go back, so that a run which is gone on with begins after its last;
+    a run that is offline cannot be gone on with, and is written anew.
+    """
+
+    def __init__(self, target: str, home: Path, say: Callable[[str], None]) -> None:
+        """See `MakeTracker`."""
+        import wandb
+
+        self._wandb, self._project, self._home = wandb, target, home
+        self._runs: dict[str, Any] = {}
+        self._mode: Any = os.environ.get("WANDB_MODE")
+        if self._mode is None:
+            self._mode = "online" if has_credentials() else "offline"
+            if self._mode == "offline":
+                say(
+                    "tracking.wandb: there are no credentials (WANDB_API_KEY, or what `wandb "
+                    "login` leaves), so runs are written offline; send them later with: wandb sync "
+                    f"{home}/offline-run-*"
+                )
+
+    def begin(self, run: TrackedRun) -> None:
+        """See `Tracker`."""
+        for old in self._home.glob(f"offline-run-*-{run.key}"):
+            shutil.rmtree(old, ignore_errors=True)
+        self._home.mkdir(parents=True, exist_ok=True)
+        settings = self._wandb.Settings(
+            silent=True,
+            console="off",
+            save_code=False,
+            disable_git=True,
+            init_timeout=20,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+        )
+        self._runs[run.key] = self._wandb.init(
+            project=self._project,
+            id=run.key,
+            name=run.title,
+            group=run.group,
+            job_type=run.kind,
+            config=dict(run.recipe),
+            dir=str(self._home.parent),  # it makes a folder wandb there
+            mode=self._mode,
+            resume=None if self._mode == "offline" else "allow",
+            reinit="create_new",
+            settings=settings,
+        )
+
+    def log(self, run: TrackedRun, epochs: Mapping[int, Metrics]) -> None:
+        """See `Tracker`."""
+        there = self._runs[run.key]
+        for epoch, metrics in epochs.items():
+            if epoch >= there.step:
+                there.log(dict(metrics), step=epoch, commit=True)
+
+    def end(self, run: TrackedRun, epoch: int, figures: Metrics, report: Path | None) -> None:
+        """See `Tracker`."""
+        there = self._runs.pop(run.key)
+        there.summary.update({FIGURES + name: value for name, value in figures.items()})
+        if report is not None:
+            copy = shutil.copy(report, there.dir)
+            there.save(copy, base_path=there.dir, policy="now")
+        there.finish()
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        for run in self._runs.values():
+            run.finish(exit_code=1)
+
+
+def has_credentials() -> bool:
+    """Whether Weights & Biases is told who somebody is, by the environment or by `.netrc`."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    try:
+        known = netrc.netrc(os.environ.get("NETRC"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return known.authenticators(host) is not None
+
+
+class Trackio:
+    """A project of Trackio's SQLite files; rows have ids, so that none is there twice.
+
+    Its `trackio.init` prints, and sends from a thread of its own, where failures are lost.
+    """
+
+    def __init__(self, target: str, home: Path, say: Callable[[str], None]) -> None:
+        """See `MakeTracker`."""
+        from trackio.sqlite_storage import SQLiteStorage
+
+        SQLiteStorage.validate_project_name(target)
+        self._storage, self._project = SQLiteStorage, target
+
+    def begin(self, run: TrackedRun) -> None:
+        """See `Tracker`."""
+
+    def log(self, run: TrackedRun, epochs: Mapping[int, Metrics]) -> None:
+        """See `Tracker`."""
+        self._write(run, epochs, {})
+
+    def end(self, run: TrackedRun, epoch: int, figures: Metrics, report: Path | None) -> None:
+        """See `Tracker`."""
+        named: dict[str, Any] = {FIGURES + name: value for name, value in figures.items()}
+        # The row of an epoch stays as it is; what the run is said to be is replaced.
+        self._write(run, {epoch: named}, named | ({"report": str(report)} if report else {}))
+
+    def _write(
+        self, run: TrackedRun, epochs: Mapping[int, Metrics], more: Mapping[str, Any]
+    ) -> None:
+        self._storage.bulk_log(
+            project=self._project,
+            run=f"{run.group}: {run.title}",
+            run_id=run.key,
+            metrics_list=[dict(metrics) for metrics in epochs.values()],
+            steps=list(epochs),
+            log_ids=[f"{run.key}-{epoch}" for epoch in epochs],
+            config={**run.recipe, **more, "_Group": run.group},
+        )
+
+    def close(self) -> None:
+        """See `Tracker`."""
+
+
+TRACKERS: Mapping[str, MakeTracker] = {
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+    "wandb": WeightsAndBiases,
+    "trackio": Trackio,
+}
