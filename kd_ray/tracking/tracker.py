@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Metrics = Mapping[str, float]
+FIGURES = "figures/"
+"""Before the names of figures, which are of the test split, or of the whole training."""
 
 
 @dataclass(frozen=True)

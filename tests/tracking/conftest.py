@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ TITLES = {
     "teacher/member-00": "teacher 0",
     "student/distilled/seed-0": "student distilled, seed 0",
     "sweep/all": "tiny/sweep",
-    **{f"sweep/trial-{number:04d}": f"trial {number}" for number in range(9)},
+    **{f"sweep/trial-{number:04d}": f"trial {number}" for number in range(12)},
 }
 
 
@@ -73,8 +73,8 @@ def _tensorboard(tmp_path: Path) -> Read:
     return Read("tensorboard", "tracking.tensorboard=true", histories, about)
 
 
-def _mlflow(tmp_path: Path) -> Read:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def _mlflow(tmp_path: Path, uri: str = "") -> Read:
+    uri = uri or f"file:{tmp_path}/mlruns"
 
     def about(run: Path) -> dict[str, dict[str, Any]]:
         from mlflow import MlflowClient
@@ -139,21 +139,27 @@ def _trackio(tmp_path: Path) -> Read:
     return Read("trackio", "tracking.trackio=ours", histories, about)
 
 
+def _sqlite(tmp_path: Path) -> Read:
+    """A file that takes seconds to make, but each of whose calls is done or not."""
+    return _mlflow(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+
+
 MAKE = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb, "trackio": _trackio}
 
 
 @pytest.fixture(params=MAKE)
 def tracker(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Read]:
+) -> Read:
     """Each tracker that is installed, with nobody's credentials and a store of the test's own."""
-    made = MAKE[request.param](tmp_path)
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
+    name = request.param.partition("-")[0]
+    pytest.importorskip(name, exc_type=ImportError)
+    made = (MAKE | {"mlflow-sqlite": _sqlite})[request.param](tmp_path)
+    for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    pytest.importorskip(made.name, exc_type=ImportError)
-    if made.name == "trackio":  # it reads the variable when it is imported
+    if name == "trackio":  # it reads the variable when it is imported
         import trackio.sqlite_storage
 
         monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")

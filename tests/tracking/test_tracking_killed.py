@@ -5,6 +5,7 @@ import random
 import signal
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from tiny import result_at, tiny_recipe
 from told import epochs_of
 
 from kd_ray.pipeline import run
-from kd_ray.runs import Event, Task
 from kd_ray.training.progress import Epoch
+from tuning import open_sweep, sweep
+from tuning.trials import TrialReport
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
-KILLS = {"tensorboard": 20, "mlflow": 20, "wandb": 10, "trackio": 20}
+KILLS = {"tensorboard": 20, "mlflow": 20, "mlflow-sqlite": 20, "wandb": 10, "trackio": 20}
 EPOCHS, EPOCH_S, LONGEST_S = 60, 0.05, 1.5
 """Of each training, longer than the driver's lives are together; and the longest of these."""
 PLACES = {
@@ -26,20 +28,20 @@ PLACES = {
 }
 
 
-def slowly(task: Task, event: Event) -> None:
+def slowly(*event: object) -> None:
     """A listener that makes epochs long enough to be killed in."""
-    if isinstance(event, Epoch):
+    if isinstance(event[-1], Epoch | TrialReport):
         time.sleep(EPOCH_S)
 
 
-def lived(recipe: Any, runs: Path, seconds: float | None) -> bool:
-    """Runs a recipe in a forked process, killed after so many seconds; says whether it ended."""
+def lived(work: Callable[[], object], seconds: float | None) -> bool:
+    """Works in a forked process, killed after so many seconds; says whether it came to its end."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
         child = os.fork()
     if child == 0:
         try:
-            run(recipe, runs=runs, local=True, listener=slowly)
+            work()
         finally:
             os._exit(0)
     if seconds is not None:
@@ -49,18 +51,24 @@ def lived(recipe: Any, runs: Path, seconds: float | None) -> bool:
     return os.WIFEXITED(status)
 
 
+def killed(work: Callable[[], object], kills: int) -> None:
+    """Kills work so often, and lets it come to its end."""
+    rng = random.Random(int(os.environ.get("KILL_SEED", "8")))
+    ended = [lived(work, rng.uniform(0.1, LONGEST_S)) for _ in range(kills)]
+    assert not any(ended), "it ended before it was killed often enough"
+    lived(work, None)
+
+
+@pytest.mark.parametrize(("tracker", "kills"), KILLS.items(), ids=KILLS, indirect=["tracker"])
 def test_a_driver_killed_again_and_again_leaves_no_gap_and_no_double(
-    tracker: Any, tmp_path: Path
+    tracker: Any, kills: int, tmp_path: Path
 ) -> None:
-    kills, rng = KILLS[tracker.name], random.Random(8)
     epochs = EPOCHS * kills // 10
     recipe = tiny_recipe(
         *(f"train.epochs={epochs}", f"teacher.train.epochs={epochs}", "student.baselines=[]"),
         tracker.override,
     )
-    ended = [lived(recipe, tmp_path, rng.uniform(0.1, LONGEST_S)) for _ in range(kills)]
-    assert not any(ended), "it ended before it was killed often enough"
-    lived(recipe, tmp_path, None)
+    killed(lambda: run(recipe, runs=tmp_path, local=True, listener=slowly), kills)
     told = tracker.histories(tmp_path / "tiny")
     assert set(told) == {"tiny", *PLACES}
     for title, place in PLACES.items():
@@ -69,3 +77,22 @@ def test_a_driver_killed_again_and_again_leaves_no_gap_and_no_double(
             assert epochs_of(told[title], metric) == list(range(1, epochs + 1)), metric
         losses = [record["train_loss"] for record in result.history]
         assert [v for _, v in sorted(told[title]["train_loss"])] == pytest.approx(losses, rel=1e-6)
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow-sqlite"], indirect=True)
+def test_a_sweep_killed_again_and_again_has_every_epoch_of_its_trials_once(
+    tracker: Any, tmp_path: Path
+) -> None:
+    space = 'sweep.space={"objective.temperature" = { log_uniform = [1, 20] }}'
+    recipe = tiny_recipe(
+        *("data.fraction=0.5", "data.validation=100", "train.epochs=20", "sweep.trials=12"),
+        *("sweep.sampler=random", "sweep.enqueue=[]", space, "sweep.fuse=1", tracker.override),
+    )
+    killed(lambda: sweep(recipe, runs=tmp_path, local=True, listener=slowly), 6)
+    told, found = tracker.histories(tmp_path / "tiny"), open_sweep(tmp_path / "tiny")
+    assert {trial.state for trial in found.trials} == {"finished", "stopped"}
+    assert len(told) == 3 + len(found.trials)
+    for trial in found.trials:
+        epochs = list(range(1, trial.epochs + 1))
+        assert epochs_of(told[f"trial {trial.number}"]) == epochs
+        assert epochs_of(told[f"trial {trial.number}"], "accuracy") == epochs
