@@ -6,12 +6,12 @@ import json
 import secrets
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from kd_ray.config import Recipe
-from kd_ray.errors import ConfigError
+from kd_ray.errors import ConfigError, KdRayError
 from kd_ray.files import committed_file, is_stored
 from kd_ray.result import Result
 from kd_ray.runs import Event, Finished, Started, Task
@@ -81,10 +81,12 @@ class Tracking:
         """Takes the figures of the whole, and its page, which is made only if it is wanted."""
         figures = self._figures if figures is None else figures
         lacking = [sender for sender in self._senders if sender.lacks(self._whole, figures)]
+        report = None
         if lacking:
-            report = page()
-            for sender in lacking:
-                sender.put(self._whole, {}, (figures, report))
+            with suppress(KdRayError):  # a run that is over is not to fail for it
+                report = page()
+        for sender in lacking:
+            sender.put(self._whole, {}, (figures, report))
 
     def close(self) -> None:
         """Waits a little for what the trackers have not taken yet."""

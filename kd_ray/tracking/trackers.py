@@ -3,12 +3,16 @@
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from kd_ray.files import TEMPORARY
 from kd_ray.tracking.tracker import FIGURES, MakeTracker, Metrics, TrackedRun
 from kd_ray.tracking.weights_and_biases import WeightsAndBiases
 
@@ -59,32 +63,47 @@ class MLflow:
 
     TAG = "kd_ray.run"
     MOST_METRICS, MOST_PARAMS, LONGEST = 1000, 100, 500
+    STRANGE = re.compile(r"[^\w\-. /]")
+    """What a key of a recipe may have in it, and one of MLflow's may not."""
 
     def __init__(self, target: str, home: Path, say: Callable[[str], None]) -> None:
         """See `MakeTracker`."""
         # What fails is tried again by whoever calls, and nobody else is to hear of the run.
         ours = {"HTTP_REQUEST_MAX_RETRIES": "1", "HTTP_REQUEST_TIMEOUT": "10"}
         ours |= {"DISABLE_TELEMETRY": "true", "ALLOW_FILE_STORE": "true"}
+        ours |= {"SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
         for name, value in ours.items():
             os.environ.setdefault(f"MLFLOW_{name}", value)
         from mlflow import MlflowClient, entities
 
         for name in ("mlflow", "alembic", "urllib3.connectionpool"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        scheme, _, file = target.partition(":///")
+        path = Path(file).absolute() if scheme == "sqlite" and "?" not in file else None
+        if path is not None and not path.exists():
+            self._make_file(path, MlflowClient)
         self._client, self._entities = MlflowClient(target), entities
         # Pages lie beside a file of SQLite, and not wherever a run was started.
-        scheme, _, file = target.partition(":///")
-        beside = Path(file).absolute().parent / "mlartifacts" if scheme == "sqlite" else None
-        self._artifacts = None if beside is None else beside.as_uri()
+        self._pages = None if path is None else path.with_name("mlartifacts").as_uri()
         self._ids: dict[str, str] = {}
         self._there: dict[str, set[tuple[str, int]]] = {}
+
+    @staticmethod
+    def _make_file(path: Path, client: Callable[[str], Any]) -> None:
+        """Makes a file with MLflow's tables, whole or not at all; half of them it cannot mend."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            client(f"sqlite:///{draft}").search_experiments()
+            with suppress(FileExistsError):  # another process was as quick
+                os.link(draft, path)
 
     def begin(self, run: TrackedRun) -> None:
         """See `Tracker`."""
         name = run.group.partition("/")[0]
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            number = self._client.create_experiment(name, artifact_location=self._artifacts)
+            number = self._client.create_experiment(name, artifact_location=self._pages)
         else:
             number = experiment.experiment_id
         wanted = f"tags.`{self.TAG}` = '{run.key}'"
@@ -100,7 +119,8 @@ class MLflow:
         histories = (self._client.get_metric_history(id, name) for name in found.data.metrics)
         self._there[run.key] = {(each.key, each.step) for some in histories for each in some}
         known, param = found.data.params, self._entities.Param
-        new = {key: value for key, value in run.recipe.items() if key not in known}
+        told = {self.STRANGE.sub("_", key): value for key, value in run.recipe.items()}
+        new = {key: value for key, value in told.items() if key not in known}
         params = [param(key, str(value)[: self.LONGEST]) for key, value in new.items()]
         for start in range(0, len(params), self.MOST_PARAMS):
             self._client.log_batch(id, params=params[start : start + self.MOST_PARAMS])

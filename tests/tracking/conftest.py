@@ -140,7 +140,10 @@ def _trackio(tmp_path: Path) -> Read:
 
 
 def _sqlite(tmp_path: Path) -> Read:
-    """A file that takes seconds to make, but each of whose calls is done or not."""
+    """A file that is there already, as it takes seconds to make."""
+    from kd_ray.tracking.trackers import MLflow
+
+    MLflow(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, print)
     return _mlflow(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
 
 
@@ -158,6 +161,7 @@ def tracker(
     for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # to be read
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     if name == "trackio":  # it reads the variable when it is imported
         import trackio.sqlite_storage
