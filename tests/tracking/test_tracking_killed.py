@@ -114,5 +114,5 @@ def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
         lived(lambda: run(recipe, runs=tmp_path, local=True), seconds)
     assert {title: epochs_of(told) for title, told in in_mlflow(uri).items()} == {
         "tiny": [],
-        **dict.fromkeys(PLACES, [1, 2]),
+        **{title: [1, 2] for title in PLACES},
     }
