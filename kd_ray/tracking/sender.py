@@ -103,28 +103,27 @@ class Sender:
         self._trouble = trouble
         self._said.append(
             f"tracking.{self.name}: {self._target} {trouble}; training goes on, and what it lacks "
-            "it is told when it answers, or when the same is run again"
+            "is sent when it answers, or when the same is run again"
         )
 
     def _work(self) -> None:
         while True:
             with self._news:
                 self._news.wait_for(lambda: self._closing.is_set() or self._behind())
-                behind = self._behind()
+            behind = self._behind()
             began = time.thread_time()
             try:
                 is_new = self._tracker is None
                 if is_new and behind:
-                    self._tracker = self._make(
-                        self._target, self._home / self.name, self._said.append
-                    )
+                    home = self._home / self.name
+                    self._tracker = self._make(self._target, home, self._said.append)
                 for book in behind:
                     self._tell(book)
                 if self._closing.is_set() and not self._behind():
                     break
             except Exception as error:
                 if self._trouble is None:
-                    self._warn(f"cannot be told ({reason(error)})")
+                    self._warn(f"does not take what it is sent ({reason(error)})")
                 if self._closing.is_set():
                     break
                 self._start_over()
@@ -135,7 +134,8 @@ class Sender:
         self._start_over()
 
     def _behind(self) -> list[_Book]:
-        return [book for book in self._books.values() if book.is_behind]
+        with self._news:
+            return [book for book in self._books.values() if book.is_behind]
 
     def _tell(self, book: _Book) -> None:
         assert self._tracker is not None
@@ -159,14 +159,15 @@ class Sender:
     def _start_over(self) -> None:
         """Lets go of the tracker; a new one is told everything."""
         tracker, self._tracker = self._tracker, None
-        for book in self._books.values():
-            book.is_begun, book.sent = False, set()
+        with self._news:
+            for book in self._books.values():
+                book.is_begun, book.sent = False, set()
         if tracker is not None:
             try:
                 tracker.close()
             except Exception as error:
                 if self._trouble is None:
-                    self._warn(f"cannot be told ({reason(error)})")
+                    self._warn(f"does not take what it is sent ({reason(error)})")
 
 
 def reason(error: Exception) -> str:
