@@ -20,6 +20,7 @@ class WeightsAndBiases:
 
     def __init__(self, target: str, home: Path, say: Callable[[str], None]) -> None:
         """See `MakeTracker`."""
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
         self._wandb, self._project, self._home = wandb, target, home
