@@ -14,7 +14,7 @@ from kd_ray.tracking.tracker import MakeTracker, Metrics, TrackedRun, Tracker
 
 SHARE = 0.01
 """Of one CPU: the thread rests until what it computed is no more than that."""
-LONGEST_REST_S, RETRY_S = 20.0, 30.0
+LONGEST_REST_S, RETRY_S = 60.0, 30.0
 CLOSE_S = 10.0
 """Seconds that a run waits in the end for a tracker that has not taken everything."""
 

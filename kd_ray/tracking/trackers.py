@@ -11,10 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from kd_ray.files import TEMPORARY
 from kd_ray.tracking.tracker import FIGURES, MakeTracker, Metrics, TrackedRun
 from kd_ray.tracking.weights_and_biases import WeightsAndBiases
+
+MAKING_S = 1.0
+"""Seconds after which a file without content is not being written any more."""
 
 
 class TensorBoard:
@@ -78,6 +82,8 @@ class MLflow:
 
         for name in ("mlflow", "alembic", "urllib3.connectionpool"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        if urlsplit(target).scheme in ("", "file"):
+            self._mend(Path(unquote(urlsplit(target).path)))
         scheme, _, file = target.partition(":///")
         path = Path(file).absolute() if scheme == "sqlite" and "?" not in file else None
         if path is not None and not path.exists():
@@ -87,6 +93,14 @@ class MLflow:
         self._pages = None if path is None else path.with_name("mlartifacts").as_uri()
         self._ids: dict[str, str] = {}
         self._there: dict[str, set[tuple[str, int]]] = {}
+
+    @staticmethod
+    def _mend(store: Path) -> None:
+        """Removes the runs of a folder that have no content, as their maker was killed."""
+        for about in (*store.glob("*/meta.yaml"), *store.glob("*/*/meta.yaml")):
+            found = about.stat()
+            if not found.st_size and time.time() - found.st_mtime > MAKING_S:
+                shutil.rmtree(about.parent)
 
     @staticmethod
     def _make_file(path: Path, client: Callable[[str], Any]) -> None:
