@@ -1,5 +1,6 @@
 """Runs and sweeps that tell each tracker, read back from it as its own tools read it."""
 
+import shutil
 import socket
 import sys
 import warnings
@@ -18,7 +19,7 @@ from kd_ray.report.page import REPORT
 from kd_ray.result import Result
 from kd_ray.runs import Event, Finished, Task
 from kd_ray.runs.fit import flattened
-from kd_ray.tracking import sender
+from kd_ray.tracking import sender, trackers
 from tuning import sweep
 from tuning.trials import SweepEvent, TrialReport
 
@@ -154,6 +155,22 @@ def test_a_run_without_trackers_gets_them_later_and_nothing_is_trained_again(
     )
     assert all(isinstance(event, Finished) and event.existed for event in seen)
     told = tracker.histories(runs / "tiny")
+    assert epochs_only(told[STUDENT]) == told_of(student_of(runs / "tiny"))
+
+
+@pytest.mark.parametrize("tracker", ["mlflow"], indirect=True)
+def test_a_run_in_a_folder_of_mlflow_that_a_kill_left_without_content_is_made_again(
+    tracker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recipe, runs = tiny_recipe(*RECIPE, tracker.override), tmp_path / "runs"
+    run(recipe, runs=runs, local=True)
+    torn = next((tmp_path / "mlruns").glob("*/*/meta.yaml"))
+    torn.write_bytes(b"")
+    shutil.rmtree(runs / "tiny" / "tracking" / "done")
+    monkeypatch.setattr(trackers, "MAKING_S", 0.0)
+    run(recipe, runs=runs, local=True)
+    told = tracker.histories(runs / "tiny")
+    assert set(told) == {"tiny", TEACHER, STUDENT}
     assert epochs_only(told[STUDENT]) == told_of(student_of(runs / "tiny"))
 
 
