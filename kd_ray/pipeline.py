@@ -22,6 +22,7 @@ from kd_ray.machine import usable_cpus
 from kd_ray.models import MODELS, build_model, model_problems
 from kd_ray.own_code import allow, is_allowed, refusal
 from kd_ray.quant import quantize_
+from kd_ray.report.page import write_report
 from kd_ray.report.summary import Summary, summarize_results
 from kd_ray.result import Result
 from kd_ray.runs import (
@@ -39,6 +40,7 @@ from kd_ray.runs import (
 )
 from kd_ray.runs.folder import RECIPE
 from kd_ray.runs.variants import Variant
+from kd_ray.tracking.listener import check_trackers, tracking
 from kd_ray.training.objectives import soft_term_problems
 from kd_ray.training.schedule import schedule_problems
 from kd_ray.training.workers import Worker
@@ -177,26 +179,32 @@ class Run:
             raise ConfigError(nothing_to(" or ".join(stages or ()), self.recipe))
         if (given := self.recipe.transfer_set.path) is not None:
             read_manifest(to_path(given))
-        with locked(self.folder):
+        check_trackers(self.recipe, self.folder)
+        with locked(self.folder), tracking(self.recipe, self.folder) as trackers:
             remove_drafts(self.folder)
-            results = [(task, finished_result(task)) for task in tasks]
-            # What is made from something still to come is looked at when that is there.
-            first, todo = None, []
-            for task, result in results:
-                if result is None:
-                    first = first or task.stage
-                    task.stage.needs(task)
-                if result is None or first not in (None, task.stage):
-                    todo.append(task)
-            self._write_recipe()
-            for task, result in results:
-                if result is not None and task not in todo:
-                    self.results[result.title] = result
-                    yield task, Finished(result, existed=True)
-            for task, event in self._perform(todo):
+            for task, event in self._events(tasks):
                 if isinstance(event, Finished):
-                    self.results[task.title] = event.result
+                    self.results[event.result.title] = event.result
+                trackers.note(task, event)
                 yield task, event
+            trackers.finish(lambda: write_report(self.folder))
+
+    def _events(self, tasks: list[Task]) -> Iterator[tuple[Task, Event]]:
+        """Of tasks that are finished first, then of the others."""
+        results = [(task, finished_result(task)) for task in tasks]
+        # What is made from something still to come is looked at when that is there.
+        first, todo = None, []
+        for task, result in results:
+            if result is None:
+                first = first or task.stage
+                task.stage.needs(task)
+            if result is None or first not in (None, task.stage):
+                todo.append(task)
+        self._write_recipe()
+        for task, result in results:
+            if result is not None and task not in todo:
+                yield task, Finished(result, existed=True)
+        yield from self._perform(todo)
 
     def _write_recipe(self) -> None:
         if self.writes_recipe:

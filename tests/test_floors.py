@@ -24,7 +24,7 @@ FLOORS = [
     {"training"},
     {"export", "specialists"},
     {"runs"},
-    {"artefacts", "on_ray", "report"},
+    {"artefacts", "on_ray", "report", "tracking"},
     {"pipeline"},
     {"tuning", "cluster"},
     {"studies"},
@@ -36,6 +36,7 @@ FLOORS = [
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 RAY_ROOMS = {"on_ray", "tuning", "cluster"}
 LAZY = {"ray", "torchvision", "sklearn", "matplotlib", "scipy", "optuna", "jinja2"}
+LAZY |= {"tensorboard", "mlflow", "wandb", "trackio"}
 LONGEST = 320
 DRAWERS = {"utils", "util", "common", "helpers", "misc", "base"}
 PACKAGES = ("kd_ray", "tuning", "cluster")

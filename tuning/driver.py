@@ -31,6 +31,7 @@ from kd_ray.runs import Event, Inputs, Task, result_model, transfer_set_folder
 from kd_ray.runs.distill import quantizer_table
 from kd_ray.runs.fit import determining, flattened, sha256_of_files
 from kd_ray.runs.folder import RECIPE, SWEEP
+from kd_ray.tracking.listener import check_trackers, tracking
 from kd_ray.training.evaluation import evaluate
 from kd_ray.training.saved_model import load_model
 from kd_ray.training.student import ensemble_of
@@ -51,6 +52,7 @@ from tuning.outcome import (
 from tuning.page import page
 from tuning.space import first_points, space_problems
 from tuning.study_file import answering
+from tuning.tracked import TrackedTrials
 from tuning.trial import averaged, trial_folder
 from tuning.trials import SweepBegins, SweepEvent, Trials
 
@@ -89,6 +91,7 @@ def sweep(
     check_sweep(opened)
     run = Run(opened, to_path(runs).absolute() / opened.name, **where)
     here = this_process(opened.resources) if run.local else None
+    check_trackers(opened, run.folder)
     if opened.transfer_set.path is None:
         for task, event in run.events(("teach", "label")):
             if stage_listener is not None:
@@ -105,13 +108,15 @@ def sweep(
             f"logits of validation rows, but {transfer_set} has none; choose another sweep.metric, "
             "or import them, too"
         )
-    with locked(folder):
+    with locked(folder), tracking(opened, run.folder, f"{SWEEP}/all") as trackers:
         remove_drafts(folder)
         ledger = Ledger(folder, opened, sweep_identity(opened, manifest))
         write_recipe(folder, opened)
-        listen = listener or (lambda event: None)
+        tracked = TrackedTrials(trackers, folder, ledger.options.metrics, listener)
+        listen = tracked.note
         trials = Trials(opened, ledger, folder, transfer_set, absolute_root(opened), listen)
         found = _sweep_at(folder, opened, ledger.study)
+        tracked.catch_up(found.trials)
         best = [(trial.number, trial.values[0]) for trial in found.front[:1]]
         over = sum(trial.state != "running" for trial in found.trials)
         listen(SweepBegins(over, ledger.left, best[0] if best else None))
@@ -121,6 +126,7 @@ def sweep(
             else:
                 perform_on_tune(trials, run.address, run.verbose)
         found = _finish(trials, manifest)
+        trackers.finish(lambda: folder / PAGE, _result(found, manifest).metrics)
     if ledger.gave_up:
         causes = [trial.cause for trial in found.trials if trial.cause]
         raise TrainingError(

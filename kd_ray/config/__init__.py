@@ -8,6 +8,7 @@ from kd_ray.config.read import load_recipe, parse_recipe, recipe_names, recipe_t
 from kd_ray.config.schema import Recipe, Resources, StudentOptions
 from kd_ray.config.sweep import Range, SweepOptions
 from kd_ray.config.table import Named
+from kd_ray.config.tracking import TrackingOptions
 from kd_ray.config.training import (
     Augment,
     SpecialistOptions,

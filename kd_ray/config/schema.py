@@ -15,6 +15,7 @@ from kd_ray.config.objective import Objective
 from kd_ray.config.quantizer import QuantizerOptions
 from kd_ray.config.sweep import SweepOptions
 from kd_ray.config.table import Count, EachOnce, Name, Share, Table
+from kd_ray.config.tracking import TrackingOptions
 from kd_ray.config.training import (
     SpecialistOptions,
     StudentTrain,
@@ -149,6 +150,9 @@ class Recipe(Table):
 
     export: ExportOptions | None = None
     """Files of the students for machines without torch."""
+
+    tracking: TrackingOptions | None = None
+    """Who hears of the run while it goes on."""
 
     code: str | None = None
     """Folder of the modules that dotted paths such as `my_nets:tiny` name; else the recipe's own,

@@ -118,7 +118,7 @@ def _artefact(task: Task, path: Path) -> Artefact:
         return _finished(place, result)
     epochs = task.stage.training(task).epochs if task.stage.training else 0
     kind = task.variant or task.stage.kind
-    return Artefact(place, task.title, kind, epochs, None, _history(folder))
+    return Artefact(place, task.title, kind, epochs, None, latest_history(folder))
 
 
 def _finished(place: str, result: Result) -> Artefact:
@@ -135,13 +135,13 @@ def _others(path: Path) -> Iterator[Artefact]:
             continue
         if result := read_result(folder):
             yield _finished(place.as_posix(), result)
-        elif history := _history(folder):
+        elif history := latest_history(folder):
             name = place.as_posix()
             yield Artefact(name, name, place.parent.name, len(history), None, history)
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
-    """Of the latest checkpoint; a run that goes on may take it away while we look."""
+def latest_history(folder: Path) -> list[dict[str, Any]]:
+    """Epochs of the latest checkpoint; a run that goes on may take it away while we look."""
     for epoch in reversed(epochs_in(folder)):
         with contextlib.suppress(CheckpointError):
             return read_meta(epoch_folder(folder, epoch)).history
