@@ -88,7 +88,8 @@ def test_every_epoch_is_told_whatever_fails_and_a_tracker_that_has_all_is_left_a
             live(book, home, EPOCHS, ends=True)
         assert book.told["1"] == dict.fromkeys(range(1, EPOCHS + 1), 1)
         assert book.ended["1"] == (EPOCHS, {"errors": 3.0})
-        live(book, home, EPOCHS, ends=True)
+        for _ in range(len(failing) + 1):  # a call that failed late has no mark yet
+            live(book, home, EPOCHS, ends=True)
         opened = book.opened
         assert live(book, home, 0, ends=True) == []
         assert book.opened == opened
