@@ -33,9 +33,12 @@ def check_augment(augment: Augment, images: Tensor | PackedImages) -> None:
             have colors.
     """
     height, width = images.shape[2:]
-    side = min(height, width)
-    # A mirrored border repeats no edge.
-    for key, pixels, most in (("crop", augment.crop, side - 1), ("shift", augment.shift, side)):
+    # A mirrored border repeats no edge, and a side of one pixel has none.
+    cropped = min((side for side in (height, width) if side > 1), default=1)
+    for key, pixels, most in (
+        ("crop", augment.crop, cropped - 1),
+        ("shift", augment.shift, min(height, width)),
+    ):
         if pixels > most:
             raise ConfigError(
                 f"augment.{key}: must be at most {most} for {height} x {width} images, "
@@ -46,10 +49,10 @@ def check_augment(augment: Augment, images: Tensor | PackedImages) -> None:
             "augment.color: is for pictures that are grey or of red, green and blue, but these "
             f"have {images.shape[1]} channels; leave it out"
         )
-    if not augment.is_identity and images.dtype != torch.uint8:
+    if augment != Augment(crop=augment.crop) and images.dtype != torch.uint8:
         raise ConfigError(
-            "augment: turns, crops, shifts and flips pictures, but these rows are frames of "
-            "recordings; leave it out"
+            "augment: turns, colors, enlarges, shifts and flips pictures, but these rows are "
+            "frames of recordings, of which only crop makes views; leave the others out"
         )
 
 
@@ -60,17 +63,18 @@ def render(
 
     An image is turned, then a part of it is enlarged, then its colors are changed, then a crop of
     the old size is taken from it with its mirrored border, then it is shifted with black coming in,
-    then flipped left to right: whatever `augment` asks for.
+    then flipped left to right: whatever `augment` asks for. A side of one pixel, which frames of
+    recordings have, is not cropped: a crop moves them in time.
 
     Args:
-        images: `(N, C, H, W)` uint8; of another type there is none but the plain view.
+        images: `(N, C, H, W)` uint8, or of any type for crops.
         index: `(N,)` int64 row numbers of the images in their split, on the images' device.
         view: one view for all, or `(N,)` int64 on the images' device.
         augment: what may be done to an image.
         seed: chooses among the streams of views.
 
     Returns:
-        `(N, C, H, W)` uint8; it may be `images` itself, so do not write into it.
+        `(N, C, H, W)` of the same type; it may be `images` itself, so do not write into it.
 
     Raises:
         ConfigError: what `check_augment` raises.
@@ -99,8 +103,9 @@ def render(
 
     draws = torch.tensor([CROP_ROW, CROP_COLUMN, SHIFT_ROW, SHIFT_COLUMN, FLIP])
     crop, shift = augment.crop, augment.shift
-    choices = torch.tensor([2 * crop + 1] * 2 + [2 * shift + 1] * 2 + [1 + augment.flip])
-    rest = torch.tensor([crop, crop, shift, shift, 0])  # the draw that leaves the image alone
+    crops = [crop if side > 1 else 0 for side in (height, width)]
+    rest = torch.tensor([*crops, shift, shift, 0])  # the draw that leaves the image alone
+    choices = 2 * rest + torch.tensor([1, 1, 1, 1, 1 + augment.flip])
     draws, choices, rest = (
         values[:, None].to(index.device, non_blocking=True) for values in (draws, choices, rest)
     )

@@ -76,6 +76,26 @@ def test_render_equals_the_slow_way(data: st.DataObject) -> None:
         assert torch.equal(found, slowly(image, row, view, augment, seed))
 
 
+@given(st.integers(1, 30), st.data())
+def test_render_crops_frames_of_recordings_in_time_alone(length: int, data: st.DataObject) -> None:
+    crop = data.draw(st.integers(0, length - 1), "crop")
+    frames, view = noise(7, 3, 1, length).to(torch.float16), data.draw(st.integers(0, 9), "view")
+    rendered = render(frames, torch.arange(7), view, Augment(crop=crop), 5)
+    assert rendered.dtype == torch.float16
+    border = np.pad(frames.numpy(), ((0, 0), (0, 0), (0, 0), (crop, crop)), mode="reflect")
+    for index in range(7):
+        at = int(below(2 * crop + 1, 5, torch.tensor([index]), view, views.CROP_COLUMN))
+        at = at if view else crop
+        assert torch.equal(rendered[index], torch.from_numpy(border[index, :, :, at : at + length]))
+
+
+@pytest.mark.parametrize("value", [{"shift": 1}, {"flip": True}, {"rotate": 1}, {"color": 1}])
+def test_render_refuses_what_makes_no_sense_of_frames(value: dict[str, object]) -> None:
+    frames = torch.zeros(2, 3, 1, 26, dtype=torch.float16)
+    with pytest.raises(ConfigError, match="frames of recordings, of which only crop makes views"):
+        render(frames, torch.arange(2), 1, Augment.model_validate(value), 0)
+
+
 @each_augment
 def test_render_of_view_0_is_the_plain_image(augment: Augment) -> None:
     images, index = noise(20, 3, 9, 8), torch.arange(20)

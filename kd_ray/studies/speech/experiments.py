@@ -118,8 +118,9 @@ def experiments(work: Speech) -> list[Experiment]:
             REGULARIZER,
             "Soft targets as a regularizer",
             f"Table 5 of the paper. Students of few frames learn from soft targets alone, at T = "
-            f"{work.scale.few_temperature:g}; those of all frames as above. Stopping early chooses "
-            "the epoch by the validation rows.",
+            f"{work.scale.few_temperature:g}, and see each in {work.scale.few_views} views, moved by "
+            f"up to {work.scale.moved} frames in time, as the teachers have labelled them; those of "
+            "all frames as above. Stopping early chooses the epoch by the validation rows.",
             regular,
         ),
     ]

@@ -17,6 +17,7 @@ OFFICIAL, NEW_SPEAKER, REGULARIZER = "official", "new-speaker", "regularizer"
 FEW, FEW_STOPPED, ALL_STOPPED = "3-percent", "3-percent-stopped", "all-stopped"
 OURS = (
     *("name", "data.speakers", "teacher.path", "transfer_set.path", "transfer_set.fraction"),
+    *("transfer_set.views", "transfer_set.augment"),
     *("student.baselines", "train.keep", "objective.temperature", "objective.hard_weight"),
 )
 """Keys that tell the runs apart, and so are not the user's."""
@@ -35,6 +36,8 @@ class SpeechScale:
         few: share of the frames with which soft targets are to be a regularizer.
         few_temperature: T of these soft targets, from which alone such a student learns.
         few_batch: rows of a batch of these few.
+        few_views: how often each of these few is labelled and shown, once as it is.
+        moved: frames of 10 ms by which another view may be moved in time.
         longer: how many times as many epochs students of these few have.
         speaker: whom nobody is trained on, once.
         about: how it differs from the whole, in a sentence.
@@ -48,6 +51,8 @@ class SpeechScale:
     few: float = 0.03
     few_temperature: float = 5.0
     few_batch: int = 64
+    few_views: int = 32
+    moved: int = 2
     longer: int = 16
     speaker: str = "theo"
     about: str = ""
@@ -140,9 +145,14 @@ class Speech:
     def regularized(self) -> dict[str, Run]:
         """Students of few recordings, and those that are stopped by the validation rows."""
         teachers = self.taught_by(OFFICIAL)
-        fraction, stopped = f"transfer_set.fraction={self.scale.few}", 'train.keep="best"'
+        scale, stopped = self.scale, 'train.keep="best"'
+        few = (
+            f"transfer_set.fraction={scale.few}",
+            f"transfer_set.views={scale.few_views}",
+            f"transfer_set.augment={{ crop = {scale.moved} }}",
+        )
         made = {
-            FEW: self.of_few(FEW, teachers[0], fraction),
+            FEW: self.of_few(FEW, teachers[0], *few),
             FEW_STOPPED: self.of_few(FEW_STOPPED, *self.taught_by(OFFICIAL, FEW), stopped),
             ALL_STOPPED: self.recipe(ALL_STOPPED, *teachers, stopped),
         }
