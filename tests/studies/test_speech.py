@@ -131,7 +131,7 @@ def test_a_file_that_is_no_recording_ends_the_command_in_a_sentence(tmp_path: Pa
     [
         (
             "transfer_set={views=2,augment={shift=1}}",
-            "augment: turns, colors, enlarges, shifts and flips",
+            "augment: turns, colors, enlarges, shifts",
         ),
         ("transfer_set.include_images=true", "transfer_set.include_images: stores pixels of 8 bi"),
     ],

@@ -86,14 +86,14 @@ ABOUT = {
 
 def experiments(work: Speech) -> list[Experiment]:
     """The paper's questions as tables."""
-    members = work.recipe(searching(OFFICIAL)).teacher
+    scale, members = work.scale, work.recipe(searching(OFFICIAL)).teacher
     count = members.members if members else 0
     note = (
         "The members are trained for fewer epochs than the students. T and the weight of the "
         "labels are those of the best student on the validation rows; test rows choose nothing. "
         "The paper's figures are of another, larger task."
     )
-    few = f"{100 * work.scale.few:g} % of the frames"
+    few = f"{100 * scale.few:g} % of the frames"
     regular = [
         PaperLine(f"{about}: right", part, name, metric(part, name, "accuracy"), PERCENT, paper)
         for about, part, name, paper in (
@@ -118,9 +118,9 @@ def experiments(work: Speech) -> list[Experiment]:
             REGULARIZER,
             "Soft targets as a regularizer",
             f"Table 5 of the paper. Students of few frames learn from soft targets alone, at T = "
-            f"{work.scale.few_temperature:g}, and see each in {work.scale.few_views} views, moved by "
-            f"up to {work.scale.moved} frames in time, as the teachers have labelled them; those of "
-            "all frames as above. Stopping early chooses the epoch by the validation rows.",
+            f"{scale.few_temperature:g}, and see each in {scale.few_views} views, moved by up to "
+            f"{scale.moved} frames in time, as the teachers have labelled them; those of all "
+            "frames as above. Stopping early chooses the epoch by the validation rows.",
             regular,
         ),
     ]
