@@ -93,7 +93,10 @@ def test_c_answers_as_the_reference_does(
 
 
 @needs_compiler
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(m, marks=pytest.mark.slow) if m == "resnet20" else m for m in MODELS],
+)
 def test_with_ends_of_eight_bits_c_has_the_logits_of_the_reference_to_the_last_bit(
     model: str, tmp_path: Path
 ):
@@ -211,8 +214,7 @@ def test_lines_of_tiles_see_every_window_once_and_nothing_beside_the_input(
     [
         *((model, "native") for model in MODELS if model != "resnet20"),
         pytest.param("resnet20", "native", marks=pytest.mark.slow),
-        ("convnet", "x86-64"),
-        ("convnet", "haswell"),
+        *(pytest.param("convnet", m, marks=pytest.mark.slow) for m in ("x86-64", "haswell")),
     ],
 )
 def test_nothing_is_read_or_written_beside_the_arrays(model: str, machine: str, tmp_path: Path):

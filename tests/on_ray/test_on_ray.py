@@ -85,6 +85,18 @@ def test_share_out_refuses_more_than_there_is(resources: Resources, words: str) 
 
 
 @pytest.mark.ray
+def test_a_teacher_of_ray_has_the_bits_of_this_process(tmp_path: Path) -> None:
+    path = written(tmp_path, 3)
+    output = finish(start("teach", path, "--runs", tmp_path / "ray"))
+    assert "Starting 1 Ray worker" in output
+    run(path, runs=tmp_path / "here", stages=["teach"], local=True)
+    member = Path("tiny/teacher/member-00")
+    one, other = (result_at(tmp_path / way / member) for way in ("ray", "here"))
+    assert one.weights_sha256 == other.weights_sha256
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_two_workers_label_with_the_bytes_of_this_process_and_make_no_noise(
     by_two: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -168,7 +168,9 @@ def test_a_hundred_steps_in_single_precision_differ_by_a_hundred_thousandth(net:
     check_equal(1e-5, *NETS[net], optimizer="sgd", lr=1e-5 if net == "resnet" else 1e-4)
 
 
-@pytest.mark.parametrize("bits", [(1, 2), (2, 2), (4, 3)])
+@pytest.mark.parametrize(
+    "bits", [(1, 2), *(pytest.param(bits, marks=pytest.mark.slow) for bits in ((2, 2), (4, 3)))]
+)
 @pytest.mark.parametrize("method", ["dorefa", "megvii", "lsq", "pact"])
 def test_quantized_students_have_the_losses_of_each_alone(
     method: str, bits: tuple[int, int]
@@ -192,6 +194,7 @@ def test_students_of_other_bits_have_the_losses_of_each_alone(images: str) -> No
     torch.testing.assert_close(ways[True], ways[False], rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 def test_ends_of_eight_bits_have_the_losses_of_each_alone() -> None:
     quantizer = quantizer_options("dorefa", 2, 2, first_last_bits=8)
     check_equal(1e-5, "convnet", {"groups": [[3, 4]]}, quantizer, optimizer="sgd", lr=1e-5)

@@ -19,6 +19,7 @@ from tuning.page import page
 from tuning.plots import soft_share, temperature_plot, weight_plot, worth_seeing
 from tuning.space import NO_SOFT_TERM, SOFT_WEIGHT, TEMPERATURE, distributions
 
+pytestmark = pytest.mark.slow  # to draw so many pages takes seconds
 WEIGHT_BITS = "student.quantizer.weight_bits"
 ACTIVATION_BITS = "student.quantizer.activation_bits"
 LR = {"train.lr": {"log_uniform": [0.001, 0.1]}}
