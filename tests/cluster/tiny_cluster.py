@@ -32,10 +32,10 @@ gpus_per_worker = 0
 
 
 def add_sweep(recipe: Path) -> None:
-    """Gives a recipe eight trials, none of which is stopped early."""
+    """Gives a recipe eight trials, each trained alone and none of them stopped early."""
     with recipe.open("a") as file:
         file.write(
-            '[sweep]\ntrials = 8\nsampler = "random"\nscheduler = "none"\n'
+            '[sweep]\ntrials = 8\nsampler = "random"\nscheduler = "none"\nfuse = 1\n'
             '[sweep.space]\n"objective.temperature" = { log_uniform = [1, 20] }\n'
         )
 
