@@ -1,12 +1,14 @@
-"""What trackers cost a run: `python tests/benchmarks/tracking.py [RECIPE] [EPOCHS] [ROUNDS]`.
+"""What trackers cost a run, beside the same run without one.
+
+    uv run python tests/benchmarks/tracking.py [--recipe quickstart] [--epochs 60] [--rounds 2]
 
 The same run in this process, without a tracker and with each, in turn; of each the round that took
 least. Printed are the CPU time of all its threads and helpers, the seconds that the training was
 held up by its events, and those that the run waited at its end, most of them for its report.
 """
 
+import argparse
 import resource
-import sys
 import tempfile
 import time
 import warnings
@@ -45,7 +47,7 @@ def cpu_s() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-def measured(recipe: str, epochs: str, override: str | None) -> tuple[float, float, list[float]]:
+def measured(recipe: str, epochs: int, override: str | None) -> tuple[float, float, list[float]]:
     """CPU and wall seconds of a run, and the seconds of each of `spent`."""
     with tempfile.TemporaryDirectory() as home:
         overrides = [f"train.epochs={epochs}", f"teacher.train.epochs={epochs}"]
@@ -58,16 +60,21 @@ def measured(recipe: str, epochs: str, override: str | None) -> tuple[float, flo
 
 def main() -> None:
     """Prints a line for each tracker."""
-    recipe, epochs, rounds = [*sys.argv[1:], *["quickstart", "60", "2"][len(sys.argv) - 1 :]]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--recipe", default="quickstart")
+    parser.add_argument("--epochs", default=60, type=int)
+    parser.add_argument("--rounds", default=2, type=int)
+    given = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in spent:
         timed(name)
-    measured(recipe, "1", None)
+    measured(given.recipe, 1, None)
     for name, override in TRACKERS.items():
-        tries = [measured(recipe, epochs, override) for _ in range(int(rounds))]
+        tries = [measured(given.recipe, given.epochs, override) for _ in range(given.rounds)]
         cpu, wall, (note, close, finish) = min(tries)
         told = f"CPU {cpu:6.2f} s  wall {wall:6.2f} s  events {note:.3f} s ({note / wall:.2%})"
         print(f"{name:12} {told}  end {close:.2f} s, report {finish:.2f} s", flush=True)  # noqa: T201
 
 
-main()
+if __name__ == "__main__":
+    main()
