@@ -65,7 +65,8 @@ def killed(work: Callable[[], object], kills: int) -> None:
     while survived < kills and not lived(work, rng.uniform(0.1, LONGEST_S)):
         survived += 1
     assert survived > kills // 2, "it ended before it was killed often enough"
-    lived(work, None)
+    for _ in range(3):  # what a tracker did not take, on a busy machine, it is told again
+        lived(work, None)
 
 
 @pytest.mark.parametrize(("tracker", "kills"), KILLS.items(), ids=KILLS, indirect=["tracker"])
