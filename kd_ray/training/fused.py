@@ -28,6 +28,8 @@ from kd_ray.training.optimizer import take_step
 from kd_ray.training.progress import Step
 from kd_ray.training.workers import Worker
 
+TRIED = 8
+"""Students that are tried: what more of them gain is seen by so many, and each costs steps."""
 TRIED_STEPS = 4
 """Steps that are timed, each way, to see which is faster; the first of them is not counted."""
 
@@ -84,8 +86,8 @@ def obstacle(turns: Sequence[Turn], worker: Worker) -> str | None:
 
 
 def is_faster(turns: Sequence[Turn], worker: Worker) -> bool:
-    """Whether some steps of all take less time as one than one after the other; on copies."""
-    copies = [_copy(turn) for turn in turns]
+    """Whether some steps take less time as one than one after the other; on copies of a few."""
+    copies = [_copy(turn) for turn in turns[:TRIED]]
     seconds = {"alone": 0.0, "together": 0.0}
     models = [turn.training.model for turn in copies]
 
