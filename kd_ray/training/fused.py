@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -98,18 +100,21 @@ def is_faster(turns: Sequence[Turn], worker: Worker) -> bool:
             torch.cuda.synchronize(worker.device)
         seconds[name] += (time.perf_counter() - started) * (step > 0)
 
-    for step, batches in zip(range(TRIED_STEPS), _batches(copies, worker), strict=False):
-        each = batches if len(batches) > 1 else list(batches) * len(copies)
+    tried = list(islice(_batches(copies, worker), TRIED_STEPS))
+    # One after the other as an epoch is: all steps of one, whose weights then stay in the caches.
+    for place, (turn, model) in enumerate(zip(copies, models, strict=True)):
 
-        def one_by_one(step: int = step, each: Sequence[Batch] = each) -> None:
-            for turn, batch in zip(copies, each, strict=True):
-                model = turn.training.model
-                _step([turn], lambda x, model=model: model(x)[None], [batch], step, worker, [[]])  # type: ignore[misc]
+        def network(images: Tensor, model: nn.Module = model) -> Tensor:
+            logits: Tensor = model(images)
+            return logits[None]
 
-        timed("alone", step, one_by_one)
-        with stacked(models) as network:
-            norms: list[list[Tensor]] = [[] for _ in copies]
-            timed("together", step, lambda: _step(copies, network, batches, step, worker, norms))  # noqa: B023
+        for step, batches in enumerate(tried):
+            batch = batches[place if len(batches) > 1 else 0]
+            timed("alone", step, partial(_step, [turn], network, [batch], step, worker, [[]]))
+    norms: list[list[Tensor]] = [[] for _ in copies]
+    with stacked(models) as joined:
+        for step, batches in enumerate(tried):
+            timed("together", step, partial(_step, copies, joined, batches, step, worker, norms))
     return seconds["together"] < seconds["alone"]
 
 
