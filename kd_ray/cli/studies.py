@@ -66,7 +66,7 @@ def views(
 @answered
 def reproduce(
     name: Annotated[
-        str, typer.Argument(help="What the experiments are done on: mnist or speech.")
+        str, typer.Argument(help="The experiments: mnist, speech or losses.")
     ] = "mnist",
     quick: Annotated[
         bool,

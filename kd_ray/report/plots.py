@@ -150,7 +150,10 @@ def curves(title: str, lines: Sequence[Curve], *, percent: bool = False) -> Mark
 
 
 def error_dots(
-    title: str, groups: Mapping[str, Sequence[float]], teachers: Sequence[float]
+    title: str,
+    groups: Mapping[str, Sequence[float]],
+    teachers: Sequence[float],
+    unit: str = "errors on the test split",
 ) -> Markup:
     """Test errors, one dot for each seed, a bar for the mean, and a line for each teacher, as SVG.
 
@@ -158,6 +161,7 @@ def error_dots(
         title: what the plot is called where it cannot be seen.
         groups: kind of student -> errors of its seeds; at least one kind, the first at the top.
         teachers: errors of the ensemble's members; may be empty.
+        unit: what is counted.
     """
     with drawing(title, 8.8, 0.95 + 0.5 * len(groups)) as plot:
         (axes,) = plot.axes
@@ -173,7 +177,12 @@ def error_dots(
             axes.axvline(errors, color=stand_in("teacher"), **DASHED)
         if teachers:
             one = len(teachers) == 1
-            note = f"teacher {teachers[0]:,.0f}" if one else f"teachers, mean {mean(teachers):,.1f}"
+            digits = 0 if teachers[0] == round(teachers[0]) else 1
+            note = (
+                f"teacher {teachers[0]:,.{digits}f}"
+                if one
+                else f"teachers, mean {mean(teachers):,.1f}"
+            )
             above = axes.get_xaxis_transform()
             axes.text(mean(teachers), 1.02, note, transform=above, ha="center", va="bottom")
         axes.set_yticks(range(len(groups)), [MODEL_NAMES.get(kind, kind) for kind in groups])
@@ -182,7 +191,7 @@ def error_dots(
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.08)
         axes.locator_params(axis="x", integer=True)
-        axes.set_xlabel("errors on the test split")
+        axes.set_xlabel(unit)
         axes.grid(axis="x")
     return plot.svg
 

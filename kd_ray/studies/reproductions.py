@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from kd_ray.catalog import pick
+from kd_ray.studies.losses import LOSSES, LOSSES_QUICK, losses
 from kd_ray.studies.paper import SCALES, reproduction
 from kd_ray.studies.speech import SPEECH, SPEECH_QUICK, speech
 from kd_ray.studies.study import Study
@@ -26,6 +27,10 @@ REPRODUCTIONS: Mapping[str, tuple[Reproduction, Reproduction]] = {
     "speech": (
         Reproduction(SPEECH.name, partial(speech, SPEECH)),
         Reproduction(SPEECH_QUICK.name, partial(speech, SPEECH_QUICK)),
+    ),
+    "losses": (
+        Reproduction(LOSSES.name, partial(losses, LOSSES)),
+        Reproduction(LOSSES_QUICK.name, partial(losses, LOSSES_QUICK)),
     ),
 }
 """Name -> at full length, and quick."""

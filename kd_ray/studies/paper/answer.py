@@ -20,6 +20,7 @@ def write_answer(
     findings: Mapping[str, Findings],
     sections: Mapping[str, Section],
     unfinished: Mapping[str, str],
+    title: str = "the paper's experiments",
 ) -> Answer:
     """Writes both files; the answer has the sections of what is picked and finished.
 
@@ -31,6 +32,7 @@ def write_answer(
         findings: of those that are finished, by name.
         sections: of those that are shown, by name.
         unfinished: part -> why it is not finished, empty where it was not come to.
+        title: what the page is called, behind the folder's name.
     """
     done = all(e.name in findings for e in shown) and not unfinished
     content = {
@@ -52,7 +54,7 @@ def write_answer(
     write_json(folder / RESULTS, content)
     page = rendered(
         "study",
-        title=f"{folder.name}: the paper's experiments",
+        title=f"{folder.name}: {title}",
         about=about,
         unfinished=[f"{part}: {why}" if why else part for part, why in unfinished.items()],
         sections=[sections[e.name] for e in shown],

@@ -18,7 +18,7 @@ from kd_ray.studies.paper.bias import corrections
 from kd_ray.training.saved_model import load_model, raw_logits
 
 BIASES = "biases.json"
-ERRORS, PERCENT, BIAS, BEST = "errors", "%", "added to the logit", "T"
+ERRORS, PERCENT, POINTS, BIAS, BEST = "errors", "%", "points", "added to the logit", "T"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PaperLine:
         part: run folder.
         variant: of the student, or "".
         measure: gives its figure; None where there is nothing to compare.
-        unit: `ERRORS`, `PERCENT`, `BIAS` or `BEST`.
+        unit: `ERRORS`, `PERCENT`, `POINTS`, `BIAS` or `BEST`.
         paper: the paper's own figure, or None.
         temperature: T of the student's soft term, where a plot asks for it.
     """
@@ -69,7 +69,7 @@ class PaperLine:
 
     def cells(self, figure: Figure) -> dict[str, str]:
         """Heading -> text."""
-        digits = 2 if self.unit == PERCENT else 1
+        digits = 2 if self.unit in (PERCENT, POINTS) else 1
         if self.unit == ERRORS and len(figure.values) == 1:
             digits = 0
         return {
@@ -93,6 +93,11 @@ def metric(part: str, variant: str, name: str = "errors") -> Measure:
     return lambda results: Figure.of(
         [scale * float(found.metrics[name]) for found in results[part].of(variant, kind)]
     )
+
+
+def validation_accuracy(student: Result) -> float:
+    """Of its last epoch."""
+    return float(student.history[-1]["accuracy"])
 
 
 def ensemble_metric(part: str, name: str) -> Measure:

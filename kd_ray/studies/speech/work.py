@@ -6,10 +6,9 @@ from pathlib import Path
 
 from kd_ray.config import Recipe
 from kd_ray.pipeline import Run, Where, open_recipe
-from kd_ray.result import Result
 from kd_ray.runs import Event, Task
 from kd_ray.runs.variants import DISTILLED, LABELS, Variant, derived, variant
-from kd_ray.studies.paper.measures import PartResults
+from kd_ray.studies.paper.measures import PartResults, validation_accuracy
 from kd_ray.studies.paper.parts import Part
 from kd_ray.studies.paper.reproduction import CHECKPOINT_S, part_results
 
@@ -199,11 +198,6 @@ STUDENTS = {
 def searching(protocol: str) -> str:
     """The run folder in which T and weight are chosen."""
     return f"{protocol}-search"
-
-
-def validation_accuracy(student: Result) -> float:
-    """Of its last epoch."""
-    return float(student.history[-1]["accuracy"])
 
 
 def _results_of(run: Run) -> PartResults:
