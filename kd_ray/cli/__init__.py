@@ -28,7 +28,7 @@ from kd_ray.cli.options import (
     terminate,
 )
 from kd_ray.cli.pack import pack
-from kd_ray.cli.studies import exercises, reproduce, views
+from kd_ray.cli.studies import exercises, repeat, reproduce, views
 from kd_ray.cli.tune import tune
 
 PLAIN_STAGES = ("teach", "label", "distill")
@@ -125,7 +125,7 @@ def _stage_command(stages: tuple[str, ...] | None) -> Callable[..., None]:
 
 for name, (stages, about) in STAGE_COMMANDS.items():
     app.command(name, help=about)(_stage_command(stages))
-for study in (exercises, views, reproduce):
+for study in (exercises, views, repeat, reproduce):
     app.command()(study)
 for each in (export, pack, explain):
     app.command()(each)

@@ -1,4 +1,4 @@
-"""`kd-ray exercises`, `views` and `reproduce`: studies of many runs, with their tables."""
+"""Studies of many runs, with their tables: `kd-ray exercises`, `views`, `repeat`, `reproduce`."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,6 +61,25 @@ def views(
     runs = to_path(training.runs).absolute()
     opened = open_recipe(recipe, [*training.sets(), f"transfer_set.views={max(counts)}"])
     study_with_display(OVER_VIEWS.study(opened, counts, runs, **training.where), training.runs)
+
+
+@answered
+def repeat(
+    recipe: RecipeArgument,
+    seeds: Annotated[
+        str, typer.Option("--seeds", help="Seeds of the repeats, with commas between.")
+    ] = "0,1,2",
+    *,
+    training: TrainingOptions,
+) -> None:
+    """Run a recipe from other seeds, teachers included: do its figures hold?"""
+    from kd_ray.files import to_path
+    from kd_ray.studies.repeat import repeat as repeated
+
+    runs = to_path(training.runs).absolute()
+    numbers = whole_numbers_in("--seeds", seeds)
+    study = repeated(recipe, numbers, training.sets(), runs=runs, **training.where)
+    study_with_display(study, training.runs)
 
 
 @answered
