@@ -1,6 +1,7 @@
 """The experiment with losses on tiny digits: each loss searched alike, winners on all seeds."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +46,23 @@ def test_every_loss_of_the_catalogue_is_compared() -> None:
         assert scale.bases.keys() == {"mnist", "cifar10-jpeg"}
 
 
-def test_every_loss_is_searched_at_the_same_points_and_rates(done: tuple[LossScale, Path]) -> None:
+def test_every_loss_is_searched_at_the_same_rates_and_places_of_its_ranges(
+    done: tuple[LossScale, Path],
+) -> None:
     tried: dict[str, list[Result]] = {}
     for result in students(done[1], "mnist-search"):
         tried.setdefault(result.variant.rpartition("-")[0], []).append(result)
     assert tried.keys() == {"labels", *PUBLISHED}
     rates = {loss: [r.recipe["train"]["lr"] for r in some] for loss, some in tried.items()}
-    warm = {
-        loss: [r.recipe["objective"]["temperature"] for r in some[1:]]
-        for loss, some in tried.items()
-        if loss != "labels"
-    }
     assert all(found == rates["hinton"] and len({*found}) == 3 for found in rates.values())
-    assert all(found == warm["hinton"] and len({*found}) == 2 for found in warm.values())
+    places = {}
+    for loss, published in PUBLISHED.items():
+        low, high = (math.log(end) for end in published.temperatures)
+        warm = [r.recipe["objective"]["temperature"] for r in tried[loss]]
+        assert warm[0] == published.temperature
+        places[loss] = [(math.log(t) - low) / (high - low) for t in warm[1:]]
+        assert places[loss] == pytest.approx(places["hinton"], abs=1e-3)
+    assert len({*places["hinton"]}) == 2
     assert {r.seed for some in tried.values() for r in some} == {0}
 
 

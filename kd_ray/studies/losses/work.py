@@ -36,6 +36,7 @@ class Published:
         soft_weight: c.
         hard_weight: h.
         gain: points of accuracy over Hinton's on CIFAR-100, mean of seven pairs of one family.
+        temperatures: between which T is searched.
         weights: between which c is searched, beside h = 1; multiples of T^2 where `soft_weight` is.
         options: parameters, also where T and c are searched.
         soft_warmup: share of the run in which c rises; likewise.
@@ -45,6 +46,7 @@ class Published:
     soft_weight: str
     hard_weight: float
     gain: float
+    temperatures: tuple[float, float] = (1.0, 20.0)
     weights: tuple[float, float] = (0.1, 10.0)
     options: Mapping[str, Any] = field(default_factory=dict)
     soft_warmup: float = 0.0
@@ -61,9 +63,10 @@ PUBLISHED: Mapping[str, Published] = {
         4.0, "T^2", 1.0, 1.43, options={"alpha": 1.0, "beta": 8.0}, soft_warmup=1 / 12
     ),
     "dist": Published(4.0, "T^2", 1.0, 1.19, options={"beta": 2.0, "gamma": 2.0}),
-    "ttm": Published(10.0, "45", 1.0, 1.30, (1.0, 100.0)),
-    "wttm": Published(5.0, "4", 1.0, 1.43, (0.1, 10.0)),
-    STANDARDIZED: Published(2.0, "9*T^2", 0.1, 1.34),
+    "ttm": Published(10.0, "45", 1.0, 1.30, weights=(1.0, 100.0)),
+    "wttm": Published(5.0, "4", 1.0, 1.43),
+    # Its logits have deviation 1, whatever the teacher's have.
+    STANDARDIZED: Published(2.0, "9*T^2", 0.1, 1.34, temperatures=(0.5, 5.0), weights=(1.0, 100.0)),
 }
 """Every loss of the catalogue, for CIFAR-100: T, c and h of Tian et al. 2020 (Hinton's), Zhao et
 al. 2022, Huang et al. 2022, Zheng and Yang 2024 and Sun et al. 2024; gains as the latter two have
@@ -78,7 +81,6 @@ class LossScale:
         name: of the folder that holds the run folders.
         bases: data -> a recipe's path or shipped name, and `key.path=value` for its runs.
         trials: of each loss: its paper's setting, and the others drawn.
-        temperatures: between which T is drawn.
         rates: factors of the recipe's learning rate between which it is drawn.
         about: how it differs from the whole, in a sentence.
     """
@@ -86,12 +88,13 @@ class LossScale:
     name: str
     bases: Mapping[str, tuple[str, tuple[str, ...]]]
     trials: int = 10
-    temperatures: tuple[float, float] = (1.0, 20.0)
     rates: tuple[float, float] = (0.25, 4.0)
     about: str = ""
 
 
 SEEDS = "train.seeds=[0, 1, 2, 3, 4]"
+# Adam's steps are as long whatever the loss is multiplied by, so c is no learning rate in disguise.
+SMALL = ('train.optimizer="adam"', "train.lr=2e-3", "student.model.hidden=[100, 100]")
 BF16 = ('train.precision="bf16"', 'teacher.train.precision="bf16"')
 LOSSES = LossScale(
     "reproduce-losses",
@@ -99,7 +102,7 @@ LOSSES = LossScale(
         CIFAR: (CIFAR, ("data.fraction=0.2", "train.epochs=8", SEEDS, *BF16)),
         MNIST: (
             "mnist-quick",
-            ("data.validation=5000", "student.model.hidden=[100, 100]", "train.epochs=8", SEEDS),
+            ("data.validation=5000", "train.epochs=8", SEEDS, *SMALL),
         ),
     },
 )
@@ -117,7 +120,7 @@ LOSSES_QUICK = LossScale(
             "mnist-quick",
             (
                 *("data.fraction=0.2", "data.validation=2000", "teacher.train.epochs=12"),
-                *("student.model.hidden=[100, 100]", "train.epochs=6", "train.seeds=[0, 1]"),
+                *("train.epochs=6", "train.seeds=[0, 1]", *SMALL),
             ),
         ),
     },
@@ -182,7 +185,7 @@ class Losses:
                 Setting(published.temperature, own, published.hard_weight, lr),
                 *(
                     Setting(
-                        round(_between(self.scale.temperatures, t), 3),
+                        round(_between(published.temperatures, t), 3),
                         SoftWeight(
                             factor=round(_between(published.weights, c), 3),
                             times_temperature_squared=squared,
