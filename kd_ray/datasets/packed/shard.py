@@ -15,17 +15,13 @@ from torch import Tensor
 
 from kd_ray.batch import UNLABELLED
 from kd_ray.datasets.packed.plan import PLAN_KEY, PackedFile, PackedShard, PackPlan
-from kd_ray.datasets.packed.source import PackSource, Pictures
+from kd_ray.datasets.packed.source import PackSource, Pictures, picture_shape
 from kd_ray.errors import DataError, difference
 from kd_ray.files import check_regular, committed_file, local_copy, sha256_of
 from kd_ray.machine import usable_cpus
 
 SHARD_KEY = b"kd_ray.shard"
 
-AT_A_TIME = 32
-"""Pictures that a thread decodes before it counts their values: to count costs a call."""
-
-Pixels = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
 """How often each of the 256 values is a pixel, for each channel: `(C, 256)`."""
 
@@ -110,36 +106,30 @@ def _pictures(
     All of them are decoded, to see that they can be.
     """
 
-    def decoded(number: int) -> tuple[bytes | None, Pixels | None]:
+    def decoded(number: int) -> tuple[bytes | None, Sequence[int]]:
         try:
-            content, pixels = pictures.decoded(number, plan.image_size)
+            content, picture = pictures.decoded(number, plan.image_size)
         except DataError:
             if not plan.leave_out:
                 raise
-            return None, None
-        if pixels.shape != plan.image_shape:
-            sizes = [f"{s[2]} x {s[1]}" for s in (pixels.shape, plan.image_shape)]
+            return None, nothing
+        if picture_shape(picture) != plan.image_shape:
+            theirs = "{} x {}".format(*picture.size)
             raise DataError(
-                f"{pictures.places[number]}: all pictures must have one size, but it has "
-                f"{sizes[0]} pixels and the first one {sizes[1]}; make them one size "
-                "(data.image_size resizes pictures)"
+                f"{pictures.places[number]}: all pictures must have one size, but it has {theirs} "
+                f"pixels and the first one {plan.image_shape[2]} x {plan.image_shape[1]}; make "
+                "them one size (data.image_size resizes pictures)"
             )
-        return content, pixels
+        return content, picture.histogram()
 
-    def counted(some: Sequence[int]) -> tuple[list[bytes | None], Counts]:
-        contents, arrays = zip(*map(decoded, some), strict=True)
-        seen = [pixels for pixels in arrays if pixels is not None]
-        if not seen:
-            return list(contents), np.zeros((plan.image_shape[0], 256), np.int64)
-        channels = torch.from_numpy(np.stack(seen)).unbind(1)
-        return list(contents), np.stack([_counts(channel) for channel in channels])
-
-    parts = [numbers[start : start + AT_A_TIME] for start in range(0, len(numbers), AT_A_TIME)]
-    with ThreadPoolExecutor(usable_cpus()) as pool:
-        found = list(pool.map(counted, parts))
-    return [content for contents, _ in found for content in contents], sum(
-        (counts for _, counts in found), np.zeros((plan.image_shape[0], 256), np.int64)
-    )
+    nothing = [0] * 256 * plan.image_shape[0]
+    counts = np.zeros(len(nothing), np.int64)
+    contents = list[bytes | None]()
+    with ThreadPoolExecutor(usable_cpus()) as pool:  # decoding and counting are free of the GIL
+        for content, counted in pool.map(decoded, numbers):
+            contents.append(content)
+            counts += counted
+    return contents, counts.reshape(-1, 256)
 
 
 def written_shard(folder: Path, plan: PackPlan, shard: PackedShard) -> WrittenShard | None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,13 @@ from kd_ray.datasets import LISTED, Dataset, Split, open_dataset
 from kd_ray.datasets.labels import Label
 from kd_ray.datasets.listed import Listed, Lists, with_pixels
 from kd_ray.datasets.packed.plan import SPLITS
-from kd_ray.datasets.picture import Pixels, read_picture
+from kd_ray.datasets.picture import decoded_picture
 from kd_ray.datasets.selection import select
 from kd_ray.errors import DataError
 from kd_ray.files import scratch_folder, writing
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SAMPLED = 1024
 """Pictures whose bytes say how many one has."""
@@ -56,8 +60,8 @@ class Pictures:
         start, stop = self.ends[number : number + 2].tolist()
         return os.pread(self.spool, stop - start, start)
 
-    def decoded(self, number: int, size: int | None) -> tuple[bytes, Pixels]:
-        """The bytes of one and its pixels, `(C, H, W)`.
+    def decoded(self, number: int, size: int | None) -> "tuple[bytes, Image.Image]":
+        """The bytes of one, and what they decode to.
 
         Raises:
             DataError: it does not decode.
@@ -65,7 +69,7 @@ class Pictures:
         place = self.places[number]
         try:
             content = self.read(number)
-            return content, read_picture(content, size, place).transpose(2, 0, 1)
+            return content, decoded_picture(content, size, place)
         except (DataError, OSError) as error:
             reason = f"{place}: cannot be read ({error})" if isinstance(error, OSError) else error
             raise DataError(f"{reason}, or have such pictures left out (--leave-out)") from error
@@ -120,12 +124,16 @@ class PackSource:
             return channels, height, width
         for number in self.images("train", torch.arange(train.rows)).tolist():
             try:
-                channels, height, width = self.pictures.decoded(number, size)[1].shape
-                return channels, height, width
+                return picture_shape(self.pictures.decoded(number, size)[1])
             except DataError:
                 if not leave_out:
                     raise
         raise DataError(f"{self.name}: no picture of the training split decodes; correct them")
+
+
+def picture_shape(picture: "Image.Image") -> tuple[int, int, int]:
+    """`(C, H, W)` of a decoded picture."""
+    return len(picture.getbands()), picture.height, picture.width
 
 
 @contextmanager
