@@ -25,8 +25,12 @@ TEMPORARY = ".tmp-"
 
 
 @contextlib.contextmanager
-def committed_file(path: Path) -> Iterator[Path]:
+def committed_file(path: Path, option: str = "--runs") -> Iterator[Path]:
     """A local temporary path to write to; it becomes `path` when the block ends without an error.
+
+    Args:
+        path: the file.
+        option: the one that says where it is.
 
     Raises:
         StorageError: it cannot be written, or another process has taken the folder over.
@@ -37,7 +41,7 @@ def committed_file(path: Path) -> Iterator[Path]:
             check_leases(remote)
             remote.parent.put([folder / path.name])
         return
-    with _draft(path) as draft:
+    with _draft(path, option) as draft:
         yield draft
         sync(draft)
 
@@ -85,10 +89,10 @@ def _temporary(home: Path | None = None, prefix: str = "kd-ray-") -> Iterator[Pa
 
 
 @contextlib.contextmanager
-def _draft(path: Path) -> Iterator[Path]:
+def _draft(path: Path, option: str = "--runs") -> Iterator[Path]:
     """The temporary path that becomes `path`; nothing is left of it after an error."""
     draft = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    with writing(path):
+    with writing(path, option):
         path.parent.mkdir(parents=True, exist_ok=True)
         _discard(draft)
         try:

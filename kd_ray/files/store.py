@@ -92,7 +92,7 @@ def writing(path: object, option: str = "--runs") -> Iterator[None]:
         hint = f"make the folder writable, or choose another one with {option}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = f"free some space or choose another folder with {option}, then run it again"
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise StorageError(f"{path}: cannot be written ({reason}); {hint}") from error
 
 

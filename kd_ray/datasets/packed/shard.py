@@ -70,7 +70,7 @@ def write_packed_shard(
     ]
     metadata = {PLAN_KEY: plan.json_text.encode(), SHARD_KEY: json.dumps(about).encode()}
     columns = [pa.array(rows.numpy()), pa.array(labels, mask=labels == UNLABELLED), images]
-    with committed_file(folder / shard.name) as draft:
+    with committed_file(folder / shard.name, "--to") as draft:
         pq.write_table(
             pa.table(columns, schema=pa.schema(fields, metadata=metadata)),
             draft,
