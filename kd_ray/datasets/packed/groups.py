@@ -18,6 +18,8 @@ from kd_ray.files import is_stored, opened_to_read
 
 WAITS_S = (1.0, 4.0, 16.0)
 """Seconds from one try to the next where a store does not answer."""
+PATIENCE_S = 60.0
+"""Seconds after which it is not asked again: its client asks as well, so silence takes minutes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +82,13 @@ class Groups:
             StorageError: a store does not answer, however often it is asked.
         """
         file, number = self.places[group]
+        began = time.monotonic()
         for wait_s in WAITS_S:
             try:
                 return self._read(file, number, column)
             except StorageError:
+                if time.monotonic() > began + PATIENCE_S:
+                    raise
                 time.sleep(wait_s)
         return self._read(file, number, column)
 

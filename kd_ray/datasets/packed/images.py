@@ -5,7 +5,7 @@ bytes. It knows nothing of labels, and nothing of why rows are asked for in an o
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +20,7 @@ from torch import Tensor
 from kd_ray.datasets.labels import Place
 from kd_ray.datasets.packed.groups import Groups
 from kd_ray.datasets.picture import read_picture
-from kd_ray.errors import DataError
+from kd_ray.errors import DataError, KdRayError
 from kd_ray.machine import usable_cpus
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
@@ -104,13 +104,14 @@ class PackedImages:
         decoding: deque[tuple[Tensor, list[Future[None]], list[int]]] = deque()
         following = self._placed(pieces)
         piece = next(following, None)
+        read = self._reading()
         try:
             while piece or loading or decoding:
                 while piece:
                     new = [group for group in piece[1] if group not in groups]
                     if groups and len(groups) + len(new) > 2 * self.window_groups:
                         break
-                    groups |= {group: reader.submit(self._read, group) for group in new}
+                    groups |= {group: reader.submit(read, group) for group in new}
                     uses.update(piece[1])
                     loading.append(piece)
                     piece = next(following, None)
@@ -158,6 +159,21 @@ class PackedImages:
             for start, stop in pairwise(cuts)
             if start < stop
         ]
+
+    def _reading(self) -> Callable[[int], Group]:
+        """Reads groups until one cannot be: a silent store takes minutes to fail, so no more."""
+        failed = list[KdRayError]()
+
+        def read(group: int) -> Group:
+            if failed:
+                raise failed[0]
+            try:
+                return self._read(group)
+            except KdRayError as error:
+                failed.append(error)
+                raise
+
+        return read
 
     def _read(self, group: int) -> Group:
         """The images of a group: pixels `(n, C * H * W)`, or pictures as files hold them."""
