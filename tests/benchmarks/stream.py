@@ -1,6 +1,6 @@
 """Streamed rows beside rows in memory: memory, speed of training, decoding, labelling and packing.
 
-    uv run python tests/benchmarks/stream.py [memory speed jpeg label pack] [--rows 100000]
+    uv run python tests/benchmarks/stream.py [memory speed jpeg label pack s3] [--rows 100000]
 
 Each figure is a ratio of two things that one run does in turns, best of the rounds:
 
@@ -11,7 +11,9 @@ Each figure is a ratio of two things that one run does in turns, best of the rou
   processes as the feed has threads;
 - label: images/s of writing shards from streamed rows, beside the teacher's forward pass alone;
 - pack: MB/s of packing pixels, and of packing JPEGs, which are decoded to see that they can be,
-  beside a bare copy of the same bytes with a flush to the disk.
+  beside a bare copy of the same bytes with a flush to the disk;
+- s3: batches of a feed from an S3-compatible server on this machine, beside those from its disk and
+  beside as many threads that get the same ranges and throw them away.
 """
 
 import argparse
@@ -22,7 +24,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -36,8 +40,10 @@ from torch.utils.data import DataLoader, Dataset
 from kd_ray.config import DataOptions, Train
 from kd_ray.datasets import PackedImages, Split, open_dataset
 from kd_ray.datasets.packed import write
+from kd_ray.datasets.packed.plan import PackedFile
 from kd_ray.datasets.packed.source import PackSource
 from kd_ray.datasets.picture import read_picture
+from kd_ray.files.store import store
 from kd_ray.machine import usable_cpus
 from kd_ray.models import build_model
 from kd_ray.runs.rows import SplitRows
@@ -84,7 +90,7 @@ def packed(folder: Path, rows: int) -> float:
     return time.perf_counter() - started
 
 
-def feed(folder: Path, hold: str, buffer_bytes: int = 2**29) -> TensorFeed:
+def feed(folder: Path | str, hold: str, buffer_bytes: int = 2**29) -> TensorFeed:
     given = {"name": "packed", "root": str(folder), "hold": hold, "buffer_bytes": buffer_bytes}
     dataset = open_dataset(DataOptions.model_validate(given))
     return feed_of(dataset.train, dataset.mean, dataset.std)
@@ -264,7 +270,54 @@ def pack(console: Console, folder: Path, rows: int) -> None:
     )
 
 
-PARTS = {"memory": memory, "speed": speed, "jpeg": jpeg, "label": label, "pack": pack}
+def s3(console: Console, folder: Path, rows: int) -> None:
+    packed(folder / "bucket" / "s3", rows)
+    command = [sys.executable, str(Path(__file__).with_name("served.py")), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        os.environ |= {
+            "AWS_ENDPOINT_URL": server.stdout.readline().strip(),
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        try:
+            feeds = [feed(folder / "bucket" / "s3", "stream")]
+            feeds.append(feed("s3://bucket/s3", "stream"))
+            _s3(console, feeds)
+        finally:
+            server.kill()
+
+
+def _s3(console: Console, feeds: Sequence[TensorFeed]) -> None:
+    images = feeds[1].pixels
+    assert isinstance(images, PackedImages)
+    groups, files = images.groups, store("s3")
+
+    def batches(one: TensorFeed) -> tuple[float]:
+        began = time.perf_counter()
+        total = sum(len(batch.labels) for batch in one.batches(0, 1, BATCH, 0, slice))
+        return (total / (time.perf_counter() - began),)
+
+    def got(place: tuple[PackedFile, int]) -> None:
+        file, number = place
+        start = number * groups.largest_bytes
+        files.cat_file(f"bucket/s3/{file.name}", start=start, end=start + groups.largest_bytes)
+
+    def bare() -> tuple[float]:
+        began = time.perf_counter()
+        with ThreadPoolExecutor(groups.readers) as pool:
+            list(pool.map(got, groups.places))
+        return (len(images) / (time.perf_counter() - began),)
+
+    (disk,), (stored,), (alone,) = best(ROUNDS, *(partial(batches, one) for one in feeds), bare)
+    console.print(
+        f"s3: streamed {stored:,.0f} images/s, from the disk {disk:,.0f}, ratio "
+        f"{stored / disk:.2f}; the same ranges alone {alone:,.0f}"
+    )
+
+
+PARTS = {"memory": memory, "speed": speed, "jpeg": jpeg, "label": label, "pack": pack, "s3": s3}
 
 
 def main() -> None:
