@@ -54,6 +54,12 @@ class Ledger:
 
     Its study is, at any time, as it is on disk; a store has it as of the last trial that was begun
     or ended.
+
+    Attributes:
+        options: `[sweep]` of the recipe.
+        study: Optuna's.
+        handed_out: how many trials there are, running and over.
+        failures: how many of them failed.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, identity: dict[str, Any]) -> None:
@@ -98,20 +104,13 @@ class Ledger:
         self._file.keep_for(self.study)
         self._file.put()
         self._live: dict[int, Trial] = {}
+        # Counted from here on, as the study reads all that run anew whenever it is asked.
         self._begun = self._trials_in("RUNNING")
+        self.handed_out = len(self._trials_in("RUNNING", *STATES))
+        self.failures = len(self._trials_in("FAIL"))
 
     def _trials_in(self, *states: str) -> list["FrozenTrial"]:
         return [t for t in self.study.get_trials(deepcopy=False) if t.state.name in states]
-
-    @property
-    def handed_out(self) -> int:
-        """How many trials there are, running and over."""
-        return len(self._trials_in("RUNNING", *STATES))
-
-    @property
-    def failures(self) -> int:
-        """How many trials failed."""
-        return len(self._trials_in("FAIL"))
 
     @property
     def gave_up(self) -> bool:
@@ -160,6 +159,7 @@ class Ledger:
             # What is drawn depends on the trials so far, not on where a driver was killed.
             self.study.sampler = _sampler(self.options, self.handed_out)
             trial = begun_trial(self.study, self._begun.pop(0)) if resumed else self.study.ask()
+            self.handed_out += not resumed
             self._live[trial.number] = trial
             # Of a trial that was begun, this gives the parameters it had.
             parameters = suggested(self.options, trial)
@@ -218,6 +218,7 @@ class Ledger:
             for name, value in about.items():
                 trial.set_user_attr(name, value)
             self.study.tell(trial, values, state=TrialState[state])
+            self.failures += state == "FAIL"
         self._file.put()
 
 

@@ -10,4 +10,4 @@ from kd_ray.models.build import (
 from kd_ray.models.checks import placed
 from kd_ray.models.columns import columns_of
 from kd_ray.models.library import MODELS
-from kd_ray.models.mlp import project_
+from kd_ray.models.mlp import BoundedLinear, bounded_layers, project_

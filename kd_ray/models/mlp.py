@@ -28,13 +28,21 @@ class BoundedLinear(nn.Linear):
         """The layer's arguments, for printing."""
         return f"{super().extra_repr()}, max_norm={self.max_norm}"
 
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Scales back, in place, every vector of weights beyond the bound."""
+        self.weight.renorm_(p=2, dim=0, maxnorm=self.max_norm)
 
-@torch.no_grad()
+
+def bounded_layers(model: nn.Module) -> list[BoundedLinear]:
+    """The layers that have a bound; most models have none."""
+    return [module for module in model.modules() if isinstance(module, BoundedLinear)]
+
+
 def project_(model: nn.Module) -> None:
-    """Scales back, in place, every vector of weights beyond its bound; most models have none."""
-    for module in model.modules():
-        if isinstance(module, BoundedLinear):
-            module.weight.renorm_(p=2, dim=0, maxnorm=module.max_norm)
+    """Restores, in place, the bound of every layer that has one."""
+    for layer in bounded_layers(model):
+        layer.project_()
 
 
 def mlp(

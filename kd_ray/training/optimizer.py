@@ -1,9 +1,10 @@
 """The optimizer of a recipe, and the two knobs that a schedule turns before each step."""
 
 import inspect
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kd_ray.config import Train
 
@@ -39,6 +40,44 @@ def take_step(optimizer: torch.optim.Optimizer) -> None:
     """
     with torch.no_grad():
         inspect.unwrap(type(optimizer).step)(optimizer)
+
+
+class SteadySteps:
+    """Takes steps as `take_step` does, and lists but once what does not change between them.
+
+    To list it takes longer than to change the weights of a small model. From its first step on, an
+    optimizer's parameters, those that have gradients and its state must stay the same tensors.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._groups: list[tuple[dict[str, Any], list[nn.Parameter], list[list[Tensor]]]] = []
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Takes the next."""
+        if not self._groups:
+            take_step(self._optimizer)
+            if isinstance(self._optimizer, torch.optim.Adam):
+                listed = map(self._listed, self._optimizer.param_groups)
+                self._groups = [group for group in listed if group[1]]
+        else:
+            for group, parameters, (steps, means, squares) in self._groups:
+                torch._foreach_add_(steps, 1)
+                decoupled = group["decoupled_weight_decay"]
+                adam: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
+                gradients = [parameter.grad for parameter in parameters]
+                beta1, beta2 = group["betas"]
+                knobs = {name: group[name] for name in ("lr", "weight_decay", "eps")}
+                fixed = {"amsgrad": False, "maximize": False}
+                moments: tuple[list[Tensor], ...] = (means, squares, [], steps)
+                adam(parameters, gradients, *moments, beta1=beta1, beta2=beta2, **knobs, **fixed)
+
+    def _listed(self, group: dict[str, Any]) -> Any:
+        turned = [parameter for parameter in group["params"] if parameter.grad is not None]
+        states = [self._optimizer.state[parameter] for parameter in turned]
+        names = ("step", "exp_avg", "exp_avg_sq")
+        return group, turned, [[state[name] for state in states] for name in names]
 
 
 def _spare_compiler() -> None:
