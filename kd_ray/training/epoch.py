@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from kd_ray.batch import UNLABELLED, Feed
 from kd_ray.config import Train
 from kd_ray.errors import TrainingError
-from kd_ray.models import project_
+from kd_ray.models import bounded_layers
 from kd_ray.training.batch_loss import ObjectiveFunction
 from kd_ray.training.losses import Loss, exact
-from kd_ray.training.optimizer import set_knobs, take_step
+from kd_ray.training.optimizer import SteadySteps, set_knobs
 from kd_ray.training.order import batch_bounds, derived_seed
 from kd_ray.training.progress import Epoch, EpochPart, Leg, Notice, Step, Training
 from kd_ray.training.schedule import Schedule
@@ -134,6 +134,8 @@ def train_epoch(
     sums *= worker.is_first  # they are of all workers
     first, _ = bounds[part.steps]
     training.model.train()
+    take_step, bounded = SteadySteps(training.optimizer), bounded_layers(training.model)
+    weights = list(training.model.parameters())
     started = ticked = time.perf_counter()
     size = turn.options.batch_size
     batches = turn.feed.batches(turn.seed, number, size, part.steps, worker.part_of)
@@ -145,9 +147,11 @@ def train_epoch(
         # DistributedDataParallel averages over workers; these are parts of one sum.
         (loss.total * worker.world).backward()  # type: ignore[no-untyped-call]
         norms += turn.clip(step)
-        take_step(training.optimizer)
-        training.optimizer.zero_grad()
-        project_(training.model)
+        take_step()
+        for weight in weights:
+            weight.grad = None
+        for layer in bounded:
+            layer.project_()
         sums += step_sums(loss, logits, batch.labels)
         now = time.perf_counter()
         if now - ticked > TICK_S:
@@ -189,5 +193,6 @@ def step_sums(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
     """
     labelled = (labels != UNLABELLED).sum(-1)
     correct = (logits.argmax(-1) == labels).sum(-1)
+    # As float32 at first, which holds the number of a batch's rows, and float64 at once.
     parts = (loss.total, loss.hard, loss.soft, correct, labelled.expand_as(correct))
-    return torch.stack([part.detach().double() for part in parts])
+    return torch.stack(parts).double()

@@ -29,8 +29,9 @@ from kd_ray.training.workers import Worker
 TRIED = 8
 """Students that are tried: what more of them gain is seen by so many, and each costs steps."""
 TRIED_STEPS = 4
-"""Steps that are timed, each way, to see which is faster; the least time counts, of all but the
-first."""
+"""Steps that are timed, each way, to see which is faster; the first of them is not counted."""
+ENOUGH_S = 0.1
+"""After so much of it, students are no longer tried alone: each takes as long as the others."""
 
 
 def train_together(turns: Sequence[Turn], worker: Worker) -> Iterator[Step]:
@@ -86,11 +87,11 @@ def obstacle(turns: Sequence[Turn], worker: Worker) -> str | None:
 
 
 def is_faster(turns: Sequence[Turn], worker: Worker) -> bool:
-    """Whether a step takes less time as one than one after the other; on copies of a few."""
+    """Whether steps take less time as one than one after the other; on copies of a few."""
     copies = [_copy(turn) for turn in turns[:TRIED]]
     tried = list(islice(_batches(copies, worker), TRIED_STEPS))
 
-    def least_s(turns: Sequence[Turn], of_all: Sequence[Sequence[Batch]]) -> float:
+    def seconds_of(turns: Sequence[Turn], of_all: Sequence[Sequence[Batch]]) -> float:
         seconds = []
         students = [_Student(turn) for turn in turns]
         with stacked([turn.training.model for turn in turns]) as stack:
@@ -100,15 +101,16 @@ def is_faster(turns: Sequence[Turn], worker: Worker) -> bool:
                 if worker.device.type == "cuda":
                     torch.cuda.synchronize(worker.device)
                 seconds.append(time.perf_counter() - started)
-        return min(seconds[1:] or seconds)
+        return sum(seconds[1:] or seconds)
 
     # One after the other as an epoch is: all steps of one, whose weights then stay in the caches.
-    # Each costs the same, so that two are enough.
-    alone = min(
-        least_s([turn], [[batches[place if len(batches) > 1 else 0]] for batches in tried])
-        for place, turn in enumerate(copies[:2])
-    )
-    return least_s(copies, tried) < len(copies) * alone
+    alone: list[float] = []
+    for place, turn in enumerate(copies):
+        batches = [[some[place if len(some) > 1 else 0]] for some in tried]
+        alone.append(seconds_of([turn], batches))
+        if place and sum(alone) > ENOUGH_S:
+            break
+    return seconds_of(copies, tried) / len(copies) < sum(alone) / len(alone)
 
 
 def _copy(turn: Turn) -> Turn:

@@ -43,41 +43,74 @@ def take_step(optimizer: torch.optim.Optimizer) -> None:
 
 
 class SteadySteps:
-    """Takes steps as `take_step` does, and lists but once what does not change between them.
+    """Takes steps as `take_step` does, and lists but once what is the same as in the step before.
 
-    To list it takes longer than to change the weights of a small model. From its first step on, an
-    optimizer's parameters, those that have gradients and its state must stay the same tensors.
+    To list it takes longer than to change the weights of a small model. Meanwhile the tensors of
+    the optimizer's state must stay what they are.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        self._groups: list[tuple[dict[str, Any], list[nn.Parameter], list[list[Tensor]]]] = []
+        is_adam = isinstance(optimizer, torch.optim.Adam)
+        self._turn = _turn_adam if is_adam else _turn_sgd
+        self._kept = ("step", "exp_avg", "exp_avg_sq") if is_adam else ("momentum_buffer",)
+        self._known: list[tuple[int, ...]] | None = None
+        self._states: list[list[list[Any]]] = []
 
     @torch.no_grad()
     def __call__(self) -> None:
         """Takes the next."""
-        if not self._groups:
+        groups = self._optimizer.param_groups
+        turned = [[one for one in group["params"] if one.grad is not None] for group in groups]
+        # SGD has a state only while it has momentum.
+        known = [
+            (bool(group.get("momentum")), *map(id, some))
+            for group, some in zip(groups, turned, strict=True)
+        ]
+        if known != self._known:
             take_step(self._optimizer)
-            if isinstance(self._optimizer, torch.optim.Adam):
-                listed = map(self._listed, self._optimizer.param_groups)
-                self._groups = [group for group in listed if group[1]]
-        else:
-            for group, parameters, (steps, means, squares) in self._groups:
-                torch._foreach_add_(steps, 1)
-                decoupled = group["decoupled_weight_decay"]
-                adam: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
-                gradients = [parameter.grad for parameter in parameters]
-                beta1, beta2 = group["betas"]
-                knobs = {name: group[name] for name in ("lr", "weight_decay", "eps")}
-                fixed = {"amsgrad": False, "maximize": False}
-                moments: tuple[list[Tensor], ...] = (means, squares, [], steps)
-                adam(parameters, gradients, *moments, beta1=beta1, beta2=beta2, **knobs, **fixed)
+            self._known, self._states = known, [self._state(some) for some in turned]
+            return
+        for group, some, state in zip(groups, turned, self._states, strict=True):
+            if some:
+                self._turn(group, some, [one.grad for one in some], *state)
 
-    def _listed(self, group: dict[str, Any]) -> Any:
-        turned = [parameter for parameter in group["params"] if parameter.grad is not None]
-        states = [self._optimizer.state[parameter] for parameter in turned]
-        names = ("step", "exp_avg", "exp_avg_sq")
-        return group, turned, [[state[name] for state in states] for name in names]
+    def _state(self, parameters: list[nn.Parameter]) -> list[list[Any]]:
+        """What the optimizer keeps, of all parameters; SGD without momentum keeps None."""
+        states = [self._optimizer.state.get(one, {}) for one in parameters]
+        return [[state.get(name) for state in states] for name in self._kept]
+
+
+Gradients = list[Tensor | None]
+
+
+def _turn_adam(
+    group: dict[str, Any],
+    parameters: list[nn.Parameter],
+    gradients: Gradients,
+    steps: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+) -> None:
+    torch._foreach_add_(steps, 1)
+    adam: Any = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+    beta1, beta2 = group["betas"]
+    knobs = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
+    state: tuple[list[Tensor], ...] = (means, squares, [], steps)
+    adam(parameters, gradients, *state, beta1=beta1, beta2=beta2, **knobs)
+
+
+def _turn_sgd(
+    group: dict[str, Any],
+    parameters: list[nn.Parameter],
+    gradients: Gradients,
+    momenta: list[Any],
+) -> None:
+    sgd: Any = torch._fused_sgd_
+    names = ("lr", "momentum", "weight_decay", "dampening", "nesterov", "maximize")
+    knobs = {name: group[name] for name in names}
+    moving = momenta if group["momentum"] else []
+    sgd(parameters, gradients, moving, is_first_step=False, **knobs)
 
 
 def _spare_compiler() -> None:
