@@ -82,6 +82,7 @@ class Trials:
     listener: Callable[[SweepEvent], None]
     error: KdRayError | None = field(default=None, init=False)
     _epochs: dict[int, TrialEpoch] = field(default_factory=dict, init=False)
+    _noted: set[tuple[int, int]] = field(default_factory=set, init=False)
     _losses: Counter[int] = field(default_factory=Counter, init=False)
 
     @property
@@ -152,6 +153,7 @@ class Trials:
         self.listener(TrialReport(number, epoch))
         value = epoch.metrics.get(self.ledger.options.metrics[0])
         stop = value is not None and self.ledger.report(number, epoch.number, value)
+        self._noted.add((number, epoch.number))
         if stop and epoch.awaited:
             about = _about(epoch.metrics, epoch.number, epoch.seconds)
             self.ledger.prune(number, about)
@@ -188,7 +190,8 @@ class Trials:
             return
         metric = self.ledger.options.metrics[0]
         for epoch, record in enumerate(end.history, start=1):
-            if metric in record:  # a driver that was killed may have missed some
+            # A driver that was killed may have missed some.
+            if metric in record and (number, epoch) not in self._noted:
                 self.ledger.report(number, epoch, record[metric])
         about = _about(end.metrics, end.epochs, end.seconds)
         cause = self.ledger.complete(number, end.metrics, about)

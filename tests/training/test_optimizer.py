@@ -33,9 +33,8 @@ def test_steady_steps_change_weights_as_the_optimizers_own_do_to_the_last_bit(
     for step, momentum in enumerate(momenta * 2):
         for name, weight in own.named_parameters():
             # A weight that a pass does not use has no gradient.
-            weight.grad = (
-                None if (step, name) in [(2, "bias"), (3, "weight")] else gradient(step, weight)
-            )
+            is_unused = (step, name) in [(2, "bias"), (3, "weight")]
+            weight.grad = None if is_unused else gradient(step, weight)
             model.get_parameter(name).grad = weight.grad
         for one in (theirs, ours):
             set_knobs(one, 0.1 / (step + 1), momentum)
