@@ -23,7 +23,7 @@ from kd_ray.training.epoch import TICK_S, Turn, autocast, step_sums
 from kd_ray.training.losses import exact
 from kd_ray.training.optimizer import SteadySteps
 from kd_ray.training.progress import Step
-from kd_ray.training.stack import Stack, alike, stacked
+from kd_ray.training.stack import Single, Stack, alike, stacked
 from kd_ray.training.workers import Worker
 
 TRIED = 8
@@ -91,26 +91,29 @@ def is_faster(turns: Sequence[Turn], worker: Worker) -> bool:
     copies = [_copy(turn) for turn in turns[:TRIED]]
     tried = list(islice(_batches(copies, worker), TRIED_STEPS))
 
-    def seconds_of(turns: Sequence[Turn], of_all: Sequence[Sequence[Batch]]) -> float:
+    def seconds_of(
+        turns: Sequence[Turn], network: Stack | Single, of_all: Sequence[Sequence[Batch]]
+    ) -> float:
         seconds = []
         students = [_Student(turn) for turn in turns]
-        with stacked([turn.training.model for turn in turns]) as stack:
-            for step, batches in enumerate(of_all):
-                started = time.perf_counter()
-                _step(students, stack, batches, step, worker)
-                if worker.device.type == "cuda":
-                    torch.cuda.synchronize(worker.device)
-                seconds.append(time.perf_counter() - started)
+        for step, batches in enumerate(of_all):
+            started = time.perf_counter()
+            _step(students, network, batches, step, worker)
+            if worker.device.type == "cuda":
+                torch.cuda.synchronize(worker.device)
+            seconds.append(time.perf_counter() - started)
         return sum(seconds[1:] or seconds)
 
     # One after the other as an epoch is: all steps of one, whose weights then stay in the caches.
     alone: list[float] = []
     for place, turn in enumerate(copies):
         batches = [[some[place if len(some) > 1 else 0]] for some in tried]
-        alone.append(seconds_of([turn], batches))
+        alone.append(seconds_of([turn], Single(turn.training.model), batches))
         if place and sum(alone) > ENOUGH_S:
             break
-    return seconds_of(copies, tried) / len(copies) < sum(alone) / len(alone)
+    with stacked([turn.training.model for turn in copies]) as stack:
+        together = seconds_of(copies, stack, tried)
+    return together / len(copies) < sum(alone) / len(alone)
 
 
 def _copy(turn: Turn) -> Turn:
@@ -144,7 +147,7 @@ class _Student:
 
 def _step(
     students: Sequence[_Student],
-    stack: Stack,
+    stack: Stack | Single,
     batches: Sequence[Batch],
     step: int,
     worker: Worker,

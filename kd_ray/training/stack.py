@@ -46,6 +46,25 @@ class Stack:
             part.drop_gradients()
 
 
+class Single:
+    """A model as it is, where a stack of one is expected; it is what that is compared with."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model.train()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits `(1, N, K)` of images `(N, C, H, W)`."""
+        logits: Tensor = self._model(images)
+        return logits[None]
+
+    @contextmanager
+    def gradients_of_each(self) -> Iterator[None]:
+        """The model has its gradients; behind the block it has none."""
+        yield
+        for weight in self._model.parameters():
+            weight.grad = None
+
+
 @contextmanager
 def stacked(models: Sequence[nn.Module]) -> Iterator[Stack]:
     """Lends the tensors of S models to one that runs as all of them, or to one for each of few.
