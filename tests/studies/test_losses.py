@@ -102,6 +102,15 @@ def test_a_second_time_nothing_is_trained_again(done: tuple[LossScale, Path]) ->
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
+def test_both_data_lie_in_one_folder(tmp_path: Path) -> None:
+    root = f'data.root="{tmp_path}"'
+    study = losses(LOSSES, [root], runs=tmp_path, local=True)
+    assert {part.name: part.run.recipe.data.root for part in study.parts} == {
+        "cifar10-jpeg-search": str(tmp_path / "cifar10-jpeg"),
+        "mnist-search": str(tmp_path),
+    }
+
+
 def test_what_tells_the_runs_apart_cannot_be_set(done: tuple[LossScale, Path]) -> None:
     for override in ("objective.temperature=3", "train.lr=0.1", "objective={}"):
         with pytest.raises(ConfigError, match="tells the experiments' runs apart"):

@@ -20,7 +20,7 @@ from kd_ray.training.objectives import HINTON, STANDARDIZED
 
 CIFAR, MNIST = "cifar10-jpeg", "mnist"
 OURS = (
-    *("name", "data.root", "teacher.path", "transfer_set.path", "student.baselines", "train.lr"),
+    *("name", "teacher.path", "transfer_set.path", "student.baselines", "train.lr"),
     *(f"objective.{key}" for key in ("name", "options", "temperature", "soft_weight")),
     *(f"objective.{key}" for key in ("hard_weight", "soft_warmup", "soft_decay", "targets")),
 )
@@ -167,7 +167,10 @@ class Losses:
         """The recipe of a run folder."""
         base, own = self.scale.bases[self.data]
         everyone = [*own, *self.overrides, f"name={part}", "student.baselines=[]", *sets]
-        if self.data != CIFAR or (root := given_root(open_recipe(base).data)) is None:
+        if (
+            self.data != CIFAR
+            or (root := given_root(open_recipe(base, self.overrides).data)) is None
+        ):
             return open_recipe(base, everyone)
         return open_recipe(base, [*everyone, f'data.root="{root / CIFAR}"'])
 
