@@ -54,6 +54,7 @@ class SteadySteps:
         is_adam = isinstance(optimizer, torch.optim.Adam)
         self._turn = _turn_adam if is_adam else _turn_sgd
         self._kept = ("step", "exp_avg", "exp_avg_sq") if is_adam else ("momentum_buffer",)
+        self._is_fused = all(group["fused"] for group in optimizer.param_groups)
         self._known: list[tuple[int, ...]] | None = None
         self._states: list[list[list[Any]]] = []
 
@@ -67,7 +68,7 @@ class SteadySteps:
             (bool(group.get("momentum")), *map(id, some))
             for group, some in zip(groups, turned, strict=True)
         ]
-        if known != self._known:
+        if known != self._known or not self._is_fused:
             take_step(self._optimizer)
             self._known, self._states = known, [self._state(some) for some in turned]
             return

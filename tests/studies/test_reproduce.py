@@ -240,7 +240,7 @@ def test_an_unknown_experiment_is_answered_with_the_known_ones(done: tuple[Scale
 def test_an_unknown_dataset_is_answered_in_a_sentence() -> None:
     result = CliRunner().invoke(app, ["reproduce", "svhn"])
     assert result.exit_code == 2
-    assert "unknown reproduction 'svhn'; known: mnist, speech" in result.output
+    assert "unknown reproduction 'svhn'; known: losses, mnist, speech" in result.output
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -284,12 +284,12 @@ def test_students_at_another_temperature_than_the_papers_are_named_by_their_own(
     assert own == "distilled at T = 4"
 
 
-def test_full_size_has_three_seeds_and_the_teacher_of_the_shipped_recipe() -> None:
+def test_full_size_has_three_seeds_and_the_shipped_teacher_with_the_papers_views() -> None:
     scale = SCALES["mnist"]
     first = parts(scale, DIGITS)[0]
     recipe = part_recipe(scale, first, ["labels"], [], {})
     assert recipe.train.seeds == [0, 1, 2]
-    shipped = open_recipe("mnist")
+    shipped = open_recipe("mnist", ["teacher.train.augment={ shift = 2 }"])
     assert (recipe.teacher, recipe.transfer_set, recipe.data) == (
         *(shipped.teacher, shipped.transfer_set, shipped.data),
     )
