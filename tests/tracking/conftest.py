@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ MAKE = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb, "tracki
 @pytest.fixture(params=MAKE)
 def tracker(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Read:
+) -> Iterator[Read]:
     """Each tracker that is installed, with nobody's credentials and a store of the test's own."""
     name = request.param.partition("-")[0]
     pytest.importorskip(name, exc_type=ImportError)
@@ -167,4 +167,8 @@ def tracker(
         import trackio.sqlite_storage
 
         monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")
-    return made
+    yield made
+    if name == "wandb":  # else drivers that are forked from here later share its service
+        import wandb
+
+        wandb.teardown()
