@@ -27,7 +27,10 @@ from kd_ray.training.stack import Single, Stack, alike, stacked
 from kd_ray.training.workers import Worker
 
 TRIED = 8
-"""Students that are tried: what more of them gain is seen by so many, and each costs steps."""
+"""Students that are tried, as each costs steps."""
+CLEARLY = 0.9
+"""Share of the time alone below which students are faster as one: more than are tried may no longer
+fit into a CPU's caches."""
 TRIED_STEPS = 4
 """Steps that are timed, each way, to see which is faster; the first of them is not counted."""
 ENOUGH_S = 0.1
@@ -113,7 +116,7 @@ def is_faster(turns: Sequence[Turn], worker: Worker) -> bool:
             break
     with stacked([turn.training.model for turn in copies]) as stack:
         together = seconds_of(copies, stack, tried)
-    return together / len(copies) < sum(alone) / len(alone)
+    return together / len(copies) < CLEARLY * sum(alone) / len(alone)
 
 
 def _copy(turn: Turn) -> Turn:
