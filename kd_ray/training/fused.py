@@ -90,7 +90,7 @@ def obstacle(turns: Sequence[Turn], worker: Worker) -> str | None:
 
 
 def is_faster(turns: Sequence[Turn], worker: Worker) -> bool:
-    """Whether steps take less time as one than one after the other; on copies of a few."""
+    """Whether steps take clearly less time as one than one after the other; on copies of a few."""
     copies = [_copy(turn) for turn in turns[:TRIED]]
     tried = list(islice(_batches(copies, worker), TRIED_STEPS))
 

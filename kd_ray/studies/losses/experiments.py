@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Unpack
 
 from kd_ray.files import to_path
@@ -149,7 +150,7 @@ def lines_of(work: Losses, found: Sequence[Found]) -> Findings:
             f"{name}, as published: gain over {HINTON}", published_name(name), gained, POINTS, paper
         )
     others = [each for each in found if each.loss in PUBLISHED and each.loss != HINTON]
-    papers = sum(PUBLISHED[each.loss].gain for each in others) / len(others)
+    papers = mean(PUBLISHED[each.loss].gain for each in others)
     for about, gains in (
         ("as published", [each.published_gain for each in others]),
         ("searched", [each.searched_gain for each in others]),
@@ -160,7 +161,7 @@ def lines_of(work: Losses, found: Sequence[Found]) -> Findings:
 
 
 def rows_of(found: Sequence[Found]) -> list[dict[str, str]]:
-    """The table: a line for each loss, and one for the mean of all but Hinton's."""
+    """The table: a line for each loss, and one for labels alone."""
 
     def shown(figure: Figure | None, sign: str = "") -> str:
         if figure is None:
@@ -195,15 +196,11 @@ def sentence(found: Sequence[Found]) -> str:
     plain = next(each for each in found if each.loss == HINTON)
     labels = next(each for each in found if each.loss == LABELS)
     return (
-        f"Over {HINTON} the {len(others)} others gain {_mean(papers):+.2f} points in their papers, "
-        f"{_mean(as_published):+.2f} here at their papers' settings, and {_mean(searched):+.2f} "
+        f"Over {HINTON} the {len(others)} others gain {mean(papers):+.2f} points in their papers, "
+        f"{mean(as_published):+.2f} here at their papers' settings, and {mean(searched):+.2f} "
         f"when everyone is searched; {HINTON} searched is "
         f"{gain(plain.searched, labels.searched).mean:+.2f} points from labels."
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _answer(
